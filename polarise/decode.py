@@ -1,0 +1,145 @@
+"""Bytes from a stranger -> a typed value, or one refusal that names the field.
+
+Rules:
+- The size is checked before the parser sees a byte.
+- Duplicate keys, NaN, infinities, trailing bytes and broken UTF-8 are refused.
+- Nesting is bounded, so that no body can exhaust the stack.
+- Models are strict and frozen; an unknown field is refused with the nearest known name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from polarise.canonical import JsonValue
+from polarise.errors import ErrorCode, RequestRejected
+
+MAX_BODY_BYTES = 64 * 1024
+MAX_DEPTH = 32
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class WireModel(BaseModel):
+    """Base of every message that crosses machines: strict types, no unknown fields, immutable."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    def to_wire(self) -> dict[str, JsonValue]:
+        """Return the message as JSON-ready values, nothing left out."""
+        wire: dict[str, JsonValue] = self.model_dump(mode="json")
+        return wire
+
+
+def decode_json(raw: bytes, *, max_bytes: int = MAX_BODY_BYTES) -> JsonValue:
+    """Parse one JSON document.
+
+    Raises:
+        RequestRejected: BODY_TOO_LARGE (413), BAD_JSON or DUPLICATE_KEY (400).
+    """
+    if len(raw) > max_bytes:
+        raise RequestRejected(
+            ErrorCode.BODY_TOO_LARGE,
+            f"the body has {len(raw)} bytes, at most {max_bytes} are read",
+            hint="send a smaller request",
+            status=413,
+        )
+    _check_depth(raw)
+    try:
+        value: JsonValue = json.loads(
+            raw.decode("utf-8"), object_pairs_hook=_object_without_duplicates, parse_constant=_refuse_constant
+        )
+    except (UnicodeDecodeError, ValueError, RecursionError) as err:
+        raise RequestRejected(
+            ErrorCode.BAD_JSON, f"the body is not valid JSON: {err}", hint="send one JSON document in UTF-8"
+        ) from err
+    return value
+
+
+def decode_model(model: type[ModelT], raw: bytes, *, max_bytes: int = MAX_BODY_BYTES) -> ModelT:
+    """Parse and check one message; an empty body counts as ``{}``.
+
+    Raises:
+        RequestRejected: As `decode_json`, or UNKNOWN_FIELD / INVALID_FIELD (400) naming the field.
+    """
+    raw = raw if raw.strip() else b"{}"
+    value = decode_json(raw, max_bytes=max_bytes)
+    if not isinstance(value, Mapping):
+        raise RequestRejected(
+            ErrorCode.INVALID_FIELD, f"the body must be a JSON object, got {type(value).__name__}", hint="send {...}"
+        )
+    try:
+        return model.model_validate_json(raw, strict=True)
+    except ValidationError as err:
+        raise rejection_of(model, err) from err
+
+
+def rejection_of(model: type[BaseModel], err: ValidationError) -> RequestRejected:
+    """Turn pydantic's first complaint into the one refusal the caller sees."""
+    first = err.errors(include_url=False)[0]
+    # Parts such as "tuple[...]" name a branch of a union, not a field of the caller's.
+    field = ".".join(str(part) for part in first["loc"] if re.fullmatch(r"\w+", str(part))) or None
+    if first["type"] == "extra_forbidden":
+        name = str(first["loc"][-1])[:100]
+        return RequestRejected(
+            ErrorCode.UNKNOWN_FIELD, f"unknown field {name!r}", hint=_nearest(name, model), field=str(field)[:200]
+        )
+    if isinstance(first.get("ctx", {}).get("error"), RequestRejected):
+        rejected: RequestRejected = first["ctx"]["error"]
+        return rejected
+    given = str(first.get("input"))[:100]
+    message = first["msg"].removeprefix("Value error, ")
+    shown = "" if first["type"] == "missing" else f", got {given}"
+    return RequestRejected(
+        ErrorCode.INVALID_FIELD, f"{message}{shown}", hint="README, API reference, lists each field with its type", field=field
+    )
+
+
+def _nearest(name: str, model: type[BaseModel]) -> str:
+    known = sorted(model.model_fields)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known fields: {', '.join(known)}"
+
+
+def _object_without_duplicates(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
+    result: dict[str, JsonValue] = {}
+    for key, value in pairs:
+        if key in result:
+            raise RequestRejected(
+                ErrorCode.DUPLICATE_KEY, f"the key {key[:100]!r} appears twice", hint="send each key once", field=key[:100]
+            )
+        result[key] = value
+    return result
+
+
+def _refuse_constant(name: str) -> JsonValue:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _check_depth(raw: bytes) -> None:
+    """Bound the nesting by a scan that skips strings, before the recursive parser runs."""
+    depth, in_string, escaped = 0, False, False
+    for byte in raw:
+        if in_string:
+            if escaped:
+                escaped = False
+            elif byte == 0x5C:
+                escaped = True
+            elif byte == 0x22:
+                in_string = False
+        elif byte == 0x22:
+            in_string = True
+        elif byte in (0x5B, 0x7B):
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise RequestRejected(
+                    ErrorCode.BAD_JSON, f"the body is nested deeper than {MAX_DEPTH}", hint="send a flatter document"
+                )
+        elif byte in (0x5D, 0x7D):
+            depth -= 1

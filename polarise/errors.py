@@ -1,0 +1,147 @@
+"""The error tree: every failure a peer, an operator or an auditor can meet, with the reason as data.
+
+SubnetError
+├── ConfigError      the operator must change a file or a flag; exit status 2
+├── RequestRejected  the caller's fault; carries an ErrorCode; HTTP 4xx
+├── ProofRejected    the miner's fault; carries a RejectReason and the two values that disagreed; costs score
+└── Unavailable      Docker, GPU, ledger or a peer is away; HTTP 503 with Retry-After; never costs a miner anything
+
+Return values are for success. A check raises; one place at the edge turns the error into an answer or a verdict.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class ErrorCode(StrEnum):
+    """Codes of the one HTTP error shape; `docs/errors.md` is generated from this list."""
+
+    BAD_JSON = "BAD_JSON"
+    DUPLICATE_KEY = "DUPLICATE_KEY"
+    UNKNOWN_FIELD = "UNKNOWN_FIELD"
+    INVALID_FIELD = "INVALID_FIELD"
+    BODY_TOO_LARGE = "BODY_TOO_LARGE"
+    UNSUPPORTED_MEDIA_TYPE = "UNSUPPORTED_MEDIA_TYPE"
+    NOT_AUTHENTICATED = "NOT_AUTHENTICATED"
+    BAD_SIGNATURE = "BAD_SIGNATURE"
+    CLOCK_SKEW = "CLOCK_SKEW"
+    NONCE_REUSED = "NONCE_REUSED"
+    TOKEN_EXPIRED = "TOKEN_EXPIRED"  # noqa: S105  an error code, not a secret
+    TOKEN_INVALID = "TOKEN_INVALID"  # noqa: S105  an error code, not a secret
+    NOT_PERMITTED = "NOT_PERMITTED"
+    NOT_FOUND = "NOT_FOUND"
+    METHOD_NOT_ALLOWED = "METHOD_NOT_ALLOWED"
+    EXCEEDS_HOST = "EXCEEDS_HOST"
+    NO_CAPACITY = "NO_CAPACITY"
+    UNKNOWN_DEVICE = "UNKNOWN_DEVICE"
+    NOT_SUPPORTED = "NOT_SUPPORTED"
+    IMAGE_NOT_ALLOWED = "IMAGE_NOT_ALLOWED"
+    KEY_REFUSED = "KEY_REFUSED"
+    CONFLICT = "CONFLICT"
+    TOO_MANY_REQUESTS = "TOO_MANY_REQUESTS"
+    UNAVAILABLE = "UNAVAILABLE"
+    INTERNAL = "INTERNAL"
+
+
+class RejectReason(StrEnum):
+    """Why a proof, or a whole miner in one epoch, lost score; `validator explain` prints the fix beside each."""
+
+    MALFORMED = "MALFORMED"
+    BAD_SIGNATURE = "BAD_SIGNATURE"
+    SEED_MISMATCH = "SEED_MISMATCH"
+    WRONG_COUNT = "WRONG_COUNT"
+    BAD_MERKLE_PATH = "BAD_MERKLE_PATH"
+    TILE_MISMATCH = "TILE_MISMATCH"
+    TOO_FAST = "TOO_FAST"
+    OPENING_LATE = "OPENING_LATE"
+    MISSING = "MISSING"
+    CLAIM_NOT_MET = "CLAIM_NOT_MET"
+    ALLOCATE_FAILED = "ALLOCATE_FAILED"
+    HOST_KEY_MISMATCH = "HOST_KEY_MISMATCH"
+    SSH_FAILED = "SSH_FAILED"
+    LIMIT_NOT_HELD = "LIMIT_NOT_HELD"
+    TERMINATE_FAILED = "TERMINATE_FAILED"
+    NOT_MEASURED = "NOT_MEASURED"
+
+
+class SubnetError(Exception):
+    """Root of every error this project raises on purpose."""
+
+
+class ConfigError(SubnetError):
+    """A setting the operator must change.
+
+    Args:
+        message: What is wrong, with the value that was found.
+        origin: File, environment variable or flag the value came from.
+        key_path: Dotted path of the setting, for example ``docker.default_memory``.
+        allowed: What would be accepted, or the fix in one sentence.
+    """
+
+    def __init__(self, message: str, *, origin: str = "", key_path: str = "", allowed: str = "") -> None:
+        self.message = message
+        self.origin = origin
+        self.key_path = key_path
+        self.allowed = allowed
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        place = ": ".join(part for part in (self.origin, self.key_path) if part)
+        text = f"{place}: {self.message}" if place else self.message
+        return f"{text}\n  fix: {self.allowed}" if self.allowed else text
+
+
+class RequestRejected(SubnetError):
+    """A request that is the caller's fault; answered with HTTP 4xx and changes nothing.
+
+    Args:
+        code: Stable code a client can switch on.
+        message: What was wrong, with the value that was found.
+        hint: What the caller should do instead.
+        field: The offending field of the body, query or header, if one can be named.
+        status: HTTP status, 400..499.
+    """
+
+    def __init__(
+        self, code: ErrorCode, message: str, *, hint: str = "", field: str | None = None, status: int = 400
+    ) -> None:
+        self.code = code
+        self.message = message
+        self.hint = hint
+        self.field = field
+        self.status = status
+        super().__init__(f"{code}: {message}")
+
+
+class ProofRejected(SubnetError):
+    """A proof or a promise that did not hold; becomes a verdict and costs score.
+
+    Args:
+        reason: Stable reason code.
+        message: One sentence for the miner's operator.
+        got: The value the miner sent or that was measured.
+        expected: The value it had to be, or the bound.
+    """
+
+    def __init__(self, reason: RejectReason, message: str, *, got: object = None, expected: object = None) -> None:
+        self.reason = reason
+        self.message = message
+        self.got = got
+        self.expected = expected
+        detail = "" if got is None and expected is None else f" (got {got}, expected {expected})"
+        super().__init__(f"{reason}: {message}{detail}")
+
+
+class Unavailable(SubnetError):
+    """Something this node depends on is away; HTTP 503, the caller should come back.
+
+    Args:
+        message: What is away and what the operator can do.
+        retry_after_seconds: When trying again makes sense, >= 1.
+    """
+
+    def __init__(self, message: str, *, retry_after_seconds: int = 5) -> None:
+        self.message = message
+        self.retry_after_seconds = retry_after_seconds
+        super().__init__(message)

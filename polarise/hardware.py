@@ -1,0 +1,46 @@
+"""What a miner says it has; every figure is a claim until a validator has measured it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from polarise.decode import WireModel
+
+CPU_DEVICE = "cpu"
+
+
+class DeviceClaim(WireModel):
+    """One device that can prove work.
+
+    Attributes:
+        uuid: ``cpu`` for the processor as a whole, else the GPU's NVML UUID.
+        kind: ``cpu`` or ``gpu``.
+        name: Model name as the operating system or NVML gives it.
+        memory_bytes: Host memory for a CPU, device memory for a GPU.
+        matmul_ops_per_second: Claimed rate of the matmul proof, 2·n³ operations a round. A miner claims what it can
+            hold: `join` takes 70 % of the measured median on CPUs.
+    """
+
+    uuid: str = Field(min_length=1, max_length=96)
+    kind: Literal["cpu", "gpu"]
+    name: str = Field(max_length=200)
+    memory_bytes: int = Field(ge=0, lt=2**53)
+    matmul_ops_per_second: int = Field(ge=1, lt=2**53)
+
+
+class HardwareClaim(WireModel):
+    """The whole host as its owner offers it.
+
+    Attributes:
+        cpu_model: Name of the processor.
+        cpu_milli: Offered processors in thousandths, 1000 = one full CPU.
+        memory_bytes: Memory that leases may use, together.
+        devices: Devices that prove work, at most 64.
+    """
+
+    cpu_model: str = Field(max_length=200)
+    cpu_milli: int = Field(ge=1, lt=2**31)
+    memory_bytes: int = Field(ge=1, lt=2**53)
+    devices: tuple[DeviceClaim, ...] = Field(min_length=1, max_length=64)

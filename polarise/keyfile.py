@@ -1,0 +1,180 @@
+"""One encrypted file per identity: Argon2id for the passphrase, ChaCha20-Poly1305 for the seed.
+
+Rules:
+- The file has mode 0600 and is refused when others can read it.
+- The header (kind, public key, KDF cost, owner certificate) is authenticated with the ciphertext, so flipping one
+  bit of either is refused.
+- A KDF cost below ours is refused (downgrade), and so is one so high that it would exhaust this machine.
+Source: RFC 9106 (Argon2id, second recommended parameters), RFC 8439 (ChaCha20-Poly1305).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+from enum import StrEnum
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+from pydantic import Field, ValidationError
+
+from polarise.canonical import canonical_bytes
+from polarise.decode import WireModel, decode_model
+from polarise.errors import ConfigError, RequestRejected
+from polarise.signing import Certificate, Identity, Purpose, SigningKey
+
+MEMORY_KIB = 64 * 1024
+ITERATIONS = 3
+LANES = 4
+
+
+class KeyKind(StrEnum):
+    """Whose key a file holds."""
+
+    OWNER = "owner"
+    NODE = "node"
+    RENTER = "renter"
+
+
+class KeyHeader(WireModel):
+    """The readable half of a key file; authenticated, not encrypted."""
+
+    version: int = Field(default=1, ge=1, le=1)
+    kind: KeyKind
+    public_key: str
+    kdf: str = Field(default="argon2id", pattern="^argon2id$")
+    memory_kib: int = Field(default=MEMORY_KIB, ge=MEMORY_KIB, le=1024 * 1024)
+    iterations: int = Field(default=ITERATIONS, ge=ITERATIONS, le=16)
+    lanes: int = Field(default=LANES, ge=1, le=16)
+    salt: str = Field(pattern="^[0-9a-f]{32}$")
+    nonce: str = Field(pattern="^[0-9a-f]{24}$")
+    owner_certificate: Certificate | None = None
+
+
+class KeyFile(WireModel):
+    """What lies on disk: the header and the encrypted 32-byte seed."""
+
+    header: KeyHeader
+    ciphertext: str = Field(pattern="^[0-9a-f]{96}$")
+
+
+def create_key_file(path: Path, kind: KeyKind, passphrase: bytes, *, owner: Identity | None = None) -> Identity:
+    """Make a new key, write its file (never over an existing one) and return the identity.
+
+    Args:
+        path: Where the file will lie, mode 0600; missing parents are made with mode 0700.
+        kind: Whose key it is.
+        passphrase: What encrypts the seed; not empty.
+        owner: The owner's identity, which certifies a node key.
+
+    Raises:
+        ConfigError: The file exists, or the passphrase is empty.
+    """
+    if not passphrase:
+        raise ConfigError("the passphrase is empty", origin=str(path), allowed="give at least one character")
+    key = SigningKey(secrets.token_bytes(32))
+    certificate = _certify(owner, key)
+    header = KeyHeader(
+        kind=kind,
+        public_key=key.public_key,
+        salt=secrets.token_hex(16),
+        nonce=secrets.token_hex(12),
+        owner_certificate=certificate,
+    )
+    # The seed leaves the key object only here, straight into the cipher.
+    ciphertext = _cipher(header, passphrase).encrypt(
+        bytes.fromhex(header.nonce), key.private.private_bytes_raw(), _associated_data(header)
+    )
+    _write_new(path, KeyFile(header=header, ciphertext=ciphertext.hex()))
+    return Identity(key, certificate)
+
+
+def read_key_header(path: Path) -> KeyHeader:
+    """Read the public half of a key file; needs no passphrase.
+
+    Raises:
+        ConfigError: No such file, readable by others, or not a key file.
+    """
+    return _read(path).header
+
+
+def load_key_file(path: Path, passphrase: bytes) -> Identity:
+    """Decrypt a key file.
+
+    Raises:
+        ConfigError: No such file, readable by others, damaged, or a wrong passphrase.
+    """
+    stored = _read(path)
+    try:
+        seed = _cipher(stored.header, passphrase).decrypt(
+            bytes.fromhex(stored.header.nonce), bytes.fromhex(stored.ciphertext), _associated_data(stored.header)
+        )
+    except InvalidTag as err:
+        raise ConfigError(
+            "the key file cannot be opened", origin=str(path), allowed="the right passphrase, or an undamaged file"
+        ) from err
+    key = SigningKey(seed)
+    if key.public_key != stored.header.public_key:
+        raise ConfigError("the public key is not the seed's", origin=str(path), allowed="an undamaged key file")
+    return Identity(key, stored.header.owner_certificate)
+
+
+def _certify(owner: Identity | None, key: SigningKey) -> Certificate | None:
+    return Certificate.issue(owner.key, key.public_key, Purpose.NODE) if owner else None
+
+
+def _cipher(header: KeyHeader, passphrase: bytes) -> ChaCha20Poly1305:
+    kdf = Argon2id(
+        salt=bytes.fromhex(header.salt),
+        length=32,
+        iterations=header.iterations,
+        lanes=header.lanes,
+        memory_cost=header.memory_kib,
+    )
+    return ChaCha20Poly1305(kdf.derive(passphrase))
+
+
+def _associated_data(header: KeyHeader) -> bytes:
+    return canonical_bytes(header.to_wire())
+
+
+def _read(path: Path) -> KeyFile:
+    try:
+        mode = path.stat().st_mode
+        raw = path.read_bytes()
+    except OSError as err:
+        raise ConfigError(
+            f"cannot read the key file: {err.strerror}", origin=str(path), allowed="make one with `python main.py key new`"
+        ) from err
+    if os.name == "posix" and mode & 0o077:
+        raise ConfigError(
+            f"the key file has mode {mode & 0o777:04o}", origin=str(path), allowed=f"0600: chmod 600 {path}"
+        )
+    try:
+        return decode_model(KeyFile, raw)
+    except (RequestRejected, ValidationError) as err:
+        raise ConfigError(f"not a key file: {err}", origin=str(path), allowed="a file made by `key new`") from err
+
+
+def _write_new(path: Path, content: KeyFile) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError as err:
+        raise ConfigError(
+            "the key file exists and is never overwritten", origin=str(path), allowed="another path"
+        ) from err
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
+            json.dump(content.to_wire(), handle, indent=2)
+            handle.write("\n")
+            handle.flush()
+            os.fsync(handle.fileno())
+    except OSError:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        raise

@@ -1,0 +1,257 @@
+"""Bodies of the HTTP API; the field names are the ones of the seed document and of design section 4.
+
+A model checks shape and type. Whether the host can give what is asked for is the miner's business.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, StrictInt, field_validator
+
+from polarise.decode import WireModel
+from polarise.quantities import parse_size
+from polarise.receipt import Limits
+from polarise.statement import SignedStatement
+
+
+def _size(text: str) -> str:
+    parse_size(text)
+    return text
+
+
+SizeText = Annotated[str, Field(max_length=32), AfterValidator(_size)]
+
+
+DeviceList = Annotated[tuple[Annotated[str, Field(max_length=96)] | StrictInt, ...], Field(max_length=64)]
+
+
+class DeviceSelector(WireModel):
+    """"Any ``count`` devices, of this model" instead of naming them."""
+
+    count: int = Field(ge=1, le=64)
+    model: str | None = Field(default=None, max_length=200)
+
+
+class AllocateRequest(WireModel):
+    """POST /allocate. Everything may be left out; the miner's configured defaults then apply.
+
+    Attributes:
+        memory: Size, for example ``2g``.
+        cpu_count: CPUs, fractions in steps of 0.01.
+        devices: UUIDs or indices, or a selector; an empty list asks for none.
+        disk: Size of the writable disk.
+        image: Name of an image the miner allows.
+        ssh_public_key: One OpenSSH public key without options; the caller's registered key or a one-time password
+            is used when it is left out.
+        ttl_seconds: How long the lease lasts.
+        isolation: Profile of the container.
+    """
+
+    memory: SizeText | None = None
+    cpu_count: float | None = Field(default=None, gt=0, le=4096, allow_inf_nan=False)
+    devices: DeviceList | DeviceSelector | None = None
+    disk: SizeText | None = None
+    image: str | None = Field(default=None, min_length=1, max_length=200)
+    ssh_public_key: str | None = Field(default=None, max_length=16384)
+    ttl_seconds: int | None = Field(default=None, ge=1, le=365 * 86400)
+    isolation: Literal["standard", "strict"] | None = None
+
+    @field_validator("cpu_count")
+    @classmethod
+    def _whole_milli(cls, value: float | None) -> float | None:
+        if value is not None and round(value * 1000) < 10:
+            raise ValueError("at least 0.01 CPU must be asked for")
+        return value
+
+
+class AllocateAnswer(WireModel):
+    """200 of POST /allocate. ``ssh_password`` is present once, and only when no key was given."""
+
+    status: Literal["success"] = "success"
+    container_id: str
+    ssh_host: str
+    ssh_port: int
+    ssh_user: str
+    ssh_password: str | None = None
+    host_key: str
+    host_key_fingerprint: str
+    limits: Limits
+    devices: tuple[str, ...]
+    expires_at: str
+    receipt: SignedStatement
+
+
+class ContainerUsage(WireModel):
+    """What a lease's container uses right now; None where the engine gives no figure."""
+
+    memory_bytes: int | None = None
+    cpu_seconds: float | None = None
+    pids_count: int | None = None
+
+
+class ContainerView(WireModel):
+    """One lease as GET /containers shows it."""
+
+    container_id: str
+    lease_id: str
+    renter_key: str
+    status: str
+    ssh_host: str
+    ssh_port: int
+    ssh_user: str
+    host_key_fingerprint: str
+    limits: Limits
+    devices: tuple[str, ...]
+    created_at: str
+    expires_at: str
+    usage: ContainerUsage | None = None
+
+
+class ContainerList(WireModel):
+    """GET /containers."""
+
+    status: Literal["success"] = "success"
+    containers: tuple[ContainerView, ...]
+
+
+class RenewRequest(WireModel):
+    """POST /containers/{id}/renew: the lease ends this many seconds from now."""
+
+    ttl_seconds: int | None = Field(default=None, ge=1, le=365 * 86400)
+
+
+class RenewAnswer(WireModel):
+    """The new end, with a receipt that says so."""
+
+    status: Literal["success"] = "success"
+    container_id: str
+    expires_at: str
+    receipt: SignedStatement
+
+
+class SshKeyRequest(WireModel):
+    """PUT /containers/{id}/ssh-key: this key replaces all others at once."""
+
+    ssh_public_key: str = Field(max_length=16384)
+
+
+class PasswordAnswer(WireModel):
+    """POST /containers/{id}/password: the new password, shown once; the old one is dead."""
+
+    status: Literal["success"] = "success"
+    container_id: str
+    ssh_user: str
+    ssh_password: str
+
+
+class TerminateAnswer(WireModel):
+    """DELETE /terminate/{id}."""
+
+    status: Literal["success"] = "success"
+    container_id: str
+
+
+class TokenAnswer(WireModel):
+    """POST /token: a bearer token for plain HTTP clients."""
+
+    status: Literal["success"] = "success"
+    token: str
+    expires_at: str
+
+
+class SuccessAnswer(WireModel):
+    """An operation that has nothing more to say."""
+
+    status: Literal["success"] = "success"
+
+
+class StatusAnswer(WireModel):
+    """GET /status: who this node is and what is free."""
+
+    status: Literal["success"] = "success"
+    node_key: str
+    role: str
+    version: str
+    leases_count: int
+    cpu_milli_free: int
+    memory_bytes_free: int
+    devices_free: tuple[str, ...]
+    ssh_host: str
+
+
+class PrepareRequest(WireModel):
+    """POST /challenge/prepare: get ready for one proof; nothing is timed yet.
+
+    Attributes:
+        challenge_id: The validator's name for this proof, 32 hex digits, used once.
+        kind: Which proof.
+        device: UUID of the device that has to prove.
+        n: Matrix size.
+        rounds: Chained rounds.
+        tile: Tile size.
+        openings: How many tiles will be opened.
+    """
+
+    challenge_id: str = Field(pattern=r"^[0-9a-f]{32}$")
+    kind: Literal["matmul"]
+    device: str = Field(max_length=96)
+    n: int = Field(ge=64, le=32768)
+    rounds: int = Field(ge=1, le=4096)
+    tile: int = Field(ge=16, le=128)
+    openings: int = Field(ge=1, le=256)
+
+
+class StartRequest(WireModel):
+    """POST /challenge/start: the seed's missing part; the clock runs from here.
+
+    Attributes:
+        challenge_id: As prepared.
+        epoch: The validator's epoch number.
+        beacon: Public randomness of the epoch, 64 hex digits.
+        nonce: The validator's nonce of this device and proof, 64 hex digits.
+    """
+
+    challenge_id: str = Field(pattern=r"^[0-9a-f]{32}$")
+    epoch: int = Field(ge=0, lt=2**53)
+    beacon: str = Field(pattern=r"^[0-9a-f]{64}$")
+    nonce: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class MatmulCommitment(WireModel):
+    """Body of the ``commitment`` statement that stops the clock: one Merkle root per round."""
+
+    challenge_id: str = Field(pattern=r"^[0-9a-f]{32}$")
+    kind: Literal["matmul"]
+    device: str = Field(max_length=96)
+    seed: str = Field(pattern=r"^[0-9a-f]{64}$")
+    roots: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] = Field(min_length=1, max_length=4096)
+
+
+class CommitAnswer(WireModel):
+    """200 of POST /challenge/start."""
+
+    status: Literal["success"] = "success"
+    commitment: SignedStatement
+
+
+class Position(WireModel):
+    """One tile of one round, all 0-based."""
+
+    round_index: int = Field(ge=0)
+    tile_row: int = Field(ge=0)
+    tile_column: int = Field(ge=0)
+
+
+class OpenRequest(WireModel):
+    """POST /challenge/open: which tiles to show."""
+
+    challenge_id: str = Field(pattern=r"^[0-9a-f]{32}$")
+    positions: tuple[Position, ...] = Field(min_length=1, max_length=256)
+
+
+class OpenAnswer(WireModel):
+    """200 of POST /challenge/open; each opening is decoded by `challenges.matmul`."""
+
+    status: Literal["success"] = "success"
+    openings: tuple[dict[str, object], ...] = Field(max_length=256)

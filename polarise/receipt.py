@@ -1,0 +1,71 @@
+"""The signed receipt of a lease: where to log in, whose host key to expect, which limits hold, until when."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from polarise.decode import WireModel
+from polarise.signing import KEY_PATTERN
+
+STATEMENT_KIND = "receipt"
+ID_PATTERN = r"^[0-9a-f]{12,64}$"
+
+
+class Limits(WireModel):
+    """What the container may use; read back from the host after it started.
+
+    Attributes:
+        memory_bytes: Hard limit of memory, shared memory and tmpfs included.
+        swap_bytes: Swap on top of it; always 0.
+        cpu_milli: CPU time per second of wall time, in thousandths of one CPU.
+        pids_count: Processes and threads.
+        shm_bytes: Size of /dev/shm.
+    """
+
+    memory_bytes: int = Field(ge=1, lt=2**53)
+    swap_bytes: int = Field(ge=0, lt=2**53)
+    cpu_milli: int = Field(ge=1, lt=2**31)
+    pids_count: int = Field(ge=1, lt=2**31)
+    shm_bytes: int = Field(ge=0, lt=2**53)
+
+
+class Receipt(WireModel):
+    """Body of a receipt statement.
+
+    Attributes:
+        lease_id: The miner's name for the lease.
+        container_id: Engine's id of the container, 64 hex digits.
+        node_key: The miner; must be the statement's signer.
+        renter_key: Who holds the lease.
+        ssh_host: Where to connect.
+        ssh_port: TCP port, 1..65535.
+        ssh_user: Login name.
+        host_key: OpenSSH public key line of this one container.
+        host_key_fingerprint: ``SHA256:...`` of it, as OpenSSH prints it.
+        limits: What was set and read back.
+        devices: UUIDs of the GPUs inside; empty for none.
+        image: Image id the container runs, ``sha256:...``.
+        isolation: Profile of the container.
+        nonce: Fresh random value; proofs inside the container are bound to it.
+        granted_unix_ms: When the lease began.
+        expires_unix_ms: When it ends unless renewed.
+    """
+
+    lease_id: str = Field(pattern=r"^[0-9a-f]{32}$")
+    container_id: str = Field(pattern=ID_PATTERN)
+    node_key: str = Field(pattern=KEY_PATTERN)
+    renter_key: str = Field(pattern=KEY_PATTERN)
+    ssh_host: str = Field(max_length=253)
+    ssh_port: int = Field(ge=1, le=65535)
+    ssh_user: str = Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")
+    host_key: str = Field(max_length=200)
+    host_key_fingerprint: str = Field(max_length=60)
+    limits: Limits
+    devices: tuple[str, ...] = Field(max_length=64)
+    image: str = Field(max_length=200)
+    isolation: Literal["standard"]
+    nonce: str = Field(pattern=r"^[0-9a-f]{64}$")
+    granted_unix_ms: int = Field(ge=0, lt=2**53)
+    expires_unix_ms: int = Field(ge=0, lt=2**53)
