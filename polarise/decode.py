@@ -97,7 +97,10 @@ def rejection_of(model: type[BaseModel], err: ValidationError) -> RequestRejecte
     message = first["msg"].removeprefix("Value error, ")
     shown = "" if first["type"] == "missing" else f", got {given}"
     return RequestRejected(
-        ErrorCode.INVALID_FIELD, f"{message}{shown}", hint="README, API reference, lists each field with its type", field=field
+        ErrorCode.INVALID_FIELD,
+        f"{message}{shown}",
+        hint="README, API reference, lists each field with its type",
+        field=field,
     )
 
 
@@ -112,7 +115,10 @@ def _object_without_duplicates(pairs: list[tuple[str, JsonValue]]) -> dict[str, 
     for key, value in pairs:
         if key in result:
             raise RequestRejected(
-                ErrorCode.DUPLICATE_KEY, f"the key {key[:100]!r} appears twice", hint="send each key once", field=key[:100]
+                ErrorCode.DUPLICATE_KEY,
+                f"the key {key[:100]!r} appears twice",
+                hint="send each key once",
+                field=key[:100],
             )
         result[key] = value
     return result

@@ -5,6 +5,8 @@ SubnetError
 ├── RequestRejected  the caller's fault; carries an ErrorCode; HTTP 4xx
 ├── ProofRejected    the miner's fault; carries a RejectReason and the two values that disagreed; costs score
 └── Unavailable      Docker, GPU, ledger or a peer is away; HTTP 503 with Retry-After; never costs a miner anything
+    ├── DeadlineExceeded  a peer did not finish its answer in time
+    └── AnswerInvalid     a peer answered something that is no answer: another shape, or a receipt that does not hold
 
 Return values are for success. A check raises; one place at the edge turns the error into an answer or a verdict.
 """
@@ -145,3 +147,14 @@ class Unavailable(SubnetError):
         self.message = message
         self.retry_after_seconds = retry_after_seconds
         super().__init__(message)
+
+
+class DeadlineExceeded(Unavailable):
+    """A peer did not finish its answer in time, however steadily it dripped."""
+
+
+class AnswerInvalid(Unavailable):
+    """A peer answered, but with something that is no answer to the question.
+
+    Not our caller's fault and not ours; whoever asked decides whether it costs the peer.
+    """

@@ -135,7 +135,9 @@ def _verify(message: HttpMessage, subject: str, body: bytes) -> VerifyResult:
     try:
         results = verifier.verify(message, max_age=None, expect_tag=TAG, require_components=COVERED, body=body)
     except (InvalidSignature, HTTPMessageSignaturesException, ValueError, KeyError) as err:
-        raise _bad(f"the signature does not hold: {err}", "sign the request exactly as it is sent", "Signature") from err
+        raise _bad(
+            f"the signature does not hold: {err}", "sign the request exactly as it is sent", "Signature"
+        ) from err
     if len(results) != 1:
         raise _bad(f"{len(results)} signatures, expected one", "sign the request once", "Signature")
     return results[0]

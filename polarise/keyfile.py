@@ -148,7 +148,9 @@ def _read(path: Path) -> KeyFile:
         raw = path.read_bytes()
     except OSError as err:
         raise ConfigError(
-            f"cannot read the key file: {err.strerror}", origin=str(path), allowed="make one with `python main.py key new`"
+            f"cannot read the key file: {err.strerror}",
+            origin=str(path),
+            allowed="make one with `python main.py key new`",
         ) from err
     if os.name == "posix" and mode & 0o077:
         raise ConfigError(

@@ -164,7 +164,7 @@ def _next_level(level: Sequence[bytes]) -> list[bytes]:
 
 def _require_hashes(values: Sequence[bytes]) -> None:
     for value in values:
-        if not isinstance(value, bytes) or len(value) != HASH_BYTES:
+        if len(value) != HASH_BYTES:
             raise InvalidProof(f"a hash in the proof is not {HASH_BYTES} bytes")
 
 

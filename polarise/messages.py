@@ -27,7 +27,7 @@ DeviceList = Annotated[tuple[Annotated[str, Field(max_length=96)] | StrictInt, .
 
 
 class DeviceSelector(WireModel):
-    """"Any ``count`` devices, of this model" instead of naming them."""
+    """ "Any ``count`` devices, of this model" instead of naming them."""
 
     count: int = Field(ge=1, le=64)
     model: str | None = Field(default=None, max_length=200)
@@ -218,14 +218,20 @@ class StartRequest(WireModel):
     nonce: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
-class MatmulCommitment(WireModel):
-    """Body of the ``commitment`` statement that stops the clock: one Merkle root per round."""
+class CommitmentBody(WireModel):
+    """Body of the ``commitment`` statement that stops the clock.
+
+    Attributes:
+        challenge_id: As prepared.
+        device: UUID of the device that proved.
+        seed: The seed the miner worked from, 64 hex digits.
+        proof: The proof's own commitment, decoded by `challenges.matmul`; one Merkle root per round.
+    """
 
     challenge_id: str = Field(pattern=r"^[0-9a-f]{32}$")
-    kind: Literal["matmul"]
     device: str = Field(max_length=96)
     seed: str = Field(pattern=r"^[0-9a-f]{64}$")
-    roots: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] = Field(min_length=1, max_length=4096)
+    proof: dict[str, object]
 
 
 class CommitAnswer(WireModel):

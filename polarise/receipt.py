@@ -11,6 +11,8 @@ from polarise.signing import KEY_PATTERN
 
 STATEMENT_KIND = "receipt"
 ID_PATTERN = r"^[0-9a-f]{12,64}$"
+# What may stand in a known_hosts line and on ssh's command line: no option, no blank, no second line.
+HOST_PATTERN = r"^[A-Za-z0-9:][A-Za-z0-9.:\-]*$"
 
 
 class Limits(WireModel):
@@ -57,7 +59,7 @@ class Receipt(WireModel):
     container_id: str = Field(pattern=ID_PATTERN)
     node_key: str = Field(pattern=KEY_PATTERN)
     renter_key: str = Field(pattern=KEY_PATTERN)
-    ssh_host: str = Field(max_length=253)
+    ssh_host: str = Field(pattern=HOST_PATTERN, max_length=253)
     ssh_port: int = Field(ge=1, le=65535)
     ssh_user: str = Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")
     host_key: str = Field(max_length=200)

@@ -77,7 +77,9 @@ def read_entry(path: Path) -> tuple[SignedStatement, RegistryEntry]:
             f"cannot read the registry entry: {err.strerror}", origin=str(path), allowed="a file made by `join`"
         ) from err
     except (RequestRejected, SignatureInvalid) as err:
-        raise ConfigError(f"not a valid registry entry: {err}", origin=str(path), allowed="a file made by `join`") from err
+        raise ConfigError(
+            f"not a valid registry entry: {err}", origin=str(path), allowed="a file made by `join`"
+        ) from err
 
 
 def read_registry(

@@ -50,7 +50,9 @@ def read_secret_file(path: Path) -> bytes:
         mode = path.stat().st_mode
         secret = path.read_bytes().rstrip(b"\r\n")
     except OSError as err:
-        raise ConfigError(f"cannot read the secret: {err.strerror}", origin=str(path), allowed="a readable file") from err
+        raise ConfigError(
+            f"cannot read the secret: {err.strerror}", origin=str(path), allowed="a readable file"
+        ) from err
     if os.name == "posix" and mode & 0o077:
         raise ConfigError(
             f"the secret has mode {mode & 0o777:04o}", origin=str(path), allowed=f"0600: chmod 600 {path}"

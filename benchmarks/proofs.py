@@ -1,0 +1,154 @@
+"""Work against check of the matmul proof, side by side in one run: the work on all cores, the check on one thread.
+
+Rules:
+- The check runs in a process of its own whose BLAS has one thread, as a validator's does, and starts from the JSON text
+  of commitment and openings: decoding counts.
+- Both sides are warmed up by a proof that is not counted; each time is the median over the repetitions.
+- Prints numbers and asserts nothing about them.
+
+Run: .venv/bin/python -m benchmarks.proofs --max-n 8192
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from challenges import draw
+from challenges.matmul import MatmulCommitment, MatmulParams, check_openings, openings_from_wire
+from challenges.solver import MatmulBackend, NumpyBackend, open_backend, solve
+
+SIZES = (1024, 2048, 4096, 8192, 16384)
+THREAD_SETTINGS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+NS_PER_SECOND = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Medians of one size."""
+
+    n: int
+    work_seconds: float
+    verify_seconds: float
+    commitment_bytes: int
+    openings_bytes: int
+
+
+def main() -> None:
+    """Measure all sizes up to --max-n and print one table."""
+    options = _parse_options()
+    backend = NumpyBackend() if options.backend == "numpy" else open_backend(options.device)
+    _print(f"command: python -m benchmarks.proofs {' '.join(sys.argv[1:])}")
+    _print(f"hardware: {_cpu_model()}, {os.cpu_count()} cores; device {options.device}, {type(backend).__name__}")
+    _print(f"rounds {options.rounds}, openings {options.openings}, repetitions {options.repeat}; check: 1 thread")
+    _print("|     n | work s | Gop/s | verify s | work/verify | commitment B | openings B |")
+    _print("|------:|-------:|------:|---------:|------------:|-------------:|-----------:|")
+    with _single_thread_process() as verifier:
+        for n in (size for size in SIZES if size <= options.max_n):
+            params = MatmulParams(n, options.rounds, openings=options.openings)
+            _print_row(params, _measure(params, backend, verifier, options.repeat))
+
+
+def verify(params: MatmulParams, seed: bytes, commitment_json: str, openings_json: str) -> int:
+    """Check one answer from its JSON text, in the verifier's process, and return the nanoseconds it took."""
+    started = time.perf_counter_ns()
+    commitment = MatmulCommitment.from_wire(json.loads(commitment_json))
+    openings = openings_from_wire(params, json.loads(openings_json))
+    check_openings(params, seed, commitment, _positions(params, commitment_json), openings)
+    return time.perf_counter_ns() - started
+
+
+def _measure(params: MatmulParams, backend: MatmulBackend, verifier: Executor, repeat: int) -> Measurement:
+    backend.prepare(params)
+    work_ns, verify_ns, sizes = [], [], (0, 0)
+    # The first repetition warms both sides and is dropped.
+    for repetition in range(repeat + 1):
+        seed = hashlib.sha256(f"benchmark {params.n} {repetition}".encode()).digest()
+        started = time.perf_counter_ns()
+        work = solve(params, seed, backend)
+        work_ns.append(time.perf_counter_ns() - started)
+        commitment_json = json.dumps(work.commitment.to_wire(), separators=(",", ":"))
+        opened = work.open(_positions(params, commitment_json))
+        openings_json = json.dumps([opening.to_wire() for opening in opened], separators=(",", ":"))
+        verify_ns.append(verifier.submit(verify, params, seed, commitment_json, openings_json).result())
+        sizes = len(commitment_json), len(openings_json)
+    return Measurement(
+        params.n,
+        statistics.median(work_ns[1:]) / NS_PER_SECOND,
+        statistics.median(verify_ns[1:]) / NS_PER_SECOND,
+        *sizes,
+    )
+
+
+def _positions(params: MatmulParams, commitment_json: str) -> tuple[tuple[int, ...], ...]:
+    return draw.draw_positions(
+        bytes(draw.KEY_BYTES),
+        "benchmark",
+        draw.ChallengeKind.MATMUL,
+        commitment_json.encode(),
+        bounds=params.bounds,
+        count=params.openings,
+    )
+
+
+@contextmanager
+def _single_thread_process() -> Iterator[Executor]:
+    """Start the verifier with one BLAS thread; numpy reads the setting at import, so that it must be spawned."""
+    before = {name: os.environ.get(name) for name in THREAD_SETTINGS}
+    os.environ.update(dict.fromkeys(THREAD_SETTINGS, "1"))
+    with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as executor:
+        executor.submit(os.getpid).result()
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        yield executor
+
+
+def _print_row(params: MatmulParams, measured: Measurement) -> None:
+    rate = params.operations / measured.work_seconds / 1e9
+    ratio = measured.work_seconds / measured.verify_seconds
+    _print(
+        f"| {params.n:5} | {measured.work_seconds:6.3f} | {rate:5.0f} | {measured.verify_seconds:8.4f} | {ratio:11.0f} "
+        f"| {measured.commitment_bytes:12} | {measured.openings_bytes:10} |"
+    )
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown CPU"
+
+
+def _parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Work against check of the matmul proof, side by side.")
+    parser.add_argument("--max-n", type=int, default=2048, help="largest matrix size measured, up to 16384 (2048)")
+    parser.add_argument("--rounds", type=int, default=5, help="chained rounds per proof (5)")
+    parser.add_argument("--openings", type=int, default=32, help="tiles recomputed by the check (32)")
+    parser.add_argument("--repeat", type=int, default=3, help="counted repetitions of each size (3)")
+    parser.add_argument("--device", default="cpu", help="'cpu' or 'cuda:N' for the work (cpu)")
+    parser.add_argument("--backend", choices=("auto", "numpy"), default="auto", help="torch if installed, or numpy")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""From two stamps on the validator's clock to a rate and a verdict, in integers, so that anyone computes them equal.
+
+Rules (design, section 5):
+- A duration is the difference of the validator's monotonic stamps, less the smallest round trip seen. The round trip is
+  capped at 100 ms, because a miner can delay its pings to be given more.
+- Below 0.6 of its claim a device loses the epoch (CLAIM_NOT_MET); above 1.15 of the vendor's peak nobody believes it
+  (TOO_FAST): a relay to a bigger card, or a wrong name. Between them min(claimed, measured) counts.
+- A GPU should work for 5 s or more, so that the cap is worth 2 % at most.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from challenges.matmul_messages import ROUNDS_MAX, MatmulParams
+from polarise.errors import RejectReason
+
+NS_PER_SECOND = 1_000_000_000
+PPM = 1_000_000
+RTT_CAP_NS = 100_000_000
+CLAIM_FLOOR_PPM = 600_000
+PEAK_CEILING_PPM = 1_150_000
+
+N_LADDER = (256, 512, 1024, 2048, 4096, 8192, 16384)
+ROUNDS_MIN = 2
+ROUNDS_WANTED = 8
+BYTES_PER_ELEMENT = 16
+
+
+@dataclass(frozen=True, slots=True)
+class RateVerdict:
+    """What one measured rate is worth.
+
+    Args:
+        reason: CLAIM_NOT_MET, TOO_FAST, or None where the rate is accepted.
+        measured: Measured rate, operations per second.
+        counted: The rate that scores: min(claimed, measured), 0 where the reason is TOO_FAST.
+        ratio_ppm: Measured over claimed.
+    """
+
+    reason: RejectReason | None
+    measured: int
+    counted: int
+    ratio_ppm: int
+
+    @property
+    def is_accepted(self) -> bool:
+        """Whether the rate passes both bands."""
+        return self.reason is None
+
+
+def duration_ns(sent_ns: int, received_ns: int, rtt_min_ns: int) -> int:
+    """Return the corrected time of the work, at least 1 ns.
+
+    Args:
+        sent_ns: Monotonic stamp when `/challenge/start` left.
+        received_ns: Monotonic stamp at the first byte of the signed commitment.
+        rtt_min_ns: Smallest round trip of the pings before, >= 0.
+
+    Raises:
+        ValueError: The stamps run backwards or the round trip is negative: our own error.
+    """
+    if received_ns < sent_ns or rtt_min_ns < 0:
+        raise ValueError(f"stamps {sent_ns}..{received_ns} ns, round trip {rtt_min_ns} ns")
+    return max(received_ns - sent_ns - min(rtt_min_ns, RTT_CAP_NS), 1)
+
+
+def rate_per_second(operations: int, time_ns: int) -> int:
+    """Return operations per second, rounded down; `operations` is `MatmulParams.operations` for a matmul."""
+    if operations < 0 or time_ns < 1:
+        raise ValueError(f"{operations} operations in {time_ns} ns")
+    return operations * NS_PER_SECOND // time_ns
+
+
+def ratio_ppm(measured: int, claimed: int) -> int:
+    """Return measured over claimed in millionths, rounded down; a claim is >= 1."""
+    if measured < 0 or claimed < 1:
+        raise ValueError(f"measured {measured}, claimed {claimed}")
+    return measured * PPM // claimed
+
+
+def judge_rate(measured: int, claimed: int, peak: int | None) -> RateVerdict:
+    """Compare a measured rate with the claim and with what the card can do at all.
+
+    Args:
+        measured: Operations per second.
+        claimed: The miner's claim, >= 1.
+        peak: The vendor's peak (`GpuModel.tensor16_operations_per_second`), or None for an unknown card or a CPU.
+    """
+    ratio = ratio_ppm(measured, claimed)
+    if peak is not None and measured * PPM > peak * PEAK_CEILING_PPM:
+        return RateVerdict(RejectReason.TOO_FAST, measured, 0, ratio)
+    # Cross-multiplied, so that rounding decides nothing: 599,999.9 ppm fails and 600,000 passes.
+    reason = RejectReason.CLAIM_NOT_MET if measured * PPM < claimed * CLAIM_FLOOR_PPM else None
+    return RateVerdict(reason, measured, min(claimed, measured), ratio)
+
+
+def fit_params(
+    rate_ops_per_second: int,
+    target_seconds: int,
+    *,
+    memory_bytes: int | None = None,
+    tile: int = 64,
+    openings: int = 32,
+) -> MatmulParams:
+    """Choose the largest n that leaves at least eight rounds, and the rounds that last about the target.
+
+    A larger n makes the check cheaper relative to the work (n / tile per opened tile) and keeps a GPU busier; several
+    rounds make the chain. At 100 Gop/s and 2 s that is n = 2048 with 12 rounds; at 790 Top/s and 10 s n = 16384 with
+    898.
+
+    Args:
+        rate_ops_per_second: The rate to plan for, the device's claim, >= 1.
+        target_seconds: Wanted duration of the work, >= 1.
+        memory_bytes: Memory of the device, or None if it does not limit; 16 * n**2 bytes are needed.
+        tile: Side of a tile.
+        openings: How many tiles will be opened.
+    """
+    if rate_ops_per_second < 1 or target_seconds < 1:
+        raise ValueError(f"rate {rate_ops_per_second} operations/s, target {target_seconds} s")
+    budget = rate_ops_per_second * target_seconds
+    n = N_LADDER[0]
+    for candidate in N_LADDER:
+        fits_memory = memory_bytes is None or BYTES_PER_ELEMENT * candidate**2 <= memory_bytes
+        if fits_memory and 2 * candidate**3 * ROUNDS_WANTED <= budget:
+            n = candidate
+    rounds = _divide_nearest(budget, 2 * n**3)
+    return MatmulParams(n, min(max(rounds, ROUNDS_MIN), ROUNDS_MAX), tile, openings)
+
+
+def _divide_nearest(numerator: int, denominator: int) -> int:
+    return (2 * numerator + denominator) // (2 * denominator)

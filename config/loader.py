@@ -1,0 +1,181 @@
+"""Settings from four places, the later winning: defaults < file < POLARISE_* variables < flags.
+
+Rules:
+- An unknown key is refused by name, with the nearest known one, wherever it comes from.
+- All problems are reported at once, each with its origin, key path and fix.
+- Anything can be set by a variable: ``docker.default_memory`` is ``POLARISE_DOCKER_DEFAULT_MEMORY``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from config.schema import Config
+from polarise.errors import ConfigError
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+PREFIX = "POLARISE_"
+SECRET_PATHS = frozenset({"security.secret_key"})
+# Variables with our prefix that are not settings; read where they are used.
+OTHER_VARIABLES = frozenset(
+    {
+        "POLARISE_CONFIG",
+        "POLARISE_PASSPHRASE_FILE",
+        "POLARISE_OWNER_PASSPHRASE_FILE",
+        "POLARISE_RENTER_KEY",
+        "POLARISE_STATE_DIR",
+    }
+)
+
+
+@dataclass
+class _Layers:
+    """The merged mapping and, for each key path, where its value came from."""
+
+    values: dict[str, object] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
+
+    def put(self, path: str, value: object, origin: str) -> None:
+        node = self.values
+        *parents, last = path.split(".")
+        for name in parents:
+            child = node.setdefault(name, {})
+            if not isinstance(child, dict):
+                raise ConfigError(
+                    f"{name} is a section, not a value", origin=origin, key_path=path, allowed="a mapping"
+                )
+            node = child
+        node[last] = value
+        self.origins[path] = origin
+
+
+def load_config(
+    file: Path | None = None, *, environ: Mapping[str, str] | None = None, flags: Mapping[str, object] | None = None
+) -> Config:
+    """Merge all places and check the result.
+
+    Args:
+        file: YAML file; None for defaults alone.
+        environ: Process environment.
+        flags: Key path -> value, from the command line.
+
+    Raises:
+        ConfigError: Any problem; names file, key path, what is wrong and the fix.
+    """
+    layers = _Layers()
+    if file is not None:
+        for path, value in _leaves(_read_yaml(file)):
+            layers.put(path, value, str(file))
+    for variable, value in sorted((environ or {}).items()):
+        if variable.startswith(PREFIX) and variable not in OTHER_VARIABLES:
+            layers.put(_path_of_variable(variable), yaml.safe_load(value), variable)
+    for path, value in (flags or {}).items():
+        layers.put(path, value, "command line")
+    try:
+        config = Config.model_validate(layers.values)
+    except ValidationError as err:
+        raise _combined(err, layers.origins) from err
+    return _with_absolute_paths(config)
+
+
+def setting_paths(model: type[BaseModel] = Config, prefix: str = "") -> list[str]:
+    """Return the key path of every setting, sections first opened."""
+    paths = []
+    for name, info in model.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            paths.extend(setting_paths(info.annotation, f"{prefix}{name}."))
+        else:
+            paths.append(prefix + name)
+    return paths
+
+
+def variable_of(path: str) -> str:
+    """Return the environment variable that sets a key path."""
+    return PREFIX + path.replace(".", "_").upper()
+
+
+def _read_yaml(file: Path) -> dict[str, object]:
+    try:
+        loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as err:
+        raise ConfigError(f"cannot read it: {err}", origin=str(file), allowed="a readable YAML file") from err
+    except yaml.YAMLError as err:
+        raise ConfigError(f"not YAML: {err}", origin=str(file), allowed="valid YAML") from err
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise ConfigError("the file must hold a mapping", origin=str(file), allowed="sections such as network:")
+    return loaded
+
+
+def _leaves(tree: Mapping[str, object], prefix: str = "") -> list[tuple[str, object]]:
+    known = set(setting_paths())
+    leaves: list[tuple[str, object]] = []
+    for name, value in tree.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, dict) and path not in known:
+            leaves.extend(_leaves(value, f"{path}."))
+        else:
+            leaves.append((path, value))
+    return leaves
+
+
+def _path_of_variable(variable: str) -> str:
+    known = {variable_of(path): path for path in setting_paths()}
+    if variable in known:
+        return known[variable]
+    close = difflib.get_close_matches(variable, [*known, *OTHER_VARIABLES], n=1)
+    raise ConfigError(
+        "unknown variable",
+        origin="environment",
+        key_path=variable,
+        allowed=f"did you mean {close[0]}?" if close else "see docs/configuration.md",
+    )
+
+
+def _combined(err: ValidationError, origins: Mapping[str, str]) -> ConfigError:
+    problems = [_problem(dict(item), origins) for item in err.errors(include_url=False)]
+    if len(problems) == 1:
+        return problems[0]
+    text = "\n".join(str(problem) for problem in problems)
+    return ConfigError(f"{len(problems)} settings have to change\n{text}")
+
+
+def _problem(item: Mapping[str, object], origins: Mapping[str, str]) -> ConfigError:
+    location = item["loc"]
+    parts = [str(part) for part in location] if isinstance(location, Sequence) else [str(location)]
+    path = ".".join(parts)
+    origin = origins.get(path) or next((origins[p] for p in origins if p.startswith(path) or path.startswith(p)), "")
+    if item["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(path, setting_paths(), n=1, cutoff=0.5)
+        fix = f"did you mean {close[0]}?" if close else "see docs/configuration.md"
+        return ConfigError("unknown key", origin=origin, key_path=path, allowed=fix)
+    message = str(item["msg"]).removeprefix("Value error, ")
+    problem, _, fix = message.partition("; ")
+    found = item.get("input")
+    if isinstance(found, str | int | float | bool) and path not in SECRET_PATHS and repr(found) not in problem:
+        problem = f"{problem}, got {found!r}"
+    return ConfigError(
+        problem, origin=origin, key_path=path, allowed=fix or "a value that docs/configuration.md allows"
+    )
+
+
+def _with_absolute_paths(config: Config) -> Config:
+    updates: dict[str, object] = {}
+    if config.data_dir is not None:
+        updates["data_dir"] = _absolute(config.data_dir)
+    if config.logging.file is not None:
+        updates["logging"] = config.logging.model_copy(update={"file": _absolute(config.logging.file)})
+    updates["validator"] = config.validator.model_copy(update={"registry": _absolute(config.validator.registry)})
+    return config.model_copy(update=updates)
+
+
+def _absolute(path: Path) -> Path:
+    expanded = path.expanduser()
+    return expanded if expanded.is_absolute() else CHECKOUT / expanded

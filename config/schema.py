@@ -1,0 +1,194 @@
+"""Every setting with its type, unit, default and one line of prose; `docs/configuration.md` is generated from here.
+
+Rules:
+- The names under network, security, docker and logging are the seed document's.
+- A sample secret, or an image tag that can move, is refused with the fix.
+- Limits exist for everything that could grow: bodies, threads, leases, times.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from polarise.quantities import parse_size
+
+SAMPLE_SECRET = "your-secret-key"  # noqa: S105  the seed's sample, refused below
+KeyHex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class RoleName(StrEnum):
+    """What a bare ``python main.py`` runs."""
+
+    DEMO = "demo"
+    MINER = "miner"
+    VALIDATOR = "validator"
+
+
+def _size(text: str) -> str:
+    parse_size(text)
+    return text
+
+
+def _pinned_image(name: str) -> str:
+    if re.fullmatch(r"polarise/base:[0-9a-f]{12}|(\S+@)?sha256:[0-9a-f]{64}", name):
+        return name
+    raise ValueError(
+        "names an image that can change and may hold no sshd; leave docker.base_image out to use the image that "
+        "`python main.py setup` builds, or give one by digest (repository@sha256:...)"
+    )
+
+
+def _own_secret(secret: str) -> str:
+    if secret == SAMPLE_SECRET or len(secret) < 16:
+        raise ValueError(
+            "is a sample or shorter than 16 characters; leave security.secret_key out (one is generated) or set one "
+            'made by: python3 -c "import secrets; print(secrets.token_urlsafe(32))"'
+        )
+    return secret
+
+
+SizeText = Annotated[str, AfterValidator(_size)]
+
+
+class Section(BaseModel):
+    """Base of all sections: strict, immutable, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class NetworkConfig(Section):
+    """The HTTP API and the address renters connect to."""
+
+    host: str = Field("127.0.0.1", description="Address the HTTP API listens on; plain HTTP is for loopback only.")
+    port: int = Field(8080, ge=0, le=65535, description="TCP port of the HTTP API; 0 takes a free one.")
+    advertised_host: str = Field(
+        "127.0.0.1", pattern=r"^[A-Za-z0-9.\-:]+$", description="Host that registry entry and receipts name for ssh."
+    )
+    threads: int = Field(16, ge=4, le=256, description="Requests served at once; streams may take half of them.")
+    max_body_bytes: int = Field(65536, ge=1024, le=2**20, description="Largest request body that is read.")
+    request_timeout_seconds: int = Field(30, ge=1, le=600, description="Idle keep-alive connections end after this.")
+
+    @model_validator(mode="after")
+    def _loopback_without_tls(self) -> NetworkConfig:
+        if self.host not in {"127.0.0.1", "::1", "localhost"}:
+            raise ValueError(
+                f"network.host {self.host} is not loopback, and this version serves plain HTTP only; "
+                "use 127.0.0.1 (behind your own TLS proxy or an ssh tunnel)"
+            )
+        return self
+
+
+class SecurityConfig(Section):
+    """Bearer tokens; keys live in key files, never here."""
+
+    secret_key: Annotated[str, AfterValidator(_own_secret)] | None = Field(
+        None,
+        repr=False,
+        description="Secret that signs bearer tokens; generated into the data directory when left out.",
+    )
+    token_expiry: int = Field(3600, ge=60, le=86400, description="Life of a bearer token in seconds.")
+
+
+class AccessConfig(Section):
+    """Who may call this node, by public key; the owner's key always may."""
+
+    open: bool = Field(False, description="Let any key act as a renter (within quota_leases).")
+    renters: tuple[KeyHex, ...] = Field((), description="Public keys that may rent.")
+    validators: tuple[KeyHex, ...] = Field((), description="Public keys that may challenge and inspect.")
+    auditors: tuple[KeyHex, ...] = Field((), description="Public keys that may read telemetry.")
+    quota_leases: int = Field(4, ge=1, le=1000, description="Leases one key may hold at a time.")
+    renter_ssh_keys: dict[KeyHex, str] = Field(
+        default_factory=dict, description="OpenSSH key of a renter, used when a request names none."
+    )
+
+
+class DockerConfig(Section):
+    """Containers: what is offered and what is set when a request leaves it out."""
+
+    host: str | None = Field(
+        None, description="Engine to use, for example unix:///run/docker.sock; default: the local."
+    )
+    base_image: Annotated[str, AfterValidator(_pinned_image)] | None = Field(
+        None, description="Image of the containers: the one set-up builds, or one by digest."
+    )
+    allowed_images: tuple[Annotated[str, AfterValidator(_pinned_image)], ...] = Field(
+        (), description="Further images a renter may name, each by digest."
+    )
+    container_prefix: str = Field(
+        "polarise-", pattern=r"^[a-z][a-z0-9-]{0,31}$", description="Container names start with it."
+    )
+    default_memory: SizeText = Field("1g", description="Memory of a lease that names none.")
+    default_cpu_count: float = Field(1, gt=0, le=4096, description="CPUs of a lease that names none.")
+    min_memory: SizeText = Field("64m", description="Smallest memory a lease may have; sshd needs some.")
+    reserve_memory: SizeText = Field("512m", description="Memory of the host that leases never get.")
+    reserve_cpu_count: float = Field(0, ge=0, le=4096, description="CPUs of the host that leases never get.")
+    shm_size: SizeText = Field("64m", description="Size of /dev/shm, counted in the memory limit.")
+    pids_limit: int = Field(512, ge=32, le=32768, description="Processes and threads per container.")
+    default_ttl_seconds: int = Field(3600, ge=1, le=31536000, description="Length of a lease that names none.")
+    max_ttl_seconds: int = Field(86400, ge=1, le=31536000, description="Longest lease, also after a renewal.")
+    max_leases: int = Field(32, ge=1, le=90, description="Leases at a time on this node.")
+    ssh_port_first: int | None = Field(
+        None, ge=1024, le=65000, description="First port for ssh; default: derived from the node's key."
+    )
+    ssh_port_count: int = Field(100, ge=1, le=1000, description="How many ports for ssh, from the first on.")
+    start_timeout_seconds: int = Field(
+        30, ge=1, le=600, description="A container whose sshd is silent so long is removed."
+    )
+    password_login: bool = Field(True, description="Give a one-time password when a request has no ssh key.")
+
+
+class MinerConfig(Section):
+    """The miner's offer and its part in challenges."""
+
+    price_micros_per_hour: int = Field(0, ge=0, description="Asking price of the host per hour, in millionths.")
+    max_proof_seconds: int = Field(120, ge=1, le=3600, description="A solver that works longer is ended.")
+
+
+class ValidatorConfig(Section):
+    """Rounds, sizes and what is inspected."""
+
+    registry: Path = Field(Path("data/registry"), description="Folder with the miners' signed registry entries.")
+    epoch_seconds: int = Field(300, ge=5, le=86400, description="Length of an epoch.")
+    proof_target_seconds: int = Field(3, ge=1, le=60, description="How long a matmul proof should take a miner.")
+    openings: int = Field(32, ge=8, le=256, description="Tiles recomputed per proof.")
+    inspect: bool = Field(True, description="Rent a container from each miner and check its limits from inside.")
+    inspect_memory: SizeText = Field("256m", description="Memory of the inspected container.")
+    inspect_cpu_count: float = Field(0.5, gt=0, le=64, description="CPUs of the inspected container.")
+    allow_private_endpoints: bool = Field(
+        False, description="Call endpoints on loopback and private addresses (one machine, test nets)."
+    )
+    evidence_retention_hours: int = Field(
+        48, ge=1, le=87600, description="Openings are kept this long, verdicts for ever."
+    )
+
+
+class LoggingConfig(Section):
+    """Where the log goes; secrets never do."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Least severe line that is written."
+    )
+    file: Path | None = Field(None, description="Also write the log to this file (rotated at 10 MiB, 5 kept).")
+    format: Literal["text", "json"] = Field("text", description="One line of text, or one JSON object, per entry.")
+
+
+class Config(Section):
+    """All settings of a node.
+
+    Relative paths are resolved against the folder that holds ``main.py``.
+    """
+
+    role: RoleName = Field(RoleName.DEMO, description="What a bare `python main.py` runs.")
+    data_dir: Path | None = Field(None, description="Keys, journal and evidence of this node; default: data/<role>.")
+    network: NetworkConfig = NetworkConfig()
+    security: SecurityConfig = SecurityConfig()
+    access: AccessConfig = AccessConfig()
+    docker: DockerConfig = DockerConfig()
+    miner: MinerConfig = MinerConfig()
+    validator: ValidatorConfig = ValidatorConfig()
+    logging: LoggingConfig = LoggingConfig()

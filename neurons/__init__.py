@@ -1,0 +1,1 @@
+"""The daemons: the only place where parts are wired together."""

@@ -1,0 +1,66 @@
+"""A node's data directory: one owner at a time, and a layout that says what lies where.
+
+``keys/ journal.sqlite nonces.sqlite evidence/ leases/<id>/ run/ lock``
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+
+from polarise.errors import ConfigError
+
+
+class DataDir:
+    """Paths of one node and the lock that keeps a second process out; use it as a context manager.
+
+    Raises:
+        ConfigError: On entering, when another process holds the lock (named by its process id) or the folder cannot
+            be written.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.keys = root / "keys"
+        self.node_key = self.keys / "node.key"
+        self.token_secrets = self.keys / "token-secrets"
+        self.journal = root / "journal.sqlite"
+        self.nonces = root / "nonces.sqlite"
+        self.leases = root / "leases"
+        self.evidence = root / "evidence"
+        self.run = root / "run"
+        self._lock_path = root / "lock"
+        self._lock_descriptor: int | None = None
+
+    def __enter__(self) -> DataDir:
+        try:
+            for folder in (self.root, self.keys, self.leases, self.evidence, self.run):
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as err:
+            raise ConfigError(
+                f"cannot use the data directory: {err}", key_path="data_dir", allowed="a folder this user may write"
+            ) from err
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as err:
+            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            os.close(descriptor)
+            raise ConfigError(
+                f"process {holder} already runs on {self.root}",
+                key_path="data_dir",
+                allowed="stop that process, or give this node a data directory of its own",
+            ) from err
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        self._lock_descriptor = descriptor
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lock_descriptor is not None:
+            os.close(self._lock_descriptor)
+            self._lock_descriptor = None

@@ -1,0 +1,78 @@
+"""SQLite as the daemons use it: WAL, FULL synchronous, one connection behind a lock, and a version that is checked."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from polarise.errors import ConfigError
+
+
+class Database:
+    """One SQLite file.
+
+    Args:
+        path: The file; made when missing.
+        schema: Statements that make the tables, run when the file is new.
+        version: Written as ``PRAGMA user_version``; a file with a newer one is refused.
+
+    Raises:
+        ConfigError: The file was written by a newer version of this software.
+    """
+
+    def __init__(self, path: Path, schema: str, version: int) -> None:
+        self._lock = threading.RLock()
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+        self._connection.row_factory = sqlite3.Row
+        self._connection.execute("PRAGMA journal_mode=WAL")
+        self._connection.execute("PRAGMA synchronous=FULL")
+        self._connection.execute("PRAGMA foreign_keys=ON")
+        self._migrate(path, schema, version)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; later use is a defect."""
+        with self._lock:
+            self._connection.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Run statements that are all kept, durably, or not at all."""
+        with self._lock:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+
+    def query(self, sql: str, parameters: tuple[object, ...] = ()) -> list[sqlite3.Row]:
+        """Return all rows of a SELECT."""
+        with self._lock:
+            return self._connection.execute(sql, parameters).fetchall()
+
+    def _migrate(self, path: Path, schema: str, version: int) -> None:
+        found = int(self._connection.execute("PRAGMA user_version").fetchone()[0])
+        if found > version:
+            raise ConfigError(
+                f"written by a newer version (format {found}, this one knows {version})",
+                origin=str(path),
+                allowed="run the newer version, or use another data directory",
+            )
+        if found < version:
+            with self._lock:
+                self._connection.executescript(f"BEGIN; {schema}; PRAGMA user_version = {version}; COMMIT;")

@@ -1,0 +1,239 @@
+"""The Flask side of every daemon: bodies bounded, callers authenticated, rights checked, errors in one shape.
+
+Rules:
+- A body is read from raw bytes, at most ``max_body_bytes``; a chunked body without a length is refused.
+- A route exists only with an entry in the access table; authentication comes before decoding.
+- ``{status: "failure", code, message, hint, field?}`` is the only shape of an error; a defect says no more than
+  INTERNAL and is logged with its traceback.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol, TypeVar
+
+from flask import Flask, Response, jsonify, request
+from pydantic import BaseModel
+from werkzeug.exceptions import HTTPException
+
+from neurons.base.access import Caller, RoleTable, RouteAccess, admit
+from neurons.base.http_server import DISCONNECTED
+from neurons.base.nonces import NonceStore
+from neurons.base.tokens import TokenIssuer
+from polarise.decode import WireModel, decode_model
+from polarise.errors import ErrorCode, RequestRejected, Unavailable
+from polarise.http_signatures import verify_request
+from utils.clock import Clock, utc_now
+
+logger = logging.getLogger(__name__)
+
+# A refused body is still read (and thrown away) up to this size, so that the caller sees the answer instead of a
+# reset connection.
+DRAIN_BYTES = 16 * 1024 * 1024
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+AccessTable = Mapping[tuple[str, str], RouteAccess]
+
+
+class ChunkSource(Protocol):
+    """What a stream is read from."""
+
+    def next_chunk(self) -> bytes | None:
+        """Return the next piece, b"" when there is none yet, None at the end; waits a second at most."""
+
+    def close(self) -> None:
+        """Give everything back."""
+
+
+class Gatekeeper:
+    """Authenticates a request and says what the caller may do on its route.
+
+    Args:
+        node_key: This node's public key: the audience a signed request must name.
+        roles: Public key -> role.
+        table: (method, rule) -> rights.
+        nonces: Spent nonces.
+        tokens: Bearer tokens.
+        clock: Wall clock for the 30 s window.
+    """
+
+    def __init__(
+        self, node_key: str, roles: RoleTable, table: AccessTable, nonces: NonceStore, tokens: TokenIssuer, clock: Clock
+    ) -> None:
+        self._node_key = node_key
+        self._roles = roles
+        self._table = table
+        self._nonces = nonces
+        self._tokens = tokens
+        self._clock = clock
+
+    def admit(self, method: str, rule: str, body: bytes) -> Caller | None:
+        """Return the caller of the current request, None on a public route.
+
+        Raises:
+            RequestRejected: 401 when it is nobody we can name, 403 when the role has no right on the route.
+        """
+        access = self._table[(method, rule)]
+        if access.is_public:
+            return None
+        bearer = request.headers.get("Authorization", "")
+        if bearer.startswith("Bearer "):
+            if access.needs_signature:
+                raise RequestRejected(
+                    ErrorCode.NOT_AUTHENTICATED,
+                    "this route takes signed requests only, not a bearer token",
+                    hint="sign the request (RFC 9421)",
+                    field="Authorization",
+                    status=401,
+                )
+            key = self._tokens.check(bearer.removeprefix("Bearer ").strip())
+        else:
+            key = self._verified_caller(body)
+        return admit(key, self._roles.role_of(key), access)
+
+    def _verified_caller(self, body: bytes) -> str:
+        now = utc_now(self._clock)
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        verified = verify_request(request.method, _url_as_sent(), headers, body, audience=self._node_key, now=now)
+        self._nonces.spend(verified, int(now.timestamp()))
+        return verified.caller
+
+
+class HttpApp:
+    """A Flask application whose routes receive the caller and the raw body."""
+
+    def __init__(self, name: str, gatekeeper: Gatekeeper, *, max_body_bytes: int, streams_max: int) -> None:
+        self.flask = Flask(name, static_folder=None)
+        self._gatekeeper = gatekeeper
+        self._max_body_bytes = max_body_bytes
+        self._streams = threading.BoundedSemaphore(streams_max)
+        self.flask.register_error_handler(Exception, _answer_error)
+
+    def route(self, method: str, rule: str, view: Callable[..., WireModel | Response]) -> None:
+        """Register one route; ``view(caller, body, **path_variables)`` returns a model or a response."""
+
+        def handle(**path_variables: str) -> Response:
+            body = self._read_body()
+            caller = self._gatekeeper.admit(method, rule, body)
+            answer = view(caller, body, **path_variables)
+            return jsonify(answer.to_wire()) if isinstance(answer, WireModel) else answer
+
+        self.flask.add_url_rule(rule, endpoint=f"{method} {rule}", view_func=handle, methods=[method])
+
+    def stream(self, open_source: Callable[[threading.Event], ChunkSource], mimetype: str) -> Response:
+        """Answer with a stream, at most half of the threads at a time.
+
+        Args:
+            open_source: Given the event that is set when the caller has gone, opens what is streamed.
+            mimetype: Content type of the stream.
+
+        Raises:
+            Unavailable: Too many streams are open.
+        """
+        if not self._streams.acquire(blocking=False):
+            raise Unavailable("too many streams are open on this node", retry_after_seconds=5)
+        try:
+            gone: threading.Event = request.environ["asgi.scope"][DISCONNECTED]
+            source = open_source(gone)
+        except BaseException:
+            self._streams.release()
+            raise
+        response = Response(_pump(source, gone), mimetype=mimetype)
+        response.call_on_close(source.close)
+        response.call_on_close(self._streams.release)
+        return response
+
+    def _read_body(self) -> bytes:
+        length = request.content_length
+        if length is None and request.headers.get("Transfer-Encoding"):
+            raise RequestRejected(
+                ErrorCode.BAD_JSON, "a chunked body has no length", hint="send Content-Length", status=411
+            )
+        if length is not None and length > self._max_body_bytes:
+            _drain(min(length, DRAIN_BYTES))
+            raise RequestRejected(
+                ErrorCode.BODY_TOO_LARGE,
+                f"the body has {length} bytes, at most {self._max_body_bytes} are read",
+                hint="send a smaller request",
+                status=413,
+            )
+        return request.get_data(cache=False)
+
+
+def decode_body(model: type[ModelT], body: bytes) -> ModelT:
+    """Decode the current request's body; JSON is the only content type.
+
+    Raises:
+        RequestRejected: As `polarise.decode.decode_model`, or UNSUPPORTED_MEDIA_TYPE (415).
+    """
+    if body and request.mimetype not in {"application/json", ""}:
+        raise RequestRejected(
+            ErrorCode.UNSUPPORTED_MEDIA_TYPE,
+            f"the content type {request.mimetype!r} is not read here",
+            hint="send Content-Type: application/json",
+            field="Content-Type",
+            status=415,
+        )
+    return decode_model(model, body)
+
+
+def _url_as_sent() -> str:
+    """Return the URL the caller signed; Flask's own ``request.url`` is decoded and no longer the bytes on the wire."""
+    scope = request.environ["asgi.scope"]
+    query = scope["query_string"].decode("ascii")
+    path = scope["raw_path"].decode("ascii")
+    return f"{request.scheme}://{request.headers.get('Host', '')}{path}" + (f"?{query}" if query else "")
+
+
+def _drain(size: int) -> None:
+    remaining = size
+    while remaining > 0:
+        piece = request.stream.read(min(65536, remaining))
+        if not piece:
+            return
+        remaining -= len(piece)
+
+
+def _pump(source: ChunkSource, gone: threading.Event) -> Iterator[bytes]:
+    while not gone.is_set() and (chunk := source.next_chunk()) is not None:
+        # An empty piece means "nothing yet"; it is our chance to look at ``gone`` again.
+        if chunk:
+            yield chunk
+
+
+def _answer_error(error: Exception) -> Response:
+    if isinstance(error, RequestRejected):
+        return _failure(error.code, error.message, error.hint, error.status, field=error.field)
+    if isinstance(error, Unavailable):
+        response = _failure(ErrorCode.UNAVAILABLE, error.message, "try again later", 503)
+        response.headers["Retry-After"] = str(error.retry_after_seconds)
+        logger.warning("unavailable", extra={"path": request.path, "cause": error.message})
+        return response
+    if isinstance(error, HTTPException):
+        return _answer_http_exception(error)
+    logger.error("request failed", exc_info=error, extra={"method": request.method, "path": request.path})
+    return _failure(ErrorCode.INTERNAL, "this node has a defect; it was logged", "tell the node's owner", 500)
+
+
+def _answer_http_exception(error: HTTPException) -> Response:
+    status = error.code or 500
+    if status == 405:
+        return _failure(
+            ErrorCode.METHOD_NOT_ALLOWED, f"{request.method} is not served here", "README, API reference", 405
+        )
+    if status == 404:
+        return _failure(ErrorCode.NOT_FOUND, f"there is no {request.path[:100]}", "README, API reference", 404)
+    if status == 413:
+        return _failure(ErrorCode.BODY_TOO_LARGE, "the body is too large", "send a smaller request", 413)
+    return _failure(ErrorCode.BAD_JSON, error.description or error.name, "README, API reference", status)
+
+
+def _failure(code: ErrorCode, message: str, hint: str, status: int, *, field: str | None = None) -> Response:
+    body = {"status": "failure", "code": str(code), "message": message, "hint": hint}
+    if field is not None:
+        body["field"] = field
+    response = jsonify(body)
+    response.status_code = status
+    return response

@@ -1,0 +1,112 @@
+"""The command line: one parser, one command per role, and one place where an error becomes an exit status.
+
+0 ok · 2 usage or configuration · 3 refused · 4 the other side cannot be reached · 5 not found · 6 not permitted ·
+7 something does not verify
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import polarise
+from polarise.errors import ConfigError, ProofRejected, RequestRejected, SubnetError, Unavailable
+
+EXIT_USAGE = 2
+EXIT_REFUSED = 3
+EXIT_NETWORK = 4
+EXIT_NOT_FOUND = 5
+EXIT_NOT_PERMITTED = 6
+EXIT_NOT_VERIFIED = 7
+
+EPILOG = """\
+first steps:
+  python main.py demo --once                              everything on this machine, once
+  python main.py key new --kind owner                     your owner key
+  python main.py key new --kind node --data-dir data/miner --owner-key ~/.config/polarise/owner.key
+  python main.py join                                     measure, and write the signed registry entry
+  python main.py miner                                    run the miner
+
+also: `python main.py setup` builds .venv, engine and image; `python main.py doctor` says what is missing.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        The exit status; see the module's docstring.
+    """
+    args = build_parser().parse_args(_with_default_role(sys.argv[1:] if argv is None else argv))
+    try:
+        status = args.handler(args)
+        return int(status)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # `... | head` closed our output; that is not an error of ours, and nothing more can be written.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except SubnetError as err:
+        print(f"polarise: {_describe(err)}", file=sys.stderr)
+        return exit_status(err)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser with every command."""
+    from neurons.base import keys_command
+    from neurons.demo import command as demo_command
+    from neurons.miner import command as miner_command
+    from neurons.renter import command as renter_command
+    from neurons.validator import command as validator_command
+
+    parser = argparse.ArgumentParser(
+        prog="python main.py",
+        description="Polarise: an open market for GPU time.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"polarise {polarise.__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for module in (demo_command, miner_command, validator_command, renter_command, keys_command):
+        module.add_parser(subparsers)
+    return parser
+
+
+def exit_status(err: SubnetError) -> int:
+    """Return the exit status of an error."""
+    if isinstance(err, RequestRejected):
+        by_status = {404: EXIT_NOT_FOUND, 401: EXIT_NOT_PERMITTED, 403: EXIT_NOT_PERMITTED}
+        return by_status.get(err.status, EXIT_REFUSED)
+    if isinstance(err, Unavailable):
+        return EXIT_NETWORK
+    if isinstance(err, ConfigError):
+        return EXIT_USAGE
+    return EXIT_NOT_VERIFIED if isinstance(err, ProofRejected) else EXIT_REFUSED
+
+
+def _describe(err: SubnetError) -> str:
+    if isinstance(err, RequestRejected):
+        place = f" [{err.field}]" if err.field else ""
+        return f"{err.code}{place}: {err.message}" + (f"\n  fix: {err.hint}" if err.hint else "")
+    return str(err)
+
+
+def _with_default_role(argv: list[str]) -> list[str]:
+    """A bare ``python main.py`` runs the role that config/config.yaml (or POLARISE_CONFIG, or --config) names."""
+    if argv and (not argv[0].startswith("-") or {"-h", "--help", "--version"} & set(argv)):
+        return argv
+    from config.loader import CHECKOUT, load_config
+
+    options = argparse.ArgumentParser(add_help=False)
+    options.add_argument("--config", type=Path)
+    known, _ = options.parse_known_args(argv)
+    file = known.config or Path(os.environ.get("POLARISE_CONFIG") or CHECKOUT / "config" / "config.yaml")
+    try:
+        role = load_config(file, environ=os.environ).role
+    except ConfigError as err:
+        print(f"polarise: {err}", file=sys.stderr)
+        raise SystemExit(EXIT_USAGE) from err
+    return [str(role), *argv] if known.config or str(role) == "demo" else [str(role), "--config", str(file), *argv]

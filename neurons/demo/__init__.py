@@ -1,0 +1,1 @@
+"""The demo: starts the real daemons as subprocesses and tells what happens."""

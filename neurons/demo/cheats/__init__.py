@@ -1,0 +1,1 @@
+"""Real miners that cheat, one way each; the demo and the tests run them."""

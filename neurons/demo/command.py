@@ -1,0 +1,28 @@
+"""`python main.py demo`: everything on this machine, with real parts."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add ``demo``."""
+    parser = subparsers.add_parser("demo", help="start a miner and a validator here, and rent a container from it")
+    parser.add_argument("--once", action="store_true", help="run through and exit 0 when everything held")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write what happened to this file")
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR", help="keep keys, journals, evidence and logs in this folder"
+    )
+    parser.set_defaults(handler=run_demo)
+
+
+def run_demo(args: argparse.Namespace) -> int:
+    """Run the demo."""
+    from neurons.demo.story import run
+
+    return run(once=args.once, json_file=args.json, keep=args.keep)

@@ -1,0 +1,1 @@
+"""The ledger server's room; empty until the ledger exists."""

@@ -1,0 +1,1 @@
+"""The miner: rents out containers and proves its hardware."""

@@ -1,0 +1,33 @@
+"""Rights on the miner's routes; design section 4 as data. A test walks every cell."""
+
+from __future__ import annotations
+
+from neurons.base.access import Role, RouteAccess, Scope
+
+_RENTERS = {Role.OWNER: Scope.ANY, Role.RENTER: Scope.OWN, Role.VALIDATOR: Scope.OWN}
+_EVERY_ROLE = {**_RENTERS, Role.AUDITOR: Scope.OWN}
+
+MINER_ACCESS: dict[tuple[str, str], RouteAccess] = {
+    ("POST", "/token"): RouteAccess(_EVERY_ROLE, needs_signature=True),
+    ("POST", "/allocate"): RouteAccess({Role.RENTER: Scope.OWN, Role.VALIDATOR: Scope.OWN, Role.OWNER: Scope.OWN}),
+    ("GET", "/containers"): RouteAccess(_RENTERS),
+    ("GET", "/containers/<container_id>"): RouteAccess(_RENTERS),
+    ("POST", "/containers/<container_id>/renew"): RouteAccess(_RENTERS),
+    ("PUT", "/containers/<container_id>/ssh-key"): RouteAccess(
+        {Role.RENTER: Scope.OWN, Role.VALIDATOR: Scope.OWN, Role.OWNER: Scope.OWN}
+    ),
+    ("POST", "/containers/<container_id>/password"): RouteAccess(
+        {Role.RENTER: Scope.OWN, Role.VALIDATOR: Scope.OWN, Role.OWNER: Scope.OWN}
+    ),
+    ("DELETE", "/terminate/<container_id>"): RouteAccess(_RENTERS),
+    ("GET", "/logs/<container_id>"): RouteAccess(
+        {Role.RENTER: Scope.OWN, Role.VALIDATOR: Scope.OWN, Role.OWNER: Scope.OWN}
+    ),
+    ("POST", "/challenge/prepare"): RouteAccess({Role.VALIDATOR: Scope.OWN}, needs_signature=True),
+    ("POST", "/challenge/start"): RouteAccess({Role.VALIDATOR: Scope.OWN}, needs_signature=True),
+    ("POST", "/challenge/open"): RouteAccess({Role.VALIDATOR: Scope.OWN}, needs_signature=True),
+    ("GET", "/status"): RouteAccess(is_public=True),
+    ("GET", "/healthz"): RouteAccess(is_public=True),
+    ("GET", "/readyz"): RouteAccess(is_public=True),
+    ("GET", "/metrics"): RouteAccess({Role.OWNER: Scope.ANY, Role.VALIDATOR: Scope.ANY}),
+}

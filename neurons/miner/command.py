@@ -1,0 +1,83 @@
+"""`python main.py miner` and `python main.py join`: run the daemon, look at it, register it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from config.schema import Config
+
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add ``miner`` with its verbs, and ``join``."""
+    from neurons.base.startup import add_config_options, add_daemon_options
+
+    parser = subparsers.add_parser("miner", help="run the miner daemon; `miner status` looks at one")
+    add_daemon_options(parser)
+    parser.set_defaults(handler=run_miner)
+    verbs = parser.add_subparsers(dest="verb", metavar="[status]")
+    status = verbs.add_parser("status", help="leases and the newest challenges, read from the data directory")
+    add_config_options(status)
+    status.add_argument("-o", "--output", choices=("table", "json"), default="table", help="how to print")
+    status.set_defaults(handler=run_status)
+
+    join = subparsers.add_parser("join", help="measure this miner and write its signed registry entry")
+    add_daemon_options(join)
+    join.add_argument("--registry", type=Path, metavar="DIR", help="folder of entries (default: data/registry)")
+    join.add_argument("--endpoint", metavar="URL", help="base URL of the API (default: from network.host and port)")
+    join.set_defaults(handler=run_join)
+
+
+def run_miner(args: argparse.Namespace) -> int:
+    """Run the daemon until SIGTERM or SIGINT."""
+    from config.schema import RoleName
+    from neurons.base.startup import load
+    from neurons.miner.node import MinerNode
+
+    started = load(args, RoleName.MINER)
+    return MinerNode(started.config, started.data_dir, started.identity).run()
+
+
+def run_status(args: argparse.Namespace) -> int:
+    """Print what the data directory says; works while the daemon runs and while it does not."""
+    from config.schema import RoleName
+    from neurons.base.startup import data_dir_of
+    from neurons.miner.status import read_status, render
+
+    status = read_status(data_dir_of(args, RoleName.MINER))
+    print(json.dumps(status, indent=2) if args.output == "json" else render(status))
+    return 0
+
+
+def run_join(args: argparse.Namespace) -> int:
+    """Measure the hardware with the real proof and write the signed entry."""
+    from config.schema import RoleName
+    from neurons.base.startup import load
+    from neurons.miner.join import registry_statement
+    from polarise.registry import write_entry
+
+    started = load(args, RoleName.MINER)
+    endpoint = args.endpoint or _endpoint(started.config)
+    print("measuring every device with the matmul proof, this takes some seconds …")
+    statement = registry_statement(
+        started.config,
+        started.identity,
+        endpoint,
+        on_measured=lambda name, rate: print(f"  {name}: claims {rate / 1e9:.1f} G operations/s"),
+    )
+    folder = args.registry or started.config.validator.registry
+    path = folder / f"{started.identity.public_key[:16]}.json"
+    write_entry(path, statement)
+    write_entry(started.data_dir / "registry.json", statement)
+    print(f"wrote {path}\nnode key {started.identity.public_key}\nendpoint {endpoint}")
+    return 0
+
+
+def _endpoint(config: Config) -> str:
+    host = f"[{config.network.host}]" if ":" in config.network.host else config.network.host
+    return f"http://{host}:{config.network.port}"

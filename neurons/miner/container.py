@@ -1,0 +1,263 @@
+"""One ssh container per lease: made, started, checked from the host, and removed without a trace.
+
+Rules:
+- create -> start -> read the ``SSH-`` banner -> read the limits back; whoever fails on the way is removed here.
+- Every object carries this node's label and the lease id, so that a restart finds its own and nothing else.
+- Ids that reach the engine come from our own journal, never from a caller.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import docker
+from docker.errors import APIError, ImageNotFound
+from docker.models.containers import Container
+from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
+
+from neurons.miner.enforced import CAPABILITIES, read_enforced
+from neurons.miner.lease import Lease, LeaseId
+from neurons.miner.login import MOUNT, START_COMMAND, LoginFiles
+from neurons.miner.network import NodeNetwork
+from polarise.errors import SubnetError, Unavailable
+from polarise.receipt import Limits
+from utils.docker_utils import engine_errors, find_container, labelled_containers, remove_container
+from utils.ssh import read_banner
+
+logger = logging.getLogger(__name__)
+
+NODE_LABEL = "polarise.node"
+LEASE_LABEL = "polarise.lease"
+SSH_PORT_INSIDE = "22/tcp"
+
+StepObserver = Callable[[str], None]
+
+
+class PortTaken(SubnetError):
+    """Something else on this host listens on the port; the lease should get another."""
+
+
+class LimitNotApplied(SubnetError):
+    """The container runs, but the kernel does not hold what was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartedContainer:
+    """A container that greets by ssh and whose limits were read back."""
+
+    container_id: str
+    image_id: str
+    host_key: str
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerSettings:
+    """What all containers of a node have in common.
+
+    Attributes:
+        node_id: Twelve hex digits; marks every object.
+        name_prefix: Container names start with it.
+        bind_address: Host address the ssh ports are published on.
+        leases_folder: Where each lease has its folder.
+        start_timeout_seconds: Until the banner must be there.
+    """
+
+    node_id: str
+    name_prefix: str
+    bind_address: str
+    leases_folder: Path
+    start_timeout_seconds: int
+
+    @property
+    def label(self) -> str:
+        """This node's label as the engine filters it."""
+        return f"{NODE_LABEL}={self.node_id}"
+
+
+class ContainerManager:
+    """Runs and removes the containers of one node.
+
+    Args:
+        client: The engine.
+        settings: What they have in common.
+        network: The node's bridge.
+        reach: Called with the name of each step; tests end the process there.
+    """
+
+    def __init__(
+        self,
+        client: docker.DockerClient,
+        settings: ContainerSettings,
+        network: NodeNetwork,
+        reach: StepObserver = lambda _step: None,
+    ) -> None:
+        self.client = client
+        self.settings = settings
+        self._network = network
+        self._reach = reach
+
+    def login_files(self, lease_id: LeaseId) -> LoginFiles:
+        """Return the folder of a lease."""
+        return LoginFiles(self.settings.leases_folder / lease_id)
+
+    def run_container(self, lease: Lease, public_key: str | None) -> StartedContainer:
+        """Start the container of a lease and wait until it can be logged in to.
+
+        On any failure everything it made is removed again before the error leaves.
+
+        Raises:
+            PortTaken: Try again with another port.
+            LimitNotApplied: The kernel does not hold a limit; the container is gone.
+            Unavailable: No engine, no image, or sshd did not greet in time.
+        """
+        files = self.login_files(lease.lease_id)
+        try:
+            host_key = files.create(public_key, with_password=lease.has_password)
+            self._reach("allocate.files")
+            image_id = self._image_id(lease.image)
+            container = self._create(lease, image_id)
+            self._reach("allocate.created")
+            self._start(container, lease)
+            self._reach("allocate.started")
+            self._wait_for_banner(container, lease)
+            self._reach("allocate.greeted")
+            self.check_limits(container, lease.limits)
+            return StartedContainer(str(container.id), image_id, host_key, lease.limits)
+        except BaseException:
+            self._clean_up(lease)
+            raise
+
+    def stop_container(self, lease: Lease) -> None:
+        """Kill the container, which cuts open ssh connections, and remove all that is left of the lease.
+
+        Raises:
+            Unavailable: The engine cannot be asked; nothing is forgotten then.
+        """
+        for container in self.containers_of(lease.lease_id):
+            remove_container(self.client, str(container.id))
+        self._reach("terminate.removed")
+        self.login_files(lease.lease_id).remove()
+        self._reach("terminate.files")
+
+    def containers_of(self, lease_id: LeaseId) -> list[Container]:
+        """Return whatever the engine holds for a lease, running or not."""
+        mine = labelled_containers(self.client, self.settings.label)
+        return [container for container in mine if container.labels.get(LEASE_LABEL) == lease_id]
+
+    def containers(self) -> list[Container]:
+        """Return every container of this node."""
+        return labelled_containers(self.client, self.settings.label)
+
+    def find(self, lease: Lease) -> Container | None:
+        """Return a lease's container; None when the engine says that it is gone."""
+        return find_container(self.client, lease.container_id) if lease.container_id else None
+
+    def check_limits(self, container: Container, wanted: Limits) -> None:
+        """Read the limits from the kernel and compare.
+
+        Raises:
+            LimitNotApplied: One differs, or cannot be read.
+        """
+        with engine_errors():
+            container.reload()
+        pid = int(container.attrs["State"]["Pid"])
+        try:
+            differences = read_enforced(pid).differences(wanted)
+        except (OSError, KeyError, ValueError) as err:
+            raise LimitNotApplied(f"the limits of the container cannot be read back: {err}") from err
+        if differences:
+            raise LimitNotApplied("; ".join(differences))
+
+    def _image_id(self, reference: str) -> str:
+        with engine_errors():
+            try:
+                return str(self.client.images.get(reference).id)
+            except ImageNotFound as err:
+                raise Unavailable(
+                    f"the image {reference} is not on this host; its owner makes it with `python main.py setup`",
+                    retry_after_seconds=300,
+                ) from err
+
+    def create_options(self, lease: Lease) -> dict[str, Any]:
+        """Return what the engine is asked for; one place, so that a reader sees the whole profile."""
+        limits = lease.limits
+        return {
+            "name": f"{self.settings.name_prefix}{lease.lease_id[:12]}",
+            "hostname": lease.lease_id[:12],
+            "labels": {NODE_LABEL: self.settings.node_id, LEASE_LABEL: lease.lease_id},
+            "network": self._network.name,
+            "ports": {SSH_PORT_INSIDE: (self.settings.bind_address, lease.ssh_port)},
+            "mounts": [
+                Mount(MOUNT, str(self.login_files(lease.lease_id).mounted), type="bind", read_only=True),
+            ],
+            "mem_limit": limits.memory_bytes,
+            "memswap_limit": limits.memory_bytes + limits.swap_bytes,
+            "nano_cpus": limits.cpu_milli * 1_000_000,
+            "pids_limit": limits.pids_count,
+            "shm_size": limits.shm_bytes,
+            "cap_drop": ["ALL"],
+            "cap_add": list(CAPABILITIES),
+            "security_opt": ["no-new-privileges:true"],
+            "oom_score_adj": 500,
+            "restart_policy": {"Name": "no"},
+            "ulimits": [Ulimit(name="core", soft=0, hard=0)],
+            "log_config": LogConfig(type=LogConfig.types.JSON, config={"max-size": "1m", "max-file": "2"}),
+            "device_requests": [DeviceRequest(device_ids=list(lease.devices), capabilities=[["gpu"]])]
+            if lease.devices
+            else None,
+        }
+
+    def _create(self, lease: Lease, image_id: str) -> Container:
+        with engine_errors(), _engine_refusals():
+            return self.client.containers.create(image_id, START_COMMAND, detach=True, **self.create_options(lease))
+
+    def _start(self, container: Container, lease: Lease) -> None:
+        with engine_errors(), _engine_refusals():
+            try:
+                container.start()
+            except APIError as err:
+                text = (err.explanation or str(err)).lower()
+                if "port is already allocated" in text or "address already in use" in text:
+                    raise PortTaken(f"port {lease.ssh_port} is taken") from err
+                raise
+
+    def _wait_for_banner(self, container: Container, lease: Lease) -> None:
+        host = "127.0.0.1" if self.settings.bind_address in {"0.0.0.0", ""} else self.settings.bind_address  # noqa: S104
+        try:
+            read_banner(host, lease.ssh_port, deadline_seconds=self.settings.start_timeout_seconds)
+        except TimeoutError as err:
+            with engine_errors():
+                container.reload()
+            state = container.attrs["State"]
+            raise Unavailable(
+                f"the container's sshd did not answer: {err}; the container is {state.get('Status')}, "
+                f"exit code {state.get('ExitCode')}",
+                retry_after_seconds=10,
+            ) from err
+
+    def _clean_up(self, lease: Lease) -> None:
+        try:
+            self.stop_container(lease)
+        except Unavailable:
+            # The journal still holds the lease as CREATING; reconcile removes what is left when the engine is back.
+            logger.warning("could not clean up", extra={"lease_id": lease.lease_id})
+
+
+def signal_container(client: docker.DockerClient, container_id: str, signal_name: str) -> None:
+    """Send a signal to PID 1 of a container."""
+    with engine_errors():
+        client.api.kill(container_id, signal_name)
+
+
+@contextmanager
+def _engine_refusals() -> Iterator[None]:
+    try:
+        yield
+    except APIError as err:
+        raise Unavailable(f"the engine refused: {err.explanation or err}", retry_after_seconds=10) from err

@@ -1,0 +1,153 @@
+"""The journal of leases: what the miner intended, written durably before it acts.
+
+Rules:
+- A reservation is a row; inserting it checks capacity in the same transaction, so two requests never share a port,
+  a device or a byte.
+- A row leaves only when nothing of the lease is left on this host.
+- After a crash the journal, the labels and the engine are compared by `neurons.miner.reconcile`.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from neurons.base.database import Database
+from neurons.miner.lease import Expiry, Lease, LeaseId, LeaseState
+from polarise.receipt import Limits
+
+_SCHEMA = """
+CREATE TABLE lease (
+    lease_id TEXT PRIMARY KEY,
+    state TEXT NOT NULL CHECK (state IN ('CREATING', 'ACTIVE', 'DELETING')),
+    renter_key TEXT NOT NULL,
+    limits TEXT NOT NULL,
+    devices TEXT NOT NULL,
+    image TEXT NOT NULL,
+    ssh_port INTEGER NOT NULL UNIQUE,
+    nonce TEXT NOT NULL,
+    created_unix_ms INTEGER NOT NULL,
+    expires_unix_ms INTEGER NOT NULL,
+    expires_boot_ms INTEGER NOT NULL,
+    boot_id TEXT NOT NULL,
+    container_id TEXT UNIQUE,
+    image_id TEXT,
+    host_key TEXT,
+    has_password INTEGER NOT NULL,
+    idempotency_key TEXT,
+    request_digest TEXT NOT NULL,
+    UNIQUE (renter_key, idempotency_key)
+) WITHOUT ROWID
+"""
+
+
+class Journal(Database):
+    """All leases of one node."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, _SCHEMA, version=1)
+
+    def reserve(self, decide: Callable[[list[Lease]], Lease]) -> Lease:
+        """Insert the lease that ``decide`` makes of all present ones, in one transaction.
+
+        Args:
+            decide: Chooses port and devices or raises; nothing is written then.
+        """
+        with self.transaction() as connection:
+            lease = decide([_lease(row) for row in connection.execute("SELECT * FROM lease")])
+            row = _row(lease)
+            marks = ", ".join("?" for _ in row)
+            connection.execute(f"INSERT INTO lease ({', '.join(row)}) VALUES ({marks})", tuple(row.values()))  # noqa: S608
+        return lease
+
+    def update(self, lease: Lease, **changes: object) -> Lease:
+        """Change a lease durably and return it as it is now."""
+        changed = replace(lease, **changes)  # type: ignore[arg-type]  # dataclasses.replace checks the names
+        row = _row(changed)
+        assignments = ", ".join(f"{name} = ?" for name in row)
+        with self.transaction() as connection:
+            connection.execute(
+                f"UPDATE lease SET {assignments} WHERE lease_id = ?",  # noqa: S608  names come from `_row`
+                (*row.values(), lease.lease_id),
+            )
+        return changed
+
+    def forget(self, lease_id: LeaseId) -> None:
+        """Drop the row; call it only when nothing of the lease is left."""
+        with self.transaction() as connection:
+            connection.execute("DELETE FROM lease WHERE lease_id = ?", (lease_id,))
+
+    def all(self) -> list[Lease]:
+        """Return every lease, oldest first."""
+        return [_lease(row) for row in self.query("SELECT * FROM lease ORDER BY created_unix_ms, lease_id")]
+
+    def by_id(self, lease_id: LeaseId) -> Lease | None:
+        """Return one lease."""
+        return _first(self.query("SELECT * FROM lease WHERE lease_id = ?", (lease_id,)))
+
+    def by_container(self, container_id: str) -> Lease | None:
+        """Return the lease of a container, by its full id or a prefix of at least 12 hex digits.
+
+        A prefix that fits two containers finds none. The caller has checked the pattern.
+        """
+        rows = self.query("SELECT * FROM lease WHERE substr(container_id, 1, ?) = ?", (len(container_id), container_id))
+        return _first(rows) if len(rows) == 1 else None
+
+    def by_idempotency_key(self, renter_key: str, idempotency_key: str) -> Lease | None:
+        """Return the lease that an earlier request with the same key made."""
+        return _first(
+            self.query(
+                "SELECT * FROM lease WHERE renter_key = ? AND idempotency_key = ?", (renter_key, idempotency_key)
+            )
+        )
+
+
+def _first(rows: list[sqlite3.Row]) -> Lease | None:
+    return _lease(rows[0]) if rows else None
+
+
+def _row(lease: Lease) -> dict[str, object]:
+    return {
+        "lease_id": lease.lease_id,
+        "state": str(lease.state),
+        "renter_key": lease.renter_key,
+        "limits": json.dumps(lease.limits.to_wire()),
+        "devices": json.dumps(lease.devices),
+        "image": lease.image,
+        "ssh_port": lease.ssh_port,
+        "nonce": lease.nonce,
+        "created_unix_ms": lease.created_unix_ms,
+        "expires_unix_ms": lease.expiry.wall_unix_ms,
+        "expires_boot_ms": lease.expiry.boot_ms,
+        "boot_id": lease.expiry.boot_id,
+        "container_id": lease.container_id,
+        "image_id": lease.image_id,
+        "host_key": lease.host_key,
+        "has_password": int(lease.has_password),
+        "idempotency_key": lease.idempotency_key,
+        "request_digest": lease.request_digest,
+    }
+
+
+def _lease(row: sqlite3.Row) -> Lease:
+    return Lease(
+        lease_id=LeaseId(row["lease_id"]),
+        state=LeaseState(row["state"]),
+        renter_key=row["renter_key"],
+        limits=Limits.model_validate_json(row["limits"]),
+        devices=tuple(json.loads(row["devices"])),
+        image=row["image"],
+        ssh_port=row["ssh_port"],
+        nonce=row["nonce"],
+        created_unix_ms=row["created_unix_ms"],
+        expiry=Expiry(row["expires_unix_ms"], row["expires_boot_ms"], row["boot_id"]),
+        container_id=row["container_id"],
+        image_id=row["image_id"],
+        host_key=row["host_key"],
+        has_password=bool(row["has_password"]),
+        idempotency_key=row["idempotency_key"],
+        request_digest=row["request_digest"],
+    )

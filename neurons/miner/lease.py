@@ -1,0 +1,88 @@
+"""A lease: what was granted to whom, where it runs and until when; the one record all parts of the miner share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NewType
+
+from polarise.receipt import Limits
+from utils.clock import Clock
+
+LeaseId = NewType("LeaseId", str)
+
+
+class LeaseState(StrEnum):
+    """CREATING -> ACTIVE -> DELETING; the row is gone when nothing of the lease is left."""
+
+    CREATING = "CREATING"
+    ACTIVE = "ACTIVE"
+    DELETING = "DELETING"
+
+
+@dataclass(frozen=True, slots=True)
+class Expiry:
+    """The end of a lease by two clocks, of which the earlier wins.
+
+    Attributes:
+        wall_unix_ms: By the wall clock, which can be stepped.
+        boot_ms: By the boot clock, which cannot; counts within one boot only.
+        boot_id: Which boot that was.
+    """
+
+    wall_unix_ms: int
+    boot_ms: int
+    boot_id: str
+
+    @staticmethod
+    def after(clock: Clock, seconds: int) -> Expiry:
+        """Return the expiry ``seconds`` from now."""
+        return Expiry(clock.wall_unix_ms() + seconds * 1000, clock.boot_ms() + seconds * 1000, clock.boot_id())
+
+    def remaining_ms(self, clock: Clock) -> int:
+        """Return the milliseconds left; zero or less means expired."""
+        by_wall = self.wall_unix_ms - clock.wall_unix_ms()
+        if clock.boot_id() != self.boot_id:
+            return by_wall
+        return min(by_wall, self.boot_ms - clock.boot_ms())
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """One row of the journal.
+
+    Attributes:
+        lease_id: 32 hex digits.
+        state: Where in its life it is.
+        renter_key: Public key of the holder.
+        limits: What its container may use.
+        devices: UUIDs of its GPUs.
+        image: Image reference asked for.
+        ssh_port: Port on the host, its own as long as it lives.
+        nonce: 64 hex digits, bound into the receipt.
+        created_unix_ms: When it was reserved.
+        expiry: When it ends.
+        container_id: Engine's id; None until the container exists.
+        image_id: What the reference was resolved to.
+        host_key: OpenSSH public key line of the container; None until it exists.
+        has_password: Whether password login is on.
+        idempotency_key: The caller's key for retries, if any.
+        request_digest: SHA-256 of the request, to tell a retry from another request under the same key.
+    """
+
+    lease_id: LeaseId
+    state: LeaseState
+    renter_key: str
+    limits: Limits
+    devices: tuple[str, ...]
+    image: str
+    ssh_port: int
+    nonce: str
+    created_unix_ms: int
+    expiry: Expiry
+    container_id: str | None = None
+    image_id: str | None = None
+    host_key: str | None = None
+    has_password: bool = False
+    idempotency_key: str | None = None
+    request_digest: str = ""

@@ -1,0 +1,144 @@
+"""The miner, built on one screen: who exists, who talks to whom, what starts in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from config.schema import Config
+from neurons.base.health import Health
+from neurons.base.http_app import Gatekeeper, HttpApp
+from neurons.base.http_server import HttpService
+from neurons.base.metrics import MetricsTracker
+from neurons.base.node import BaseNode
+from neurons.base.nonces import NonceStore
+from neurons.base.service import Service
+from neurons.base.tokens import TokenIssuer, load_token_secrets
+from neurons.miner import settings
+from neurons.miner.access_table import MINER_ACCESS
+from neurons.miner.allocate import ResourceAllocator
+from neurons.miner.container import ContainerManager
+from neurons.miner.engine import EngineWatch
+from neurons.miner.hardware import detect_devices
+from neurons.miner.http_server import MinerRoutes
+from neurons.miner.journal import Journal
+from neurons.miner.keeper import LeaseKeeper
+from neurons.miner.monitor import ResourceMonitor
+from neurons.miner.network import NodeNetwork
+from neurons.miner.pow import ChallengeHandler
+from neurons.miner.receipts import ReceiptWriter
+from neurons.miner.reconcile import Reconciler
+from neurons.miner.solver import SolverProcess
+from neurons.miner.validations import ValidationTracker
+from polarise.signing import Identity
+from utils.clock import Clock, SystemClock
+from utils.docker_utils import connect
+
+
+class MinerNode(BaseNode):
+    """Rents out ssh containers and proves the hardware under them.
+
+    Args:
+        config: The node's settings.
+        data_dir: Folder of this node.
+        identity: The node's key.
+        clock: Wall, boot and monotonic clock.
+        reach: Called with the name of each step of allocate and terminate; crash tests end the process there.
+    """
+
+    role = "miner"
+
+    def __init__(
+        self,
+        config: Config,
+        data_dir: Path,
+        identity: Identity,
+        *,
+        clock: Clock | None = None,
+        reach: Callable[[str], None] = lambda _step: None,
+    ) -> None:
+        super().__init__(data_dir, identity)
+        self.config = config
+        self.clock = clock or SystemClock()
+        self.reach = reach
+
+    def build_services(self) -> Sequence[Service]:
+        """Build every part; the engine and the port come first, so that what is missing is said at once."""
+        config, clock, files = self.config, self.clock, self.data_dir
+        client = connect(config.docker.host)
+        network = NodeNetwork(self.node_id)
+        container_settings = settings.container_settings(config, self.node_id, files)
+        manager = self.build_manager(ContainerManager(client, container_settings, network, self.reach))
+        journal = self.closing(Journal(files.journal))
+        allocator = ResourceAllocator(
+            manager,
+            journal,
+            settings.inventory(config, self.node_id),
+            settings.allocation_defaults(config),
+            clock,
+            self.reach,
+        )
+        tracker = self.closing(ValidationTracker(files.root / "validations.sqlite"))
+        challenges = self.closing(
+            ChallengeHandler(
+                self.identity,
+                detect_devices(),
+                tracker,
+                clock,
+                proof_seconds_max=config.miner.max_proof_seconds,
+                start_solver=self.start_solver,
+            )
+        )
+        tokens = TokenIssuer(
+            load_token_secrets(files.token_secrets, config.security.secret_key), config.security.token_expiry
+        )
+        gatekeeper = Gatekeeper(
+            self.identity.public_key,
+            settings.role_table(config, self.identity),
+            MINER_ACCESS,
+            self.closing(NonceStore(files.nonces)),
+            tokens,
+            clock,
+        )
+        app = HttpApp(
+            "miner",
+            gatekeeper,
+            max_body_bytes=config.network.max_body_bytes,
+            streams_max=config.network.threads // 2,
+        )
+        engine = EngineWatch(client, network, container_settings.label, settings.base_image(config))
+        MinerRoutes(
+            self.identity.public_key,
+            allocator,
+            challenges,
+            ReceiptWriter(self.identity, config.network.advertised_host),
+            ResourceMonitor(client),
+            tokens,
+            Health({"engine": engine.check}),
+            MetricsTracker(),
+            clock,
+        ).register(app)
+        self.http = HttpService(
+            app.flask,
+            config.network.host,
+            config.network.port,
+            threads=config.network.threads,
+            keep_alive_seconds=config.network.request_timeout_seconds,
+        )
+        return [engine, Reconciler(allocator, clock), LeaseKeeper(allocator, clock), self.http]
+
+    def build_manager(self, manager: ContainerManager) -> ContainerManager:
+        """Return the container manager; a cheating miner replaces it."""
+        return manager
+
+    def start_solver(self) -> SolverProcess:
+        """Start one solver process; a cheating miner starts another program."""
+        return SolverProcess()
+
+    def describe(self) -> dict[str, object]:
+        """Name the port and the limits in the start line."""
+        return {
+            "url": f"http://{self.config.network.host}:{self.http.port}",
+            "image": settings.base_image(self.config),
+            "leases_max": self.config.docker.max_leases,
+        }

@@ -1,0 +1,107 @@
+"""From the configuration to the plain values each part of the miner takes."""
+
+from __future__ import annotations
+
+from config.schema import Config
+from neurons.base.access import RoleTable
+from neurons.base.data_dir import DataDir
+from neurons.miner.allocate import AllocationDefaults
+from neurons.miner.container import ContainerSettings
+from neurons.miner.inventory import Inventory
+from neurons.setup.image import base_image_reference
+from polarise.errors import ConfigError
+from polarise.quantities import format_size, parse_size
+from polarise.signing import Identity
+from polarise.ssh_keys import parse_public_key
+from utils import gpu, host
+
+# Below the range the kernel takes client ports from, so that no outgoing connection sits on an ssh port.
+SSH_PORTS = range(20_000, 32_000)
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+
+
+def role_table(config: Config, identity: Identity) -> RoleTable:
+    """Return who may call this node."""
+    owner = identity.owner_certificate.issuer if identity.owner_certificate else None
+    access = config.access
+    return RoleTable(
+        owner,
+        validators=access.validators,
+        renters=access.renters,
+        auditors=access.auditors,
+        is_open=access.open,
+    )
+
+
+def inventory(config: Config, node_id: str) -> Inventory:
+    """Return what of this host is for lease.
+
+    Raises:
+        ConfigError: The reserve leaves nothing, or a default lease would not fit.
+    """
+    reserve = parse_size(config.docker.reserve_memory)
+    stock = Inventory(
+        memory_bytes=host.memory_bytes() - reserve,
+        cpu_milli=host.cpu_count() * 1000 - round(config.docker.reserve_cpu_count * 1000),
+        gpus=gpu.list_gpus(),
+        ssh_ports=ssh_ports(config, node_id),
+        leases_max=config.docker.max_leases,
+        leases_per_key_max=config.access.quota_leases,
+    )
+    for path, wanted, most in (
+        ("docker.default_memory", parse_size(config.docker.default_memory), stock.memory_bytes),
+        ("docker.default_cpu_count", round(config.docker.default_cpu_count * 1000), stock.cpu_milli),
+    ):
+        if wanted > most:
+            shown = format_size(max(most, 0)) if path.endswith("memory") else f"{most / 1000:g}"
+            raise ConfigError("more than this host offers", key_path=path, allowed=f"at most {shown}")
+    return stock
+
+
+def ssh_ports(config: Config, node_id: str) -> range:
+    """Return this node's ports: the configured ones, or a block of its own derived from its id."""
+    count = config.docker.ssh_port_count
+    if config.docker.ssh_port_first is not None:
+        return range(config.docker.ssh_port_first, config.docker.ssh_port_first + count)
+    blocks = len(SSH_PORTS) // count
+    first = SSH_PORTS.start + int(node_id[:8], 16) % blocks * count
+    return range(first, first + count)
+
+
+def base_image(config: Config) -> str:
+    """Return the image of containers that name none."""
+    return config.docker.base_image or base_image_reference()
+
+
+def allocation_defaults(config: Config) -> AllocationDefaults:
+    """Return what requests get where they say nothing.
+
+    Raises:
+        ConfigError: A registered ssh key cannot be used.
+    """
+    docker = config.docker
+    return AllocationDefaults(
+        image=base_image(config),
+        allowed_images=frozenset(docker.allowed_images),
+        memory_bytes=parse_size(docker.default_memory),
+        memory_bytes_min=parse_size(docker.min_memory),
+        cpu_milli=round(docker.default_cpu_count * 1000),
+        shm_bytes=parse_size(docker.shm_size),
+        pids_count=docker.pids_limit,
+        ttl_seconds=min(docker.default_ttl_seconds, docker.max_ttl_seconds),
+        ttl_seconds_max=docker.max_ttl_seconds,
+        password_login=docker.password_login,
+        registered_ssh_keys={key: parse_public_key(line) for key, line in config.access.renter_ssh_keys.items()},
+    )
+
+
+def container_settings(config: Config, node_id: str, data_dir: DataDir) -> ContainerSettings:
+    """Return what all containers have in common; ssh ports open to the world only when the world is advertised to."""
+    is_local = config.network.advertised_host in LOOPBACK
+    return ContainerSettings(
+        node_id=node_id,
+        name_prefix=config.docker.container_prefix,
+        bind_address="127.0.0.1" if is_local else "0.0.0.0",  # noqa: S104  renters come from elsewhere
+        leases_folder=data_dir.leases,
+        start_timeout_seconds=config.docker.start_timeout_seconds,
+    )

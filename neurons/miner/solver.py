@@ -1,0 +1,176 @@
+"""The solver: a process of its own per device and proof, the only one that imports torch.
+
+It speaks one JSON object per line on stdin and stdout: prepare, solve, open; the end of stdin ends it. A solver that
+hangs or dies takes nothing of the miner with it, and its memory is given back with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO
+
+from challenges.matmul_messages import MatmulParams
+from challenges.solver import MatmulBackend, MatmulWork, open_backend, solve
+from polarise.errors import SubnetError
+
+Backends = Callable[[str], MatmulBackend]
+
+READY_SECONDS = 60
+OPEN_SECONDS = 5
+
+
+class SolverFailed(SubnetError):
+    """The solver died, hung or refused; the proof is lost, the miner goes on."""
+
+
+class SolverProcess:
+    """The miner's end of one solver.
+
+    Args:
+        command: How to start it; tests and cheats pass their own.
+    """
+
+    def __init__(self, command: Sequence[str] = (sys.executable, "-m", "neurons.miner.solver")) -> None:
+        self._process = subprocess.Popen(  # noqa: S603  fixed command
+            list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        )
+
+    def prepare(self, device: str, params: MatmulParams) -> None:
+        """Import, allocate and warm up.
+
+        Raises:
+            SolverFailed: It could not.
+        """
+        sizes = {"n": params.n, "rounds": params.rounds, "tile": params.tile, "openings": params.openings}
+        self._ask({"op": "prepare", "device": device, **sizes}, READY_SECONDS)
+
+    def solve(self, seed: bytes, deadline_seconds: float) -> dict[str, object]:
+        """Do the proof and return its commitment in wire form.
+
+        Raises:
+            SolverFailed: It could not, or not in time.
+        """
+        return _mapping(self._ask({"op": "solve", "seed": seed.hex()}, deadline_seconds)["commitment"])
+
+    def open(self, positions: Sequence[Sequence[int]]) -> list[dict[str, object]]:
+        """Return the openings in wire form, in the order of the positions.
+
+        Raises:
+            SolverFailed: It could not, or a position is outside the proof.
+        """
+        answer = self._ask({"op": "open", "positions": [list(position) for position in positions]}, OPEN_SECONDS)
+        openings = answer["openings"]
+        if not isinstance(openings, list):
+            raise SolverFailed("the solver sent no openings")
+        return [_mapping(opening) for opening in openings]
+
+    def close(self) -> None:
+        """End the process, whatever it does."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    def _ask(self, request: Mapping[str, object], deadline_seconds: float) -> dict[str, object]:
+        timer = threading.Timer(deadline_seconds, self._process.kill)
+        timer.start()
+        try:
+            line = self._exchange(json.dumps(request).encode() + b"\n")
+        except (OSError, ValueError) as err:
+            raise SolverFailed(f"the solver is gone: {err}") from err
+        finally:
+            timer.cancel()
+        if not line:
+            raise SolverFailed(f"the solver ended during {request['op']} (limit {deadline_seconds:g} s)")
+        answer = _mapping(json.loads(line))
+        if "error" in answer:
+            raise SolverFailed(str(answer["error"]))
+        return answer
+
+    def _exchange(self, request: bytes) -> bytes:
+        stdin, stdout = self._process.stdin, self._process.stdout
+        if stdin is None or stdout is None:
+            raise SolverFailed("the solver has no pipes")
+        stdin.write(request)
+        stdin.flush()
+        return stdout.readline()
+
+
+def serve(requests: IO[bytes], answers: IO[bytes], open_device: Backends = open_backend) -> None:
+    """Answer requests until the stream ends; an error is an answer, not an end.
+
+    Args:
+        requests: One JSON object per line.
+        answers: The same the other way.
+        open_device: Name -> backend; cheats pass one that skips work.
+    """
+    solver = _Solver(open_device)
+    for line in requests:
+        try:
+            answer = solver.answer(json.loads(line))
+        except Exception as err:  # the edge of this process: the miner gets the cause instead of a dead pipe
+            answer = {"error": f"{type(err).__name__}: {err}"}
+        answers.write(json.dumps(answer).encode() + b"\n")
+        answers.flush()
+
+
+class _Solver:
+    def __init__(self, open_device: Backends) -> None:
+        self._open_device = open_device
+        self._backend: MatmulBackend | None = None
+        self._params: MatmulParams | None = None
+        self._work: MatmulWork | None = None
+
+    def answer(self, request: dict[str, object]) -> dict[str, object]:
+        match request["op"]:
+            case "prepare":
+                return self._prepare(request)
+            case "solve":
+                return self._solve(bytes.fromhex(str(request["seed"])))
+            case "open":
+                return self._open(request["positions"])
+        raise ValueError(f"unknown operation {request['op']!r}")
+
+    def _prepare(self, request: dict[str, object]) -> dict[str, object]:
+        n, rounds, tile, openings = (int(str(request[name])) for name in ("n", "rounds", "tile", "openings"))
+        self._params = MatmulParams(n, rounds, tile, openings)
+        self._backend = self._open_device(str(request["device"]))
+        self._backend.prepare(self._params)
+        # One small proof, so that threads, kernels and memory are warm before the clock runs.
+        solve(MatmulParams(max(tile, 256), 2, tile, 1), bytes(32), self._backend)
+        self._backend.prepare(self._params)
+        return {"ready": True}
+
+    def _solve(self, seed: bytes) -> dict[str, object]:
+        if self._backend is None or self._params is None:
+            raise ValueError("solve before prepare")
+        self._work = solve(self._params, seed, self._backend)
+        return {"commitment": self._work.commitment.to_wire()}
+
+    def _open(self, positions: object) -> dict[str, object]:
+        if self._work is None or not isinstance(positions, list):
+            raise ValueError("open before solve")
+        return {"openings": [opening.to_wire() for opening in self._work.open(positions)]}
+
+
+def _mapping(value: object) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise SolverFailed(f"the solver sent {type(value).__name__}, expected an object")
+    return value
+
+
+def main(open_device: Backends = open_backend) -> None:
+    """Serve on stdin and stdout; whatever a library prints goes to stderr."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    serve(sys.stdin.buffer, answers, open_device)
+
+
+if __name__ == "__main__":
+    main()

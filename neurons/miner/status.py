@@ -1,0 +1,71 @@
+"""What an operator wants to know at a glance: leases, and how the newest challenges went."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from neurons.base.data_dir import DataDir
+from neurons.miner.journal import Journal
+from neurons.miner.validations import ValidationTracker
+from polarise.errors import ConfigError
+from polarise.quantities import format_size
+from utils.clock import iso_utc
+
+CHALLENGES_SHOWN = 10
+
+
+def read_status(root: Path) -> dict[str, list[dict[str, object]]]:
+    """Read leases and challenges of one miner.
+
+    Raises:
+        ConfigError: The folder is not a miner's.
+    """
+    files = DataDir(root)
+    if not files.journal.exists():
+        raise ConfigError(f"{root} is not a miner's data directory", key_path="data_dir", allowed="--data-dir DIR")
+    with Journal(files.journal) as journal:
+        leases: list[dict[str, object]] = [
+            {
+                "container_id": lease.container_id,
+                "state": str(lease.state),
+                "renter_key": lease.renter_key,
+                "ssh_port": lease.ssh_port,
+                "memory_bytes": lease.limits.memory_bytes,
+                "cpu_milli": lease.limits.cpu_milli,
+                "expires_at": iso_utc(lease.expiry.wall_unix_ms),
+            }
+            for lease in journal.all()
+        ]
+    with ValidationTracker(root / "validations.sqlite") as tracker:
+        challenges: list[dict[str, object]] = [
+            {
+                "at": iso_utc(item.prepared_unix_ms),
+                "validator_key": item.validator_key,
+                "device": item.device,
+                "kind": item.kind,
+                "state": item.state,
+                "work_ms": item.work_ms,
+            }
+            for item in tracker.newest(CHALLENGES_SHOWN)
+        ]
+    return {"leases": leases, "challenges": challenges}
+
+
+def render(status: dict[str, list[dict[str, object]]]) -> str:
+    """Return the status as text."""
+    lines = [f"{len(status['leases'])} leases"]
+    for lease in status["leases"]:
+        memory = format_size(int(str(lease["memory_bytes"])))
+        lines.append(
+            f"  {str(lease['container_id'])[:12]}  {lease['state']:<8}  port {lease['ssh_port']}  {memory}  "
+            f"{int(str(lease['cpu_milli'])) / 1000:g} CPU  until {lease['expires_at']}  "
+            f"renter {str(lease['renter_key'])[:12]}"
+        )
+    lines.append(f"{len(status['challenges'])} newest challenges")
+    for item in status["challenges"]:
+        work = "" if item["work_ms"] is None else f"  work {item['work_ms']} ms"
+        lines.append(
+            f"  {item['at']}  {item['kind']} on {item['device']}  {item['state']}{work}  "
+            f"validator {str(item['validator_key'])[:12]}"
+        )
+    return "\n".join(lines)

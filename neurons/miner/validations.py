@@ -1,0 +1,85 @@
+"""What this miner was asked to prove, by whom, and how far it came; kept for its operator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from neurons.base.database import Database
+
+_SCHEMA = """
+CREATE TABLE validation (
+    challenge_id TEXT PRIMARY KEY,
+    validator_key TEXT NOT NULL,
+    device TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    state TEXT NOT NULL,
+    prepared_unix_ms INTEGER NOT NULL,
+    work_ms INTEGER
+) WITHOUT ROWID
+"""
+KEPT = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """One challenge as the miner saw it.
+
+    Attributes:
+        challenge_id: The validator's name for it.
+        validator_key: Who asked.
+        device: Which device had to prove.
+        kind: Which proof.
+        state: prepared, committed, opened or failed: with the cause behind a colon.
+        prepared_unix_ms: When it began.
+        work_ms: Time of the work on this side; None before the commitment.
+    """
+
+    challenge_id: str
+    validator_key: str
+    device: str
+    kind: str
+    state: str
+    prepared_unix_ms: int
+    work_ms: int | None
+
+
+class ValidationTracker(Database):
+    """The newest ten thousand challenges of one node."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, _SCHEMA, version=1)
+
+    def record(self, validation: Validation) -> None:
+        """Keep a new challenge and drop the oldest beyond the bound."""
+        with self.transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO validation VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    validation.challenge_id,
+                    validation.validator_key,
+                    validation.device,
+                    validation.kind,
+                    validation.state,
+                    validation.prepared_unix_ms,
+                    validation.work_ms,
+                ),
+            )
+            connection.execute(
+                "DELETE FROM validation WHERE challenge_id IN (SELECT challenge_id FROM validation "
+                "ORDER BY prepared_unix_ms DESC LIMIT -1 OFFSET ?)",
+                (KEPT,),
+            )
+
+    def advance(self, challenge_id: str, state: str, *, work_ms: int | None = None) -> None:
+        """Say how far a challenge came."""
+        with self.transaction() as connection:
+            connection.execute(
+                "UPDATE validation SET state = ?, work_ms = COALESCE(?, work_ms) WHERE challenge_id = ?",
+                (state, work_ms, challenge_id),
+            )
+
+    def newest(self, count: int) -> list[Validation]:
+        """Return the newest challenges, newest first."""
+        rows = self.query("SELECT * FROM validation ORDER BY prepared_unix_ms DESC LIMIT ?", (count,))
+        return [Validation(*tuple(row)) for row in rows]

@@ -1,0 +1,248 @@
+"""The miner's HTTP API as methods: every request signed, every answer checked before anybody believes it.
+
+Rules:
+- A request names the node it is meant for (audience); only that node's key can sign the receipt that is accepted.
+- A receipt must say what the answer around it says, and be made out to the caller.
+- A refusal comes back as the `RequestRejected` it was; an answer of another shape is `AnswerInvalid`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Generic
+
+from polarise import __version__, messages
+from polarise.answers import (
+    MAX_ANSWER_BYTES,
+    MAX_REFUSAL_BYTES,
+    AnswerT,
+    compare,
+    decoded,
+    open_receipt,
+    raise_for_status,
+    refusal_of,
+    unix_ms,
+)
+from polarise.canonical import canonical_bytes
+from polarise.decode import WireModel
+from polarise.errors import AnswerInvalid, ErrorCode, RequestRejected
+from polarise.http_client import ByteStream, HttpClient
+from polarise.http_signatures import sign_request
+from polarise.receipt import ID_PATTERN
+from polarise.signing import Identity
+
+
+@dataclass(frozen=True, slots=True)
+class Timed(Generic[AnswerT]):
+    """An answer with the validator's own clock around it; see `polarise.http_client` for the three stamps."""
+
+    answer: AnswerT
+    sent_ns: int
+    first_byte_ns: int
+    last_byte_ns: int
+
+
+class MinerClient:
+    """One miner, as one identity sees it.
+
+    Args:
+        endpoint: Base URL of the miner's API.
+        node_key: The miner's node key, from the registry or pinned at first contact.
+        identity: Who asks.
+        allow_private: Whether loopback and private addresses may be connected to.
+        timeout_seconds: Deadline of each request that names no other.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        node_key: str,
+        identity: Identity,
+        *,
+        allow_private: bool = True,
+        timeout_seconds: float = 30.0,
+    ) -> None:
+        self.node_key = node_key
+        self._identity = identity
+        self._http = HttpClient(endpoint, allow_private=allow_private)
+        self._timeout_seconds = timeout_seconds
+
+    @property
+    def endpoint(self) -> str:
+        """Base URL of the miner's API."""
+        return self._http.base_url
+
+    def status(self) -> messages.StatusAnswer:
+        """Ask who the node is and what is free.
+
+        Raises:
+            AnswerInvalid: It names another node key than the one expected.
+        """
+        answer = read_status(self._http, self._timeout_seconds)
+        if answer.node_key != self.node_key:
+            raise AnswerInvalid(f"{self.endpoint} is node {answer.node_key[:12]}, expected {self.node_key[:12]}")
+        return answer
+
+    def ping(self) -> int:
+        """Return the nanoseconds from request to answer of GET /healthz, on a fresh connection, connecting left out."""
+        response = self._http.request("GET", "/healthz", timeout_seconds=self._timeout_seconds)
+        raise_for_status(response)
+        return response.first_byte_ns - response.sent_ns
+
+    def token(self) -> messages.TokenAnswer:
+        """Get a bearer token for plain HTTP clients."""
+        return self._call("POST", "/token", messages.TokenAnswer).answer
+
+    def allocate(
+        self,
+        request: messages.AllocateRequest,
+        *,
+        idempotency_key: str | None = None,
+        timeout_seconds: float | None = None,
+    ) -> messages.AllocateAnswer:
+        """Rent a container.
+
+        Args:
+            request: What is asked for.
+            idempotency_key: The same key again gives the same lease, so a lost answer can be asked for once more.
+            timeout_seconds: Deadline of this request.
+
+        Raises:
+            AnswerInvalid: The receipt does not hold or says something else than the answer.
+        """
+        headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
+        answer = self._call(
+            "POST", "/allocate", messages.AllocateAnswer, request, headers=headers, timeout_seconds=timeout_seconds
+        ).answer
+        self._check_allocation(answer)
+        return answer
+
+    def containers(self) -> tuple[messages.ContainerView, ...]:
+        """List the caller's containers; the owner sees all."""
+        return self._call("GET", "/containers", messages.ContainerList).answer.containers
+
+    def container(self, container_id: str) -> messages.ContainerView:
+        """Show one container."""
+        return self._call("GET", f"/containers/{_checked_id(container_id)}", messages.ContainerView).answer
+
+    def renew(self, container_id: str, ttl_seconds: int | None = None) -> messages.RenewAnswer:
+        """Let the lease end ``ttl_seconds`` from now.
+
+        Raises:
+            AnswerInvalid: The new receipt does not hold or says something else than the answer.
+        """
+        request = messages.RenewRequest(ttl_seconds=ttl_seconds)
+        path = f"/containers/{_checked_id(container_id)}/renew"
+        answer = self._call("POST", path, messages.RenewAnswer, request).answer
+        receipt = open_receipt(answer.receipt, node_key=self.node_key, renter_key=self._identity.public_key)
+        compare("container_id", answer.container_id, receipt.container_id)
+        compare("container_id", answer.container_id, container_id)
+        compare("expires_at", unix_ms(answer.expires_at), receipt.expires_unix_ms)
+        return answer
+
+    def set_ssh_key(self, container_id: str, line: str) -> None:
+        """Replace every SSH key of the container by this one."""
+        request = messages.SshKeyRequest(ssh_public_key=line)
+        self._call("PUT", f"/containers/{_checked_id(container_id)}/ssh-key", messages.SuccessAnswer, request)
+
+    def new_password(self, container_id: str) -> messages.PasswordAnswer:
+        """Get a new one-time password; the old one is dead."""
+        return self._call("POST", f"/containers/{_checked_id(container_id)}/password", messages.PasswordAnswer).answer
+
+    def terminate(self, container_id: str) -> None:
+        """End the lease and remove the container."""
+        self._call("DELETE", f"/terminate/{_checked_id(container_id)}", messages.TerminateAnswer)
+
+    def logs(self, container_id: str, *, follow: bool = False, idle_seconds: float = 600.0) -> ByteStream:
+        """Read the container's output; iterate the result and close it.
+
+        Args:
+            container_id: Whose output.
+            follow: Whether to wait for more.
+            idle_seconds: Longest silence before the stream counts as dead.
+        """
+        target = f"/logs/{_checked_id(container_id)}" + ("?follow=1" if follow else "")
+        headers = self._signed("GET", target, b"")
+        stream = self._http.stream(
+            target, headers=headers, timeout_seconds=self._timeout_seconds, idle_seconds=idle_seconds
+        )
+        if stream.status >= 400:
+            body = stream.read_rest(MAX_REFUSAL_BYTES, self._timeout_seconds)
+            raise refusal_of(stream.status, stream.headers.get("retry-after"), body)
+        return stream
+
+    def prepare(self, request: messages.PrepareRequest, *, deadline_seconds: float) -> None:
+        """Announce a proof; nothing is timed yet."""
+        self._call("POST", "/challenge/prepare", messages.SuccessAnswer, request, timeout_seconds=deadline_seconds)
+
+    def start(self, request: messages.StartRequest, *, deadline_seconds: float) -> Timed[messages.CommitAnswer]:
+        """Start the clock and wait for the commitment, whose signature the caller checks.
+
+        A miner can send its first byte before it has the commitment: the work took until ``last_byte_ns``.
+        """
+        return self._call("POST", "/challenge/start", messages.CommitAnswer, request, timeout_seconds=deadline_seconds)
+
+    def open(self, request: messages.OpenRequest, *, deadline_seconds: float) -> messages.OpenAnswer:
+        """Ask for the drawn openings."""
+        return self._call(
+            "POST", "/challenge/open", messages.OpenAnswer, request, timeout_seconds=deadline_seconds
+        ).answer
+
+    def _call(
+        self,
+        method: str,
+        target: str,
+        model: type[AnswerT],
+        request: WireModel | None = None,
+        *,
+        headers: dict[str, str] | None = None,
+        timeout_seconds: float | None = None,
+    ) -> Timed[AnswerT]:
+        body = b"" if request is None else canonical_bytes(request.to_wire())
+        response = self._http.request(
+            method,
+            target,
+            headers={**(headers or {}), **self._signed(method, target, body)},
+            body=body,
+            timeout_seconds=self._timeout_seconds if timeout_seconds is None else timeout_seconds,
+            max_bytes=MAX_ANSWER_BYTES,
+        )
+        answer = decoded(model, response)
+        return Timed(answer, response.sent_ns, response.first_byte_ns, response.last_byte_ns)
+
+    def _signed(self, method: str, target: str, body: bytes) -> dict[str, str]:
+        headers = {"User-Agent": f"polarise/{__version__}", "Content-Type": "application/json"} if body else {}
+        url = self._http.base_url + target
+        return {**headers, **sign_request(self._identity, method, url, body, audience=self.node_key)}
+
+    def _check_allocation(self, answer: messages.AllocateAnswer) -> None:
+        receipt = open_receipt(answer.receipt, node_key=self.node_key, renter_key=self._identity.public_key)
+        for name in (
+            "container_id",
+            "ssh_host",
+            "ssh_port",
+            "ssh_user",
+            "host_key",
+            "host_key_fingerprint",
+            "limits",
+            "devices",
+        ):
+            compare(name, getattr(answer, name), getattr(receipt, name))
+        compare("expires_at", unix_ms(answer.expires_at), receipt.expires_unix_ms)
+
+
+def read_status(http: HttpClient, timeout_seconds: float) -> messages.StatusAnswer:
+    """Ask a node whose key is not known yet who it is; nothing in the answer is signed."""
+    return decoded(messages.StatusAnswer, http.request("GET", "/status", timeout_seconds=timeout_seconds))
+
+
+def _checked_id(container_id: str) -> str:
+    if not re.fullmatch(ID_PATTERN, container_id):
+        raise RequestRejected(
+            ErrorCode.INVALID_FIELD,
+            f"{container_id[:80]!r} is not a container id",
+            hint="12 to 64 lower-case hex digits, as `renter ps` shows them",
+            field="container_id",
+        )
+    return container_id

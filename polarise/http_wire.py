@@ -1,0 +1,97 @@
+"""The bytes of one HTTP/1.1 exchange: the request's head, a reader that keeps the deadline, a bounded body.
+
+What sockets and `http.client` raise becomes `Unavailable` or `DeadlineExceeded` in one place, `border`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import io
+import re
+import socket
+from collections.abc import Iterator, Mapping
+
+from polarise.deadline import Patience
+from polarise.errors import DeadlineExceeded, Unavailable
+
+MAX_HEAD_BYTES = 64 * 1024
+
+
+@contextlib.contextmanager
+def border(name: str) -> Iterator[None]:
+    """Turn what sockets and http.client raise into our two errors; ``name`` says who it was about."""
+    try:
+        yield
+    except TimeoutError as err:
+        raise DeadlineExceeded(f"{name} did not answer in time") from err
+    except (OSError, http.client.HTTPException, ValueError) as err:
+        raise Unavailable(f"{name}: {type(err).__name__}: {str(err)[:200]!r}") from err
+
+
+def request_head(method: str, target: str, authority: str, headers: Mapping[str, str], body: bytes) -> bytes:
+    """Return request line and headers; Host, Content-Length and Connection are ours.
+
+    Raises:
+        ValueError: Something would break out of its line.
+    """
+    if not re.fullmatch(r"[A-Z]+", method) or not re.fullmatch(r"/[\x21-\x7e]*", target):
+        raise ValueError(f"{method[:20]!r} {target[:100]!r} is no request line")
+    fields = {"Host": authority, **headers, "Content-Length": str(len(body)), "Connection": "close"}
+    lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+    if any("\r" in line or "\n" in line for line in lines):
+        raise ValueError("a header holds a line break")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+class SocketReader(io.RawIOBase):
+    """The receiving half of a socket, with the time left applied to every single read."""
+
+    def __init__(self, sock: socket.socket, patience: Patience, limit_bytes: int | None) -> None:
+        self._sock = sock
+        self.patience = patience
+        self.limit_bytes = limit_bytes
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        """Stand in for a socket where `http.client.HTTPResponse` wants one."""
+        return io.BufferedReader(self)
+
+    def readable(self) -> bool:
+        """Say yes; see `io.RawIOBase`."""
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # what BufferedReader passes
+        """Receive once, within the time that is left."""
+        self._sock.settimeout(self.patience.left_seconds())
+        count = self._sock.recv_into(buffer)
+        if self.limit_bytes is not None:
+            self.limit_bytes -= count
+            if self.limit_bytes < 0:
+                raise Unavailable(f"the head of the answer is larger than {MAX_HEAD_BYTES} bytes")
+        return count
+
+    def hang_up(self) -> None:
+        """Wake whoever is reading; the socket itself is closed by its owner."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+
+def read_body(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
+    """Read the whole body.
+
+    Raises:
+        Unavailable: It is larger than ``max_bytes`` or breaks off.
+    """
+    if response.length is not None and response.length > max_bytes:
+        raise Unavailable(f"the answer has {response.length} bytes, at most {max_bytes} are read")
+    content = response.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise Unavailable(f"the answer is larger than {max_bytes} bytes")
+    check_complete(response, is_at_end=True)
+    return content
+
+
+def check_complete(response: http.client.HTTPResponse, *, is_at_end: bool) -> None:
+    """http.client does not complain when a bounded read meets the end of a connection too early."""
+    if is_at_end and response.length:
+        raise Unavailable(f"the answer broke off, {response.length} bytes are missing")

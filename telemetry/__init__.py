@@ -1,0 +1,1 @@
+"""The telemetry's room: sampler, thresholds, shipper, exporter; empty until the log exists."""

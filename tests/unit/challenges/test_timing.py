@@ -1,0 +1,114 @@
+"""From stamps to verdicts: each bound by the least amount on either side, on recorded times only."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from challenges import timing
+from challenges.matmul import MatmulParams
+from polarise.errors import RejectReason
+
+SECOND = 1_000_000_000
+MS = 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("sent", "received", "rtt", "expected"),
+    [
+        (0, 10 * SECOND, 0, 10 * SECOND),
+        (5, 10 * SECOND + 5, 80 * MS, 9920 * MS),
+        (0, 10 * SECOND, 100 * MS, 9900 * MS),
+        (0, 10 * SECOND, 100 * MS + 1, 9900 * MS),
+        (0, 10 * SECOND, 60 * SECOND, 9900 * MS),
+        (0, 50 * MS, 80 * MS, 1),
+        (7, 7, 0, 1),
+    ],
+)
+def test_round_trip_is_subtracted_up_to_its_cap(sent: int, received: int, rtt: int, expected: int) -> None:
+    assert timing.duration_ns(sent, received, rtt) == expected
+
+
+@pytest.mark.parametrize(("sent", "received", "rtt"), [(1, 0, 0), (0, 1, -1)])
+def test_impossible_stamps_are_our_own_error(sent: int, received: int, rtt: int) -> None:
+    with pytest.raises(ValueError, match="stamps"):
+        timing.duration_ns(sent, received, rtt)
+
+
+def test_rate_counts_two_operations_per_term() -> None:
+    params = MatmulParams(n=1024, rounds=10)
+    assert params.operations == 2 * 1024**3 * 10
+    assert timing.rate_per_second(params.operations, 2 * SECOND) == 1024**3 * 10
+
+
+@pytest.mark.parametrize(("operations", "time_ns"), [(-1, 1), (1, 0)])
+def test_impossible_rates_are_our_own_error(operations: int, time_ns: int) -> None:
+    with pytest.raises(ValueError, match="operations"):
+        timing.rate_per_second(operations, time_ns)
+
+
+def test_a_claim_of_nothing_is_our_own_error() -> None:
+    with pytest.raises(ValueError, match="claimed 0"):
+        timing.ratio_ppm(5, 0)
+
+
+@pytest.mark.parametrize(
+    ("measured", "claimed", "peak", "reason", "counted"),
+    [
+        (6_000_000, 10_000_000, None, None, 6_000_000),
+        (5_999_999, 10_000_000, None, RejectReason.CLAIM_NOT_MET, 5_999_999),
+        (10_000_001, 10_000_000, None, None, 10_000_000),
+        (99_000_000, 10_000_000, None, None, 10_000_000),
+        (11_500_000, 8_000_000, 10_000_000, None, 8_000_000),
+        (11_500_001, 8_000_000, 10_000_000, RejectReason.TOO_FAST, 0),
+        (11_500_001, 99_000_000, 10_000_000, RejectReason.TOO_FAST, 0),
+        (0, 1, None, RejectReason.CLAIM_NOT_MET, 0),
+    ],
+)
+def test_bands(measured: int, claimed: int, peak: int | None, reason: RejectReason | None, counted: int) -> None:
+    verdict = timing.judge_rate(measured, claimed, peak)
+    assert verdict.reason is reason
+    assert verdict.is_accepted is (reason is None)
+    assert verdict.counted == counted
+    assert verdict.ratio_ppm == measured * 1_000_000 // claimed
+
+
+@given(st.integers(0, 10**18), st.integers(1, 10**18), st.none() | st.integers(1, 10**18))
+def test_no_more_counts_than_claimed_and_measured(measured: int, claimed: int, peak: int | None) -> None:
+    verdict = timing.judge_rate(measured, claimed, peak)
+    assert 0 <= verdict.counted <= min(measured, claimed)
+
+
+@pytest.mark.parametrize(
+    ("rate", "seconds", "n", "rounds"),
+    [
+        (100 * 10**9, 2, 2048, 12),
+        (60 * 10**9, 2, 1024, 56),
+        (200 * 10**9, 2, 2048, 23),
+        (790 * 10**12, 10, 16384, 898),
+        (1, 1, 256, 2),
+        (10**17, 600, 16384, 4096),
+    ],
+)
+def test_sizes_fit_the_device(rate: int, seconds: int, n: int, rounds: int) -> None:
+    assert timing.fit_params(rate, seconds) == MatmulParams(n, rounds)
+
+
+def test_memory_limits_the_size() -> None:
+    wanted = 16 * 8192**2
+    assert timing.fit_params(10**15, 10, memory_bytes=wanted).n == 8192
+    assert timing.fit_params(10**15, 10, memory_bytes=wanted - 1).n == 4096
+
+
+@given(st.integers(10**9, 10**15), st.integers(1, 20))
+def test_work_lasts_about_the_target(rate: int, seconds: int) -> None:
+    params = timing.fit_params(rate, seconds)
+    if params.rounds < 4096:
+        assert abs(params.operations - rate * seconds) <= params.n**3 + rate * seconds // 100
+
+
+@pytest.mark.parametrize(("rate", "seconds"), [(0, 1), (1, 0)])
+def test_planning_for_nothing_is_our_own_error(rate: int, seconds: int) -> None:
+    with pytest.raises(ValueError, match="target"):
+        timing.fit_params(rate, seconds)

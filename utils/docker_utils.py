@@ -1,0 +1,96 @@
+"""The Docker engine through docker-py: connect, and tell "gone" from "cannot be asked".
+
+Rules:
+- An engine that does not answer is `Unavailable`; what it holds is then unknown, never gone.
+- Ids are checked against a pattern before they reach a URL of the engine.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import docker
+import requests
+from docker.errors import APIError, DockerException, NotFound
+from docker.models.containers import Container
+
+from polarise.errors import Unavailable
+
+CONTAINER_ID = re.compile(r"[0-9a-f]{12,64}")
+TIMEOUT_SECONDS = 60
+
+
+def connect(host: str | None) -> docker.DockerClient:
+    """Return a client; nothing is sent before it is used.
+
+    Args:
+        host: Engine URL, None for the environment's or the local one.
+
+    Raises:
+        Unavailable: The engine cannot be reached.
+    """
+    with engine_errors():
+        if host is None:
+            return docker.from_env(timeout=TIMEOUT_SECONDS)
+        return docker.DockerClient(base_url=host, timeout=TIMEOUT_SECONDS)
+
+
+@contextmanager
+def engine_errors() -> Iterator[None]:
+    """Turn "the engine does not answer" into `Unavailable`; the engine's own refusals pass through.
+
+    Raises:
+        Unavailable: No engine, or it hung.
+    """
+    try:
+        yield
+    except APIError:
+        raise
+    except (requests.exceptions.RequestException, DockerException, ConnectionError) as err:
+        raise Unavailable(
+            f"the Docker engine does not answer ({type(err).__name__}); is dockerd running? `docker info` tells",
+            retry_after_seconds=5,
+        ) from err
+
+
+def find_container(client: docker.DockerClient, container_id: str) -> Container | None:
+    """Return a container by its id, None when the engine says that there is none.
+
+    Raises:
+        Unavailable: The engine cannot be asked.
+        ValueError: Not a container id.
+    """
+    if not CONTAINER_ID.fullmatch(container_id):
+        raise ValueError(f"{container_id!r} is not a container id")
+    with engine_errors():
+        try:
+            return client.containers.get(container_id)
+        except NotFound:
+            return None
+
+
+def labelled_containers(client: docker.DockerClient, label: str) -> list[Container]:
+    """Return all containers, running or not, that carry ``label`` (``name=value``)."""
+    with engine_errors():
+        return list(client.containers.list(all=True, filters={"label": label}, ignore_removed=True))
+
+
+def remove_container(client: docker.DockerClient, container_id: str) -> None:
+    """Kill and remove a container with its anonymous volumes; one that is gone already is fine.
+
+    Raises:
+        Unavailable: The engine cannot be asked.
+    """
+    if not CONTAINER_ID.fullmatch(container_id):
+        raise ValueError(f"{container_id!r} is not a container id")
+    with engine_errors():
+        try:
+            client.api.remove_container(container_id, v=True, force=True)
+        except NotFound:
+            return
+        except APIError as err:
+            # 409: another request is removing it at this moment; that is what we want.
+            if err.status_code != 409:
+                raise
