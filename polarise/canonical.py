@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 import rfc8785
 
-JsonValue: TypeAlias = "None | bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue]"
+JsonValue: TypeAlias = "bool | int | float | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
 
 
 def canonical_bytes(value: JsonValue) -> bytes:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import TypeVar
@@ -53,7 +54,10 @@ def decode_json(raw: bytes, *, max_bytes: int = MAX_BODY_BYTES) -> JsonValue:
     _check_depth(raw)
     try:
         value: JsonValue = json.loads(
-            raw.decode("utf-8"), object_pairs_hook=_object_without_duplicates, parse_constant=_refuse_constant
+            raw.decode("utf-8"),
+            object_pairs_hook=_object_without_duplicates,
+            parse_constant=_refuse_constant,
+            parse_float=_finite_float,
         )
     except (UnicodeDecodeError, ValueError, RecursionError) as err:
         raise RequestRejected(
@@ -68,7 +72,8 @@ def decode_model(model: type[ModelT], raw: bytes, *, max_bytes: int = MAX_BODY_B
     Raises:
         RequestRejected: As `decode_json`, or UNKNOWN_FIELD / INVALID_FIELD (400) naming the field.
     """
-    raw = raw if raw.strip() else b"{}"
+    if len(raw) <= max_bytes and not raw.strip():
+        raw = b"{}"
     value = decode_json(raw, max_bytes=max_bytes)
     if not isinstance(value, Mapping):
         raise RequestRejected(
@@ -126,6 +131,13 @@ def _object_without_duplicates(pairs: list[tuple[str, JsonValue]]) -> dict[str, 
 
 def _refuse_constant(name: str) -> JsonValue:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite_float(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text[:32]} is beyond any number we can hold")
+    return value
 
 
 def _check_depth(raw: bytes) -> None:

@@ -11,7 +11,6 @@ Rules:
 from __future__ import annotations
 
 import base64
-import binascii
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -166,7 +165,7 @@ def _certificate(header: str) -> Certificate:
     try:
         certificate = decode_model(Certificate, base64.b64decode(header, validate=True))
         certificate.check(issuer=certificate.issuer, purpose=Purpose.REQUEST)
-    except (binascii.Error, RequestRejected, SignatureInvalid) as err:
+    except (ValueError, RequestRejected, SignatureInvalid) as err:
         raise _bad(f"the certificate does not hold: {err}", "certify your request key", CERTIFICATE_HEADER) from err
     return certificate
 

@@ -27,7 +27,7 @@ DeviceList = Annotated[tuple[Annotated[str, Field(max_length=96)] | StrictInt, .
 
 
 class DeviceSelector(WireModel):
-    """ "Any ``count`` devices, of this model" instead of naming them."""
+    """Any ``count`` devices, all of one model if it is named, instead of their UUIDs."""
 
     count: int = Field(ge=1, le=64)
     model: str | None = Field(default=None, max_length=200)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from decimal import Decimal
 
-_PATTERN = re.compile(r"^(\d{1,12}(?:\.\d{1,6})?)\s?([kmgt]?)(?:i?b)?$", re.IGNORECASE)
+_PATTERN = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?(?:([kmgt])i?)?b?", re.IGNORECASE | re.ASCII)
 _SHIFT = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
 SIZE_HINT = 'a size such as "512m", "2g" or "1.5g"'
 
@@ -21,10 +21,10 @@ def parse_size(text: str) -> int:
     Raises:
         ValueError: Not a size, or not a whole number of bytes >= 1.
     """
-    match = _PATTERN.match(text.strip()) if len(text) <= 32 else None
+    match = _PATTERN.fullmatch(text.strip()) if len(text) <= 32 else None
     if match is None:
         raise ValueError(f"{text[:32]!r} is not a size; write {SIZE_HINT}")
-    size = Decimal(match.group(1)) * (1 << _SHIFT[match.group(2).lower()])
+    size = Decimal(match.group(1)) * (1 << _SHIFT[(match.group(2) or "").lower()])
     if size != int(size) or size < 1:
         raise ValueError(f"{text!r} is not a whole number of bytes; write {SIZE_HINT}")
     return int(size)

@@ -10,9 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import docker
 import requests
+from docker.constants import DEFAULT_DOCKER_API_VERSION
 from docker.errors import APIError, DockerException, NotFound
 from docker.models.containers import Container
 
@@ -29,12 +31,12 @@ def connect(host: str | None) -> docker.DockerClient:
         host: Engine URL, None for the environment's or the local one.
 
     Raises:
-        Unavailable: The engine cannot be reached.
+        Unavailable: The address of the engine cannot be used.
     """
     with engine_errors():
         if host is None:
-            return docker.from_env(timeout=TIMEOUT_SECONDS)
-        return docker.DockerClient(base_url=host, timeout=TIMEOUT_SECONDS)
+            return _PatientClient.from_env(timeout=TIMEOUT_SECONDS)
+        return _PatientClient(base_url=host, timeout=TIMEOUT_SECONDS)
 
 
 @contextmanager
@@ -72,8 +74,12 @@ def find_container(client: docker.DockerClient, container_id: str) -> Container 
 
 
 def labelled_containers(client: docker.DockerClient, label: str) -> list[Container]:
-    """Return all containers, running or not, that carry ``label`` (``name=value``)."""
-    with engine_errors():
+    """Return all containers, running or not, that carry ``label`` (``name=value``).
+
+    Raises:
+        Unavailable: The engine cannot be asked, or failed at it.
+    """
+    with engine_errors(), _refusals_are_outages():
         return list(client.containers.list(all=True, filters={"label": label}, ignore_removed=True))
 
 
@@ -81,11 +87,11 @@ def remove_container(client: docker.DockerClient, container_id: str) -> None:
     """Kill and remove a container with its anonymous volumes; one that is gone already is fine.
 
     Raises:
-        Unavailable: The engine cannot be asked.
+        Unavailable: The engine cannot be asked, or could not do it now.
     """
     if not CONTAINER_ID.fullmatch(container_id):
         raise ValueError(f"{container_id!r} is not a container id")
-    with engine_errors():
+    with engine_errors(), _refusals_are_outages():
         try:
             client.api.remove_container(container_id, v=True, force=True)
         except NotFound:
@@ -94,3 +100,40 @@ def remove_container(client: docker.DockerClient, container_id: str) -> None:
             # 409: another request is removing it at this moment; that is what we want.
             if err.status_code != 409:
                 raise
+
+
+@contextmanager
+def _refusals_are_outages() -> Iterator[None]:
+    """Where the engine has no reason to refuse, a refusal is a failure of its own, to be tried again later."""
+    try:
+        yield
+    except APIError as err:
+        raise Unavailable(f"the engine failed: {err.explanation or err}", retry_after_seconds=10) from err
+
+
+class _PatientApi(docker.APIClient):
+    """Asks the engine for its version at the first request instead of when it is made; docker-py connects at once.
+
+    A fixed version is no way out: Debian 12's engine ends at 1.41, and Docker 29 begins at 1.44.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  docker-py's own arguments
+        super().__init__(*args, **{**kwargs, "version": DEFAULT_DOCKER_API_VERSION})
+        self._found: str | None = None
+
+    @property
+    def _version(self) -> str:
+        if self._found is None:
+            self._found = str(self._retrieve_server_version())  # type: ignore[attr-defined]  # not in the stubs
+        return self._found
+
+    @_version.setter
+    def _version(self, version: str) -> None:
+        self._found = version
+
+
+class _PatientClient(docker.DockerClient):
+    """docker-py's client over a `_PatientApi`."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  docker-py's own arguments
+        self.api = _PatientApi(*args, **kwargs)

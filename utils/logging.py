@@ -87,7 +87,10 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
 
 def _plain(value: object) -> str:
     text = str(value)
-    return json.dumps(text, ensure_ascii=False) if any(c.isspace() or not c.isprintable() for c in text) else text
+    if not text.isprintable():
+        # To ASCII, because JSON alone leaves NEL, U+2028 and the C1 controls as they are.
+        return json.dumps(text)
+    return json.dumps(text, ensure_ascii=False) if " " in text or not text else text
 
 
 def _plain_message(record: logging.LogRecord) -> str:

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
+import sys
 from pathlib import Path
 from types import TracebackType
 
@@ -44,9 +44,10 @@ class DataDir:
                 f"cannot use the data directory: {err}", key_path="data_dir", allowed="a folder this user may write"
             ) from err
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor)
         except OSError as err:
-            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            holder = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
             os.close(descriptor)
             raise ConfigError(
                 f"process {holder} already runs on {self.root}",
@@ -54,7 +55,8 @@ class DataDir:
                 allowed="stop that process, or give this node a data directory of its own",
             ) from err
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
         self._lock_descriptor = descriptor
         return self
 
@@ -64,3 +66,20 @@ class DataDir:
         if self._lock_descriptor is not None:
             os.close(self._lock_descriptor)
             self._lock_descriptor = None
+
+
+if sys.platform == "win32":  # written for validators there, not run
+
+    def _lock(descriptor: int) -> None:
+        import msvcrt
+
+        # One byte far behind the process id, which others must stay able to read.
+        os.lseek(descriptor, 1 << 20, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+
+else:
+
+    def _lock(descriptor: int) -> None:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

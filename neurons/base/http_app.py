@@ -223,7 +223,7 @@ def _answer_http_exception(error: HTTPException) -> Response:
         return _failure(
             ErrorCode.METHOD_NOT_ALLOWED, f"{request.method} is not served here", "README, API reference", 405
         )
-    if status == 404:
+    if status in (308, 404):  # 308: a path with "//" in it, which werkzeug would redirect
         return _failure(ErrorCode.NOT_FOUND, f"there is no {request.path[:100]}", "README, API reference", 404)
     if status == 413:
         return _failure(ErrorCode.BODY_TOO_LARGE, "the body is too large", "send a smaller request", 413)

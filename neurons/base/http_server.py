@@ -77,6 +77,8 @@ class HttpService:
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((self._host, self._port))
+            # Only a listening socket keeps a second one off the port.
+            listener.listen(BACKLOG)
         except OSError as err:
             listener.close()
             raise ConfigError(
@@ -92,7 +94,6 @@ class HttpService:
             self.prepare()
         # The supervisor may run us again after a failure; uvicorn closes the socket it was given, so it gets a copy.
         listener = cast(socket.socket, self._socket).dup()
-        listener.listen(BACKLOG)
         server = uvicorn.Server(
             uvicorn.Config(
                 app=cast(Any, _TellDisconnect(WSGIMiddleware(cast(Any, self._application), workers=self._threads))),
@@ -156,6 +157,8 @@ class _TellDisconnect:
         try:
             await self._application(scope, receive_and_watch, send)
         finally:
+            # Also when the server ends with the response open: the thread that streams asks this event.
+            gone.set()
             for watcher in watchers:
                 watcher.cancel()
 

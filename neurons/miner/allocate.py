@@ -17,6 +17,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from neurons.miner.admission import Admission, ValidRequest, rejected
 from neurons.miner.console import set_password
 from neurons.miner.container import (
     ContainerManager,
@@ -33,8 +34,6 @@ from neurons.miner.login import password_entry
 from polarise.canonical import digest_hex
 from polarise.errors import ErrorCode, RequestRejected, Unavailable
 from polarise.messages import AllocateRequest
-from polarise.quantities import format_size, parse_size
-from polarise.receipt import Limits
 from polarise.ssh_keys import parse_public_key
 from utils.clock import Clock
 
@@ -43,47 +42,6 @@ logger = logging.getLogger(__name__)
 CONTAINER_ID_PATTERN = re.compile(r"[0-9a-f]{12,64}")
 IDEMPOTENCY_PATTERN = re.compile(r"[A-Za-z0-9_\-]{1,64}")
 PORT_ATTEMPTS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class AllocationDefaults:
-    """What a request gets where it says nothing, and the bounds of what it may say.
-
-    Attributes:
-        image: Image reference.
-        allowed_images: References a request may name, the default included.
-        memory_bytes: Memory.
-        memory_bytes_min: Smallest memory that may be asked for.
-        cpu_milli: CPUs in thousandths.
-        shm_bytes: Size of /dev/shm, at most half the memory.
-        pids_count: Processes and threads.
-        ttl_seconds: Length of a lease.
-        ttl_seconds_max: Longest lease, renewals included.
-        password_login: Whether a request without a key gets a password.
-        registered_ssh_keys: Renter key -> OpenSSH key line.
-    """
-
-    image: str
-    allowed_images: frozenset[str]
-    memory_bytes: int
-    memory_bytes_min: int
-    cpu_milli: int
-    shm_bytes: int
-    pids_count: int
-    ttl_seconds: int
-    ttl_seconds_max: int
-    password_login: bool
-    registered_ssh_keys: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class ValidRequest:
-    """A request that this host could serve, everything left out filled in."""
-
-    limits: Limits
-    image: str
-    public_key: str | None
-    ttl_seconds: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +59,7 @@ class ResourceAllocator:
         manager: Runs the containers.
         journal: The node's leases.
         inventory: What is for lease.
-        defaults: What requests get where they say nothing.
+        admission: Fills in what a request leaves out, and checks the rest.
         clock: Wall and boot clock.
         reach: Called with the name of each step; tests end the process there.
     """
@@ -111,14 +69,14 @@ class ResourceAllocator:
         manager: ContainerManager,
         journal: Journal,
         inventory: Inventory,
-        defaults: AllocationDefaults,
+        admission: Admission,
         clock: Clock,
         reach: StepObserver = lambda _step: None,
     ) -> None:
         self.manager = manager
         self.journal = journal
         self.inventory = inventory
-        self._defaults = defaults
+        self._admission = admission
         self._clock = clock
         self._reach = reach
         self._locks: dict[LeaseId, threading.RLock] = {}
@@ -153,39 +111,15 @@ class ResourceAllocator:
             self._in_flight.discard(lease_id)
 
     def validate_resources(self, request: AllocateRequest, renter_key: str) -> ValidRequest:
-        """Fill in defaults and refuse what this host can never serve.
+        """Fill in defaults and refuse what this host can never serve; changes nothing.
 
         Raises:
             RequestRejected: 422 or 400 naming the field.
         """
-        defaults = self._defaults
-        for name in ("disk", "isolation"):
-            value = getattr(request, name)
-            if value is not None and value != "standard":
-                raise _rejected(
-                    ErrorCode.NOT_SUPPORTED, name, f"this miner cannot enforce {name}={value!r}", f"leave {name} out"
-                )
-        memory = parse_size(request.memory) if request.memory is not None else defaults.memory_bytes
-        if memory < defaults.memory_bytes_min:
-            least = format_size(defaults.memory_bytes_min)
-            raise _rejected(
-                ErrorCode.INVALID_FIELD, "memory", f"{format_size(memory)} is too little", f"ask for at least {least}"
-            )
-        limits = Limits(
-            memory_bytes=memory - memory % 4096,
-            swap_bytes=0,
-            cpu_milli=round(request.cpu_count * 1000) if request.cpu_count is not None else defaults.cpu_milli,
-            pids_count=defaults.pids_count,
-            shm_bytes=min(defaults.shm_bytes, memory // 2 // 4096 * 4096),
-        )
-        self.inventory.check_host(limits)
+        valid = self._admission.validate(request, renter_key)
+        self.inventory.check_host(valid.limits)
         self.inventory.pick_devices(request.devices, [])
-        return ValidRequest(
-            limits=limits,
-            image=self._image(request.image),
-            public_key=self._public_key(request.ssh_public_key, renter_key),
-            ttl_seconds=self._ttl(request.ttl_seconds),
-        )
+        return valid
 
     def renew(self, lease: Lease, ttl_seconds: int | None) -> Lease:
         """Let a lease end ``ttl_seconds`` from now.
@@ -193,7 +127,7 @@ class ResourceAllocator:
         Raises:
             RequestRejected: The time is out of bounds, or the lease has just ended.
         """
-        ttl = self._ttl(ttl_seconds)
+        ttl = self._admission.ttl_seconds(ttl_seconds)
         with self.holding(lease.lease_id):
             lease = self.current(lease)
             if lease.expiry.remaining_ms(self._clock) <= 0:
@@ -217,8 +151,8 @@ class ResourceAllocator:
             RequestRejected: NOT_SUPPORTED, this miner gives no passwords.
             Unavailable: The engine does not answer.
         """
-        if not self._defaults.password_login:
-            raise _rejected(
+        if not self._admission.defaults.password_login:
+            raise rejected(
                 ErrorCode.NOT_SUPPORTED, "ssh_password", "this miner gives no passwords", "use PUT .../ssh-key"
             )
         with self.holding(lease.lease_id):
@@ -287,7 +221,7 @@ class ResourceAllocator:
         if idempotency_key is None:
             return None
         if not IDEMPOTENCY_PATTERN.fullmatch(idempotency_key):
-            raise _rejected(
+            raise rejected(
                 ErrorCode.INVALID_FIELD, "Idempotency-Key", "not a usable key", "1 to 64 letters, digits, _ or -"
             )
         lease = self.journal.by_idempotency_key(renter_key, idempotency_key)
@@ -368,8 +302,7 @@ class ResourceAllocator:
                         f"the ssh ports {sorted(refused)} are taken by other programs; see docker.ssh_port_first",
                         retry_after_seconds=60,
                     ) from err
-                port = self.inventory.pick_port(self.journal.all(), refused)
-                lease = self.journal.update(lease, ssh_port=port)
+                lease = self.journal.move(lease, lambda leases: self.inventory.pick_port(leases, refused))
 
     def _release(self, lease: Lease) -> None:
         """Give a reservation back, unless something of it may still exist."""
@@ -385,35 +318,6 @@ class ResourceAllocator:
         set_password(self.manager.client, container_id, password_entry(password))
         return password
 
-    def _image(self, wanted: str | None) -> str:
-        if wanted is None or wanted == self._defaults.image:
-            return self._defaults.image
-        if wanted not in self._defaults.allowed_images:
-            allowed = ", ".join(sorted(self._defaults.allowed_images | {self._defaults.image}))
-            raise _rejected(
-                ErrorCode.IMAGE_NOT_ALLOWED, "image", f"{wanted!r} is not offered here", f"allowed: {allowed}"
-            )
-        return wanted
-
-    def _public_key(self, sent: str | None, renter_key: str) -> str | None:
-        text = sent if sent is not None else self._defaults.registered_ssh_keys.get(renter_key)
-        if text is not None:
-            return parse_public_key(text)
-        if not self._defaults.password_login:
-            raise _rejected(
-                ErrorCode.INVALID_FIELD, "ssh_public_key", "missing, and this miner gives no passwords", "send a key"
-            )
-        return None
-
-    def _ttl(self, wanted: int | None) -> int:
-        ttl = self._defaults.ttl_seconds if wanted is None else wanted
-        if ttl > self._defaults.ttl_seconds_max:
-            most = self._defaults.ttl_seconds_max
-            raise _rejected(
-                ErrorCode.INVALID_FIELD, "ttl_seconds", f"{ttl} s is too long", f"at most {most} s; renew later"
-            )
-        return ttl
-
 
 def not_found(container_id: str) -> RequestRejected:
     """Return the answer for an id that is not the caller's, not active, or no id at all."""
@@ -428,10 +332,6 @@ def not_found(container_id: str) -> RequestRejected:
 
 def _digest(request: AllocateRequest) -> str:
     return digest_hex(request.to_wire())
-
-
-def _rejected(code: ErrorCode, field: str, message: str, hint: str) -> RequestRejected:
-    return RequestRejected(code, message, hint=hint, field=field, status=422)
 
 
 def _conflict(message: str, hint: str) -> RequestRejected:

@@ -99,7 +99,7 @@ class ContainerManager:
     ) -> None:
         self.client = client
         self.settings = settings
-        self._network = network
+        self.network = network
         self._reach = reach
 
     def login_files(self, lease_id: LeaseId) -> LoginFiles:
@@ -191,7 +191,7 @@ class ContainerManager:
             "name": f"{self.settings.name_prefix}{lease.lease_id[:12]}",
             "hostname": lease.lease_id[:12],
             "labels": {NODE_LABEL: self.settings.node_id, LEASE_LABEL: lease.lease_id},
-            "network": self._network.name,
+            "network": self.network.name,
             "ports": {SSH_PORT_INSIDE: (self.settings.bind_address, lease.ssh_port)},
             "mounts": [
                 Mount(MOUNT, str(self.login_files(lease.lease_id).mounted), type="bind", read_only=True),

@@ -94,7 +94,7 @@ def read_enforced(pid: int, *, proc: Path = Path("/proc"), cgroup_root: Path = C
     """
     groups = _groups((proc / str(pid) / "cgroup").read_text(encoding="ascii"))
     status = _status((proc / str(pid) / "status").read_text(encoding="utf-8", errors="replace"))
-    memory, swap = _memory(groups, cgroup_root)
+    memory, swap = _memory(groups, cgroup_root, proc)
     return Enforced(
         memory_bytes=memory,
         swap_bytes=swap,
@@ -123,7 +123,7 @@ def _folder(groups: dict[str, str], controller: str, root: Path) -> Path:
     return root / groups[""].lstrip("/")
 
 
-def _memory(groups: dict[str, str], root: Path) -> tuple[int | None, int | None]:
+def _memory(groups: dict[str, str], root: Path, proc: Path) -> tuple[int | None, int | None]:
     folder = _folder(groups, "memory", root)
     if "memory" not in groups:
         return _number(folder / "memory.max"), _number(folder / "memory.swap.max")
@@ -131,7 +131,7 @@ def _memory(groups: dict[str, str], root: Path) -> tuple[int | None, int | None]
     both = _number(folder / "memory.memsw.limit_in_bytes")
     if both is None or memory is None:
         # Without swap accounting the file is missing; then nothing limits swap unless the host has none.
-        return memory, 0 if memory is not None and not _host_has_swap() else None
+        return memory, 0 if memory is not None and not _host_has_swap(proc) else None
     return memory, both - memory
 
 
@@ -166,8 +166,8 @@ def _shm_bytes(mountinfo: str) -> int | None:
     return None
 
 
-def _host_has_swap() -> bool:
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+def _host_has_swap(proc: Path) -> bool:
+    for line in (proc / "meminfo").read_text(encoding="ascii").splitlines():
         if line.startswith("SwapTotal:"):
             return int(line.split()[1]) > 0
     return True

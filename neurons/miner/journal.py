@@ -75,6 +75,13 @@ class Journal(Database):
             )
         return changed
 
+    def move(self, lease: Lease, pick_port: Callable[[list[Lease]], int]) -> Lease:
+        """Give a lease another port, chosen among all present leases in the same transaction."""
+        with self.transaction() as connection:
+            port = pick_port([_lease(row) for row in connection.execute("SELECT * FROM lease")])
+            connection.execute("UPDATE lease SET ssh_port = ? WHERE lease_id = ?", (port, lease.lease_id))
+        return replace(lease, ssh_port=port)
+
     def forget(self, lease_id: LeaseId) -> None:
         """Drop the row; call it only when nothing of the lease is left."""
         with self.transaction() as connection:

@@ -98,8 +98,8 @@ def password_entry(password: str) -> bytes:
         Unavailable: The ``openssl`` program is missing or fails.
     """
     try:
-        done = subprocess.run(  # noqa: S603  fixed program, the password goes over stdin
-            ["openssl", "passwd", "-6", "-stdin"],  # noqa: S607  found on PATH like docker and iptables
+        done = subprocess.run(
+            ["openssl", "passwd", "-6", "-stdin"],
             input=password.encode(),
             capture_output=True,
             check=True,

@@ -16,6 +16,7 @@ from neurons.base.service import Service
 from neurons.base.tokens import TokenIssuer, load_token_secrets
 from neurons.miner import settings
 from neurons.miner.access_table import MINER_ACCESS
+from neurons.miner.admission import Admission
 from neurons.miner.allocate import ResourceAllocator
 from neurons.miner.container import ContainerManager
 from neurons.miner.engine import EngineWatch
@@ -74,7 +75,7 @@ class MinerNode(BaseNode):
             manager,
             journal,
             settings.inventory(config, self.node_id),
-            settings.allocation_defaults(config),
+            Admission(settings.allocation_defaults(config)),
             clock,
             self.reach,
         )

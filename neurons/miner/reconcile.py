@@ -63,13 +63,20 @@ class Reconciler:
         containers = self._allocator.manager.containers()
         leases = {lease.lease_id: lease for lease in self._allocator.journal.all()}
         for lease in leases.values():
-            if not self._allocator.is_in_flight(lease.lease_id):
-                self._settle(lease, [c for c in containers if c.labels.get(LEASE_LABEL) == lease.lease_id])
+            with self._allocator.holding(lease.lease_id):
+                self._settle(lease.lease_id, containers)
         for container in containers:
             self._remove_if_unknown(container)
         self._remove_unknown_folders()
 
-    def _settle(self, lease: Lease, containers: list[Container]) -> None:
+    def _settle(self, lease_id: LeaseId, containers: list[Container]) -> None:
+        # In this order: a request that has ended has written its last state. The rows read above are old by now, and
+        # a lease that was CREATING may be in its renter's hands, an expired one renewed.
+        if self._allocator.is_in_flight(lease_id):
+            return
+        lease = self._allocator.journal.by_id(lease_id)
+        if lease is None:
+            return
         if lease.state is not LeaseState.ACTIVE:
             logger.info("finishing what was interrupted", extra={"lease_id": lease.lease_id, "state": lease.state})
             self._allocator.terminate(lease)

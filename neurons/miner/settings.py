@@ -5,7 +5,7 @@ from __future__ import annotations
 from config.schema import Config
 from neurons.base.access import RoleTable
 from neurons.base.data_dir import DataDir
-from neurons.miner.allocate import AllocationDefaults
+from neurons.miner.admission import AllocationDefaults
 from neurons.miner.container import ContainerSettings
 from neurons.miner.inventory import Inventory
 from neurons.setup.image import base_image_reference

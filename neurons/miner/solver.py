@@ -36,7 +36,7 @@ class SolverProcess:
     """
 
     def __init__(self, command: Sequence[str] = (sys.executable, "-m", "neurons.miner.solver")) -> None:
-        self._process = subprocess.Popen(  # noqa: S603  fixed command
+        self._process = subprocess.Popen(
             list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
         )
 
@@ -114,7 +114,7 @@ def serve(requests: IO[bytes], answers: IO[bytes], open_device: Backends = open_
     for line in requests:
         try:
             answer = solver.answer(json.loads(line))
-        except Exception as err:  # the edge of this process: the miner gets the cause instead of a dead pipe
+        except Exception as err:  # noqa: BLE001  the edge of this process: the miner gets the cause instead of a dead pipe
             answer = {"error": f"{type(err).__name__}: {err}"}
         answers.write(json.dumps(answer).encode() + b"\n")
         answers.flush()

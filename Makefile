@@ -1,0 +1,51 @@
+# Every target a newcomer needs; `make` alone lists them.
+PYTHON ?= python3
+VENV   := .venv/bin
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev demo test test-unit test-setup lint format bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## build what a node needs: .venv, Docker engine, base image, one login as proof (root or sudo)
+	$(PYTHON) main.py setup $(ARGS)
+
+setup-dev: # the same with the tools of `make test` and `make lint`; shows only what it had to do
+	@$(PYTHON) main.py setup --dev
+
+demo: ## set-up, then the main job: miner, validator, renter (ARGS=--once ends by itself)
+	@$(PYTHON) main.py setup
+	$(VENV)/python main.py demo $(ARGS)
+
+test: setup-dev ## set-up, then every test; without a Docker engine this fails (ARGS are pytest's)
+	$(VENV)/python -m pytest --require docker --timeout 300 $(ARGS)
+
+test-unit: $(VENV)/ruff ## the tests that need nothing but .venv (python main.py setup --dev --no-engine)
+	$(VENV)/python -m pytest tests/unit -m "not docker" --timeout 300 $(ARGS)
+
+test-setup: ## set-up in a fresh Debian root, until doctor exits 0 there (root, some minutes; ARGS=--working-tree)
+	tests/fresh/run $(ARGS)
+
+lint: $(VENV)/ruff ## ruff, mypy --strict, import rules, spelling
+	$(VENV)/ruff check .
+	$(VENV)/ruff format --check .
+	$(VENV)/mypy
+	$(VENV)/lint-imports
+	$(VENV)/codespell
+
+$(VENV)/ruff:
+	@$(PYTHON) main.py setup --dev --no-engine
+
+format: $(VENV)/ruff ## let ruff format and fix what it can
+	$(VENV)/ruff format .
+	$(VENV)/ruff check --fix .
+
+bench: ## the benchmarks, side by side in one run
+	@set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(VENV)/python $$script $(ARGS); done
+
+clean: ## remove caches and build output; .venv, .polarise and Docker objects stay
+	@echo "removing caches and build output; to start from nothing remove .venv and .polarise yourself"
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.* htmlcov build *.egg-info
+	find . -path ./.venv -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf

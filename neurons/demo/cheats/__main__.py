@@ -1,0 +1,27 @@
+"""`python -m neurons.demo.cheats NAME …`: run one cheating miner; it takes the options of `python main.py miner`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from config.schema import RoleName
+from neurons.base.startup import add_daemon_options, load
+from neurons.demo.cheats.limit_liar import LimitLiar
+from neurons.demo.cheats.tile_skipper import TileSkipper
+
+CHEATS = {"limit-liar": LimitLiar, "tile-skipper": TileSkipper}
+
+
+def main() -> int:
+    """Run the daemon until SIGTERM or SIGINT."""
+    parser = argparse.ArgumentParser(prog="python -m neurons.demo.cheats", description=__doc__)
+    parser.add_argument("name", choices=sorted(CHEATS), help="which cheat")
+    add_daemon_options(parser)
+    args = parser.parse_args()
+    started = load(args, RoleName.MINER)
+    return CHEATS[args.name](started.config, started.data_dir, started.identity).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

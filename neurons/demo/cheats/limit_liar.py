@@ -1,0 +1,35 @@
+"""A miner that signs receipts with a memory limit it never sets, to sell the same memory many times.
+
+The receipt looks right and so does the port; the validator that looks from inside sees it. Caught as LIMIT_NOT_HELD.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from docker.models.containers import Container
+
+from neurons.miner.container import ContainerManager
+from neurons.miner.lease import Lease
+from neurons.miner.node import MinerNode
+from polarise.receipt import Limits
+
+
+class LimitlessManager(ContainerManager):
+    """Asks the engine for no memory limit, and does not look afterwards."""
+
+    def create_options(self, lease: Lease) -> dict[str, Any]:
+        """Leave memory and swap out."""
+        options = super().create_options(lease)
+        return {name: value for name, value in options.items() if name not in {"mem_limit", "memswap_limit"}}
+
+    def check_limits(self, container: Container, wanted: Limits) -> None:
+        """Find everything in order."""
+
+
+class LimitLiar(MinerNode):
+    """An honest miner but for its containers."""
+
+    def build_manager(self, manager: ContainerManager) -> ContainerManager:
+        """Replace the honest manager."""
+        return LimitlessManager(manager.client, manager.settings, manager.network, self.reach)

@@ -1,0 +1,207 @@
+"""A whole market on one machine: owner, miner, validator and renter with keys, settings and folders of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+
+import yaml
+
+from config.loader import CHECKOUT, PREFIX
+from config.schema import Config
+from neurons.demo.process import Daemon
+from neurons.miner.join import registry_statement
+from neurons.miner.network import NodeNetwork
+from polarise.errors import SubnetError, Unavailable
+from polarise.keyfile import KeyKind, create_key_file
+from polarise.registry import RegistryEntry, open_entry, write_entry
+from polarise.signing import Identity
+from utils.crypto import new_secret, write_secret_file
+from utils.docker_utils import connect, labelled_containers, remove_container
+
+START_SECONDS = 60
+COMMAND_SECONDS = 120
+
+
+class CommandFailed(SubnetError):
+    """A command of the demo's renter ended with another status than 0."""
+
+
+class Market:
+    """Folders, keys and daemons of one demo; everything is stopped and removed on leaving.
+
+    Args:
+        keep: Use this folder and leave it; None takes a temporary one.
+        miner_settings: Settings of the miner beyond the demo's own.
+        validator_settings: The same for the validator.
+    """
+
+    def __init__(
+        self,
+        keep: Path | None = None,
+        *,
+        miner_settings: Mapping[str, Mapping[str, object]] | None = None,
+        validator_settings: Mapping[str, Mapping[str, object]] | None = None,
+    ) -> None:
+        self._is_kept = keep is not None
+        self.root = keep.absolute() if keep else Path(tempfile.mkdtemp(prefix="polarise-demo-"))
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.registry = self.root / "registry"
+        self.renter_key_file = self.root / "renter.key"
+        self.passphrase_file = self.root / "passphrase"
+        self._miner_settings = dict(miner_settings or {})
+        self._validator_settings = dict(validator_settings or {})
+        self._daemons: list[Daemon] = []
+        self.miner_url = ""
+        self.owner, self.miner_identity, self.validator_identity, self.renter = self._make_keys()
+
+    def __enter__(self) -> Market:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def miner_node_id(self) -> str:
+        """The miner's mark on every Docker object."""
+        return self.miner_identity.public_key[:12]
+
+    def start_miner(self, program: tuple[str, ...] = ("main.py", "miner")) -> tuple[Daemon, str]:
+        """Start the miner and return it with the URL of its API.
+
+        Args:
+            program: What to run; a cheat is another program with the same options.
+
+        Raises:
+            Unavailable: It did not start; the message holds the end of its log.
+        """
+        daemon = self._start("miner", program, self._miner_config())
+        self.miner_url = str(daemon.wait_for("started", START_SECONDS)["url"])
+        return daemon, self.miner_url
+
+    def register_miner(self, url: str, on_measured: Callable[[str, int], None]) -> RegistryEntry:
+        """Measure the miner's hardware and write its signed registry entry."""
+        statement = registry_statement(
+            Config.model_validate(self._miner_config()), self.miner_identity, url, on_measured
+        )
+        write_entry(self.registry / "miner.json", statement)
+        return open_entry(statement)
+
+    def start_validator(self) -> Daemon:
+        """Start the validator.
+
+        Raises:
+            Unavailable: It did not start.
+        """
+        daemon = self._start("validator", ("main.py", "validator"), self._validator_config())
+        daemon.wait_for("started", START_SECONDS)
+        return daemon
+
+    def renter_command(self, *arguments: str) -> list[str]:
+        """Return a renter's command line as a person would type it."""
+        return ["python", "main.py", "renter", *arguments]
+
+    def run_renter(self, *arguments: str) -> str:
+        """Run a renter's command and return what it prints.
+
+        Raises:
+            CommandFailed: It ended with another status than 0.
+        """
+        command = [sys.executable, "main.py", "renter", *arguments]
+        done = subprocess.run(
+            command,
+            cwd=CHECKOUT,
+            env=self.environ(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_SECONDS,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise CommandFailed(f"{' '.join(arguments[:2])} ended with {done.returncode}: {done.stderr.strip()}")
+        return done.stdout
+
+    def run_renter_json(self, *arguments: str) -> dict[str, object]:
+        """Run a renter's command with ``-o json`` and return the object it prints."""
+        value = json.loads(self.run_renter(*arguments, "-o", "json"))
+        if not isinstance(value, dict):
+            raise CommandFailed(f"{arguments[0]} printed {type(value).__name__}, expected an object")
+        return value
+
+    def environ(self) -> dict[str, str]:
+        """Return the environment of all commands of this market; settings of the caller's are kept out."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+        return {
+            **inherited,
+            "POLARISE_PASSPHRASE_FILE": str(self.passphrase_file),
+            "POLARISE_RENTER_KEY": str(self.renter_key_file),
+            "POLARISE_STATE_DIR": str(self.root / "renter"),
+        }
+
+    def close(self) -> None:
+        """Stop the daemons in reverse order, and remove what carries the miner's mark."""
+        for daemon in reversed(self._daemons):
+            daemon.stop()
+        self._daemons.clear()
+        try:
+            client = connect(None)
+            for container in labelled_containers(client, f"polarise.node={self.miner_node_id}"):
+                remove_container(client, str(container.id))
+            NodeNetwork(self.miner_node_id).remove(client)
+        except Unavailable as err:
+            print(f"could not clean up containers: {err.message}", file=sys.stderr)
+        if not self._is_kept:
+            shutil.rmtree(self.root, ignore_errors=True)
+
+    def _start(self, role: str, program: tuple[str, ...], settings: Mapping[str, object]) -> Daemon:
+        config_file = self.root / f"{role}.yaml"
+        config_file.write_text(yaml.safe_dump(dict(settings), sort_keys=False), encoding="utf-8")
+        arguments = [*program, "--config", str(config_file), "--data-dir", str(self.root / role)]
+        daemon = Daemon(role, [*arguments, "--log-format", "json"], self.environ(), self.root / f"{role}.log")
+        self._daemons.append(daemon)
+        return daemon
+
+    def _make_keys(self) -> tuple[Identity, Identity, Identity, Identity]:
+        write_secret_file(self.passphrase_file, new_secret())
+        passphrase = self.passphrase_file.read_bytes().strip()
+        owner = create_key_file(self.root / "owner.key", KeyKind.OWNER, passphrase)
+        miner = create_key_file(self.root / "miner" / "keys" / "node.key", KeyKind.NODE, passphrase, owner=owner)
+        validator = create_key_file(
+            self.root / "validator" / "keys" / "node.key", KeyKind.NODE, passphrase, owner=owner
+        )
+        return owner, miner, validator, create_key_file(self.renter_key_file, KeyKind.RENTER, passphrase)
+
+    def _miner_config(self) -> dict[str, object]:
+        settings: dict[str, dict[str, object]] = {
+            "network": {"port": 0},
+            "access": {"validators": [self.validator_identity.public_key], "renters": [self.renter.public_key]},
+            "docker": {"default_memory": "512m", "container_prefix": "polarise-demo-"},
+        }
+        return {"role": "miner", **_merged(settings, self._miner_settings)}
+
+    def _validator_config(self) -> dict[str, object]:
+        settings: dict[str, dict[str, object]] = {
+            "validator": {
+                "registry": str(self.registry),
+                "epoch_seconds": 30,
+                "proof_target_seconds": 2,
+                "allow_private_endpoints": True,
+            }
+        }
+        return {"role": "validator", **_merged(settings, self._validator_settings)}
+
+
+def _merged(
+    base: dict[str, dict[str, object]], extra: Mapping[str, Mapping[str, object]]
+) -> dict[str, dict[str, object]]:
+    return {name: {**base.get(name, {}), **extra.get(name, {})} for name in {**base, **extra}}

@@ -1,0 +1,149 @@
+"""The demo: a miner proves itself and rents out a container, a validator checks both, a renter logs in.
+
+Nothing is simulated: the daemons are the real programs, the container is a real container, ssh is OpenSSH.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from neurons.demo.market import Market
+from neurons.demo.narrator import Narrator
+from neurons.demo.process import Daemon, Event
+from polarise.errors import SubnetError
+from polarise.quantities import format_size
+
+EPOCH_SECONDS = 180
+RENT = ("--memory", "512m", "--cpus", "0.5", "--ttl", "600")
+# What a renter looks at first: how much memory, how many CPUs, how many processes (cgroup v1, then v2).
+SHOW_LIMITS = (
+    "echo memory_bytes=$(cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup/memory.max);"
+    "echo cpu_quota=$(cat /sys/fs/cgroup/cpu/cpu.cfs_quota_us 2>/dev/null || cat /sys/fs/cgroup/cpu.max);"
+    "echo pids=$(cat /sys/fs/cgroup/pids/pids.max 2>/dev/null || cat /sys/fs/cgroup/pids.max)"
+)
+
+
+def run(*, once: bool, json_file: Path | None, keep: Path | None) -> int:
+    """Run the demo.
+
+    Args:
+        once: End after one round; else go on until Ctrl-C.
+        json_file: Also write what happened there.
+        keep: Folder to work in and leave; None for a temporary one.
+
+    Returns:
+        0 when the miner's score was acceptable and the renter got what was promised.
+    """
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    narrator = Narrator()
+    outcome: dict[str, object] = {"ok": False}
+    try:
+        with Market(keep) as market:
+            outcome, validator = _play(market, narrator)
+            if not once and outcome["ok"]:
+                _stay(market, validator, narrator)
+    except KeyboardInterrupt:
+        narrator.note("stopped")
+    except SubnetError as err:
+        outcome["error"] = str(err)
+        print(f"demo: {err}", file=sys.stderr)
+    narrator.note("everything is stopped and removed" + (f"; kept: {keep}" if keep else ""))
+    if json_file is not None:
+        narrator.write_json(json_file, outcome)
+    return 0 if outcome["ok"] else 1
+
+
+def _play(market: Market, narrator: Narrator) -> tuple[dict[str, object], Daemon]:
+    narrator.step("keys made: an owner, a miner and a validator certified by it, a renter")
+    _, url = market.start_miner()
+    narrator.step(f"miner up at {url}", url=url, node_key=market.miner_identity.public_key)
+    entry = market.register_miner(url, lambda _name, _rate: None)
+    for device in entry.hardware.devices:
+        narrator.step(
+            f"miner measured its hardware: {device.name}, {entry.hardware.cpu_milli / 1000:g} CPUs, "
+            f"{format_size(entry.hardware.memory_bytes)} for lease; it claims "
+            f"{device.matmul_ops_per_second / 1e9:.1f} G operations/s",
+            device=device.uuid,
+            claimed_ops_per_second=device.matmul_ops_per_second,
+        )
+    validator = market.start_validator()
+    narrator.step("validator up; it imports no torch and needs no GPU", node_key=market.validator_identity.public_key)
+    scored = _watch_epoch(validator, narrator)
+    _rent(market, narrator, url)
+    score = str(scored.get("score"))
+    return {"ok": bool(scored.get("is_acceptable")), "score": score, "reasons": scored.get("reasons")}, validator
+
+
+def _watch_epoch(validator: Daemon, narrator: Narrator) -> Event:
+    """Tell the validator's events until the miner has its score."""
+    for event in validator.events(EPOCH_SECONDS):
+        tell = _TELLERS.get(str(event.get("event")))
+        if tell is not None:
+            fields = {name: value for name, value in event.items() if name not in {"time", "level", "logger"}}
+            narrator.step(tell(event), **fields)
+        if event.get("event") == "miner scored":
+            return event
+    raise SubnetError(f"the validator gave no score within {EPOCH_SECONDS} s\n{validator.tail()}")
+
+
+def _rent(market: Market, narrator: Narrator, url: str) -> None:
+    lease = market.run_renter_json("allocate", "--miner", url, *RENT)
+    container_id = str(lease["container_id"])
+    short = container_id[:12]
+    narrator.step(
+        f"renter allocated container {short}: 512 MiB, 0.5 CPU, ssh port {lease['ssh_port']}, host key "
+        f"{lease['host_key_fingerprint']}",
+        container_id=container_id,
+    )
+    seen = market.run_renter("ssh", short, "--", SHOW_LIMITS).split()
+    narrator.step(f"renter logged in with the host key pinned from the receipt and saw: {' '.join(seen)}", seen=seen)
+    renewed = market.run_renter_json("renew", short, "--ttl", "1200")
+    narrator.step(f"renter renewed the lease until {renewed['expires_at']}")
+    market.run_renter("release", short)
+    narrator.step(f"renter released {short}; the container and all its traces are gone")
+
+
+def _stay(market: Market, validator: Daemon, narrator: Narrator) -> None:
+    """Keep the market running and tell each further score until Ctrl-C."""
+    environ = market.environ()
+    names = ("POLARISE_PASSPHRASE_FILE", "POLARISE_RENTER_KEY", "POLARISE_STATE_DIR")
+    url = market.miner_url
+    narrator.note("\nThe market goes on until Ctrl-C. In another terminal, in this folder:")
+    narrator.note("  export " + " ".join(f"{name}={environ[name]}" for name in names))
+    narrator.note(f"  python main.py renter allocate --miner {url} --memory 512m")
+    narrator.note("  python main.py renter ps; python main.py renter ssh ID")
+    narrator.note(f"  python main.py validator scores --data-dir {market.root / 'validator'}")
+    narrator.note(f"  python main.py validator explain {market.miner_node_id} --data-dir {market.root / 'validator'}\n")
+    for event in validator.events():
+        if event.get("event") == "miner scored":
+            narrator.step(_TELLERS["miner scored"](event), score=event.get("score"))
+
+
+def _as_interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _rate(event: Event, name: str) -> str:
+    return f"{int(str(event.get(name, 0))) / 1e9:.1f}"
+
+
+_TELLERS: dict[str, Callable[[Event], str]] = {
+    "proof sent": lambda e: f"proof sent: matmul of {e.get('n')} x {e.get('n')}, {e.get('rounds')} chained rounds",
+    "proof answered": lambda e: f"proof answered after {e.get('work_ms')} ms on the validator's clock",
+    "proof verified": lambda e: (
+        f"proof verified in {e.get('verify_ms')} ms: {e.get('openings')} tiles recomputed, measured "
+        f"{_rate(e, 'measured_ops_per_second')} of claimed {_rate(e, 'claimed_ops_per_second')} G operations/s"
+    ),
+    "proof rejected": lambda e: f"proof REJECTED: {e.get('reason')}: {e.get('message')}",
+    "container inspected": lambda e: (
+        f"container inspected from inside in {e.get('inspect_ms')} ms: {e.get('checks_count')} checks held"
+    ),
+    "inspection failed": lambda e: f"inspection FAILED: {e.get('reason')}: {e.get('message')}",
+    "miner scored": lambda e: (
+        f"miner scored {e.get('score')} ({'accepted' if e.get('is_acceptable') else 'NOT accepted'}, 70.00 needed)"
+    ),
+}

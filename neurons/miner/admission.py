@@ -1,0 +1,145 @@
+"""What a request for a lease may say, and what it gets where it says nothing.
+
+Rules:
+- Every refusal names the field and what would be accepted.
+- What this miner cannot enforce is refused, never silently left out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from polarise.errors import ErrorCode, RequestRejected
+from polarise.messages import AllocateRequest
+from polarise.quantities import format_size, parse_size
+from polarise.receipt import Limits
+from polarise.ssh_keys import parse_public_key
+
+PAGE_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class AllocationDefaults:
+    """What a request gets where it says nothing, and the bounds of what it may say.
+
+    Attributes:
+        image: Image reference.
+        allowed_images: References a request may name, the default included.
+        memory_bytes: Memory.
+        memory_bytes_min: Smallest memory that may be asked for.
+        cpu_milli: CPUs in thousandths.
+        shm_bytes: Size of /dev/shm, at most half the memory.
+        pids_count: Processes and threads.
+        ttl_seconds: Length of a lease.
+        ttl_seconds_max: Longest lease, renewals included.
+        password_login: Whether a request without a key gets a password.
+        registered_ssh_keys: Renter key -> OpenSSH key line.
+    """
+
+    image: str
+    allowed_images: frozenset[str]
+    memory_bytes: int
+    memory_bytes_min: int
+    cpu_milli: int
+    shm_bytes: int
+    pids_count: int
+    ttl_seconds: int
+    ttl_seconds_max: int
+    password_login: bool
+    registered_ssh_keys: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ValidRequest:
+    """A request that this host could serve, everything left out filled in."""
+
+    limits: Limits
+    image: str
+    public_key: str | None
+    ttl_seconds: int
+
+
+class Admission:
+    """Checks requests against what the owner offers.
+
+    Args:
+        defaults: Defaults and bounds.
+    """
+
+    def __init__(self, defaults: AllocationDefaults) -> None:
+        self.defaults = defaults
+
+    def validate(self, request: AllocateRequest, renter_key: str) -> ValidRequest:
+        """Fill in defaults and check every field.
+
+        Raises:
+            RequestRejected: 422 or 400 naming the field.
+        """
+        for name in ("disk", "isolation"):
+            value = getattr(request, name)
+            if value is not None and value != "standard":
+                raise rejected(
+                    ErrorCode.NOT_SUPPORTED, name, f"this miner cannot enforce {name}={value!r}", f"leave {name} out"
+                )
+        return ValidRequest(
+            limits=self._limits(request),
+            image=self._image(request.image),
+            public_key=self._public_key(request.ssh_public_key, renter_key),
+            ttl_seconds=self.ttl_seconds(request.ttl_seconds),
+        )
+
+    def ttl_seconds(self, wanted: int | None) -> int:
+        """Return the length of a lease or of its renewal.
+
+        Raises:
+            RequestRejected: INVALID_FIELD (422), longer than the owner allows.
+        """
+        ttl = self.defaults.ttl_seconds if wanted is None else wanted
+        if ttl > self.defaults.ttl_seconds_max:
+            most = self.defaults.ttl_seconds_max
+            raise rejected(
+                ErrorCode.INVALID_FIELD, "ttl_seconds", f"{ttl} s is too long", f"at most {most} s; renew later"
+            )
+        return ttl
+
+    def _limits(self, request: AllocateRequest) -> Limits:
+        defaults = self.defaults
+        memory = parse_size(request.memory) if request.memory is not None else defaults.memory_bytes
+        if memory < defaults.memory_bytes_min:
+            least = format_size(defaults.memory_bytes_min)
+            raise rejected(
+                ErrorCode.INVALID_FIELD, "memory", f"{format_size(memory)} is too little", f"ask for at least {least}"
+            )
+        # The kernel counts in pages; a limit that is no multiple would be read back smaller than it was asked for.
+        return Limits(
+            memory_bytes=memory - memory % PAGE_BYTES,
+            swap_bytes=0,
+            cpu_milli=round(request.cpu_count * 1000) if request.cpu_count is not None else defaults.cpu_milli,
+            pids_count=defaults.pids_count,
+            shm_bytes=min(defaults.shm_bytes, memory // 2 // PAGE_BYTES * PAGE_BYTES),
+        )
+
+    def _image(self, wanted: str | None) -> str:
+        if wanted is None or wanted == self.defaults.image:
+            return self.defaults.image
+        if wanted not in self.defaults.allowed_images:
+            allowed = ", ".join(sorted(self.defaults.allowed_images | {self.defaults.image}))
+            raise rejected(
+                ErrorCode.IMAGE_NOT_ALLOWED, "image", f"{wanted!r} is not offered here", f"allowed: {allowed}"
+            )
+        return wanted
+
+    def _public_key(self, sent: str | None, renter_key: str) -> str | None:
+        text = sent if sent is not None else self.defaults.registered_ssh_keys.get(renter_key)
+        if text is not None:
+            return parse_public_key(text)
+        if not self.defaults.password_login:
+            raise rejected(
+                ErrorCode.INVALID_FIELD, "ssh_public_key", "missing, and this miner gives no passwords", "send a key"
+            )
+        return None
+
+
+def rejected(code: ErrorCode, field: str, message: str, hint: str) -> RequestRejected:
+    """Return a refusal of one field, HTTP 422."""
+    return RequestRejected(code, message, hint=hint, field=field, status=422)

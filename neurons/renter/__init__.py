@@ -1,0 +1,1 @@
+"""The renter's side: allocate, log in, look, renew, release."""

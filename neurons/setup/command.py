@@ -1,0 +1,100 @@
+"""The two commands that run before anything is installed: `main.py setup` and `main.py doctor`.
+
+Exit status: 0 done, or all that is required holds; 1 the doctor found a failure; 2 the set-up needs the operator.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from neurons.setup.check import Role
+from neurons.setup.checkout import Checkout
+from neurons.setup.doctor import examine, is_healthy, render_table
+from neurons.setup.engine import engine_version, start_engine
+from neurons.setup.environment import build_venv, install_requirements
+from neurons.setup.errors import SetupError
+from neurons.setup.image import base_image_reference, provide_image
+from neurons.setup.packages import install_packages, packages_for
+from neurons.setup.preflight import preflight
+from neurons.setup.progress import ALREADY_THERE, Progress
+
+
+def run_setup(argv: Sequence[str] | None = None) -> int:
+    """Build what this machine lacks; says what it does and changes nothing that is already there."""
+    options = setup_parser().parse_args(argv)
+    progress = Progress(step_count=3 if options.no_engine else 6)
+    try:
+        _set_up(options, Checkout.here(), progress)
+    except SetupError as error:
+        print(f"setup: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("setup: stopped; run it again to go on where it stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run_doctor(argv: Sequence[str] | None = None) -> int:
+    """Print what this machine has and lacks for a role; 0 when all that is required holds."""
+    options = doctor_parser().parse_args(argv)
+    role = Role(options.role)
+    image = options.image or base_image_reference()
+    checks = examine(Checkout.here(), role, image=image, api_port=options.port, deep=options.deep)
+    if options.json:
+        print(json.dumps([check.as_json() for check in checks], indent=1))
+    else:
+        print(render_table(checks, role, colour=sys.stdout.isatty()))
+    return 0 if is_healthy(checks) else 1
+
+
+def setup_parser() -> argparse.ArgumentParser:
+    """Return the parser of `main.py setup`."""
+    parser = argparse.ArgumentParser(prog="main.py setup", description="Build what a node needs; safe to repeat.")
+    parser.add_argument("--no-engine", action="store_true", help="only .venv: for machines that validate or rent")
+    parser.add_argument("--dev", action="store_true", help="also the tools of `make test` and `make lint`")
+    parser.add_argument("--image", metavar="REPO@sha256:...", help="use this image instead of building one")
+    parser.add_argument("--preflight", action="store_true", help="log in again even if a login is known to work")
+    return parser
+
+
+def doctor_parser() -> argparse.ArgumentParser:
+    """Return the parser of `main.py doctor`."""
+    parser = argparse.ArgumentParser(prog="main.py doctor", description="Say what this machine lacks, and the fix.")
+    roles = [role.value for role in Role]
+    parser.add_argument("--role", choices=roles, default=Role.MINER.value, help="what the machine shall do")
+    parser.add_argument("--json", action="store_true", help="print the checks as JSON")
+    parser.add_argument("--deep", action="store_true", help="log into a throw-away container now")
+    parser.add_argument("--image", metavar="REFERENCE", help="the image to look for (default: the one setup builds)")
+    parser.add_argument("--port", type=int, default=8080, help="the miner's API port (default: %(default)s)")
+    return parser
+
+
+def _set_up(options: argparse.Namespace, checkout: Checkout, progress: Progress) -> None:
+    with_engine = not options.no_engine
+    progress.begin("system packages")
+    engine_answers = with_engine and engine_version() is not None
+    packages = packages_for(with_engine=with_engine, builds_image=options.image is None)
+    progress.end(install_packages(progress, packages, engine_answers=engine_answers))
+    progress.begin("virtual environment")
+    progress.end(build_venv(checkout, progress))
+    progress.begin("requirements")
+    progress.end(install_requirements(checkout, progress, development=options.dev))
+    if with_engine:
+        _set_up_engine(options, checkout, progress)
+    progress.finish("ready: `python main.py doctor` shows what was measured, `make demo` shows it at work")
+
+
+def _set_up_engine(options: argparse.Namespace, checkout: Checkout, progress: Progress) -> None:
+    progress.begin("Docker engine")
+    progress.end(start_engine(progress))
+    progress.begin("base image")
+    reference, result = provide_image(progress, options.image)
+    progress.end(result)
+    progress.begin("ssh login")
+    login, is_new = preflight(checkout, reference, force=options.preflight)
+    progress.end(f"worked in {login.seconds:.1f} s: {login.banner}" if is_new else f"{ALREADY_THERE}: {login.banner}")
+    if options.image:
+        progress.note(f"to rent it out, set docker.base_image: {reference} in your configuration")

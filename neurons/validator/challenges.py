@@ -1,0 +1,192 @@
+"""What a miner is asked, and why nobody could know it before: opening key, commit, beacon, nonce, sizes, seed.
+
+Rules:
+- One opening key per epoch, kept before anything is sent, so that evidence can be re-checked after any crash.
+- The beacon is the digest of the miner's signed registry entry until there is a ledger.
+- Sizes follow from the claim alone, so that a miner which claims more has to do more.
+- Everything a seed depends on stands in the evidence; `recompute` is the same code for the round and for an auditor.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from challenges import draw
+from challenges.draw import ChallengeKind, SeedInputs
+from challenges.matmul_messages import MatmulParams
+from challenges.timing import fit_params
+from polarise import merkle
+from polarise.hardware import DeviceClaim
+from polarise.messages import PrepareRequest, StartRequest
+from polarise.statement import SignedStatement
+
+START_SECONDS_MAX = 180.0
+START_SLACK_SECONDS = 10.0
+# Below 0.6 of the claim the epoch is lost anyhow; waiting twice as long tells the operator how far off the claim is.
+WORTH_WAITING_FOR = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class EpochSecret:
+    """What the validator is bound to in one epoch.
+
+    Attributes:
+        epoch: Its number.
+        opening_key: 32 bytes, secret until the epoch's proofs are done.
+        miner_set_root: 32 bytes, over the digests of all entries, in order of the node keys.
+        commit: 32 bytes; goes onto the ledger at the start of the epoch.
+    """
+
+    epoch: int
+    opening_key: bytes
+    miner_set_root: bytes
+    commit: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MatmulChallenge:
+    """One matmul proof for one device.
+
+    Attributes:
+        challenge_id: 32 hex digits.
+        epoch: Epoch number.
+        miner_key: Node key of the miner, 64 hex digits.
+        device: The claim that is tested.
+        device_index: Its place in the registry entry.
+        params: Sizes.
+        opening_key: The epoch's secret, 32 bytes.
+        beacon: 32 bytes.
+        nonce: 32 bytes.
+        seed: 32 bytes, what the miner has to derive too.
+    """
+
+    challenge_id: str
+    epoch: int
+    miner_key: str
+    device: DeviceClaim
+    device_index: int
+    params: MatmulParams
+    opening_key: bytes
+    beacon: bytes
+    nonce: bytes
+    seed: bytes
+
+    @property
+    def start_deadline_seconds(self) -> float:
+        """How long the commitment is waited for."""
+        expected_seconds = self.params.operations / self.device.matmul_ops_per_second
+        return min(expected_seconds / WORTH_WAITING_FOR + START_SLACK_SECONDS, START_SECONDS_MAX)
+
+    def prepare_request(self) -> PrepareRequest:
+        """Return the message that announces it."""
+        return PrepareRequest(
+            challenge_id=self.challenge_id,
+            kind="matmul",
+            device=self.device.uuid,
+            n=self.params.n,
+            rounds=self.params.rounds,
+            tile=self.params.tile,
+            openings=self.params.openings,
+        )
+
+    def start_request(self) -> StartRequest:
+        """Return the message that starts the clock."""
+        return StartRequest(
+            challenge_id=self.challenge_id, epoch=self.epoch, beacon=self.beacon.hex(), nonce=self.nonce.hex()
+        )
+
+    def positions(self, signed_commitment: bytes) -> tuple[tuple[int, ...], ...]:
+        """Draw the tiles to open from the exact bytes of the signed commitment."""
+        return draw.draw_positions(
+            self.opening_key,
+            self.device.uuid,
+            ChallengeKind.MATMUL,
+            signed_commitment,
+            bounds=self.params.bounds,
+            count=self.params.openings,
+        )
+
+
+class ChallengeGenerator:
+    """Makes the challenges of one validator.
+
+    Args:
+        validator_key: Its node key, 64 hex digits.
+        target_seconds: How long a proof should take a miner that holds its claim.
+        openings: Tiles recomputed per proof.
+    """
+
+    def __init__(self, validator_key: str, *, target_seconds: int, openings: int) -> None:
+        self._validator_key = validator_key
+        self._target_seconds = target_seconds
+        self._openings = openings
+
+    def begin_epoch(self, epoch: int, entries: Iterable[SignedStatement]) -> EpochSecret:
+        """Draw the epoch's key and bind it to the miners that will be asked."""
+        opening_key = secrets.token_bytes(draw.KEY_BYTES)
+        miner_set_root = merkle.root([bytes.fromhex(statement.digest()) for statement in entries])
+        return EpochSecret(
+            epoch, opening_key, miner_set_root, draw.challenge_commit(epoch, opening_key, miner_set_root)
+        )
+
+    def matmul(
+        self, secret: EpochSecret, statement: SignedStatement, device: DeviceClaim, device_index: int
+    ) -> MatmulChallenge:
+        """Make the proof of one device.
+
+        Args:
+            secret: The epoch's key.
+            statement: The miner's signed registry entry.
+            device: One of its devices.
+            device_index: Its place there.
+        """
+        params = fit_params(
+            device.matmul_ops_per_second,
+            self._target_seconds,
+            memory_bytes=device.memory_bytes or None,
+            openings=self._openings,
+        )
+        return recompute(
+            challenge_id=secrets.token_hex(16),
+            epoch=secret.epoch,
+            validator_key=self._validator_key,
+            statement=statement,
+            device=device,
+            device_index=device_index,
+            params=params,
+            opening_key=secret.opening_key,
+        )
+
+
+def recompute(
+    *,
+    challenge_id: str,
+    epoch: int,
+    validator_key: str,
+    statement: SignedStatement,
+    device: DeviceClaim,
+    device_index: int,
+    params: MatmulParams,
+    opening_key: bytes,
+) -> MatmulChallenge:
+    """Derive beacon, nonce and seed from what the evidence holds."""
+    beacon = bytes.fromhex(statement.digest())
+    nonce = draw.nonce(opening_key, beacon, device.uuid, ChallengeKind.MATMUL)
+    seed = draw.seed(
+        SeedInputs(
+            kind=ChallengeKind.MATMUL,
+            params=params.encode(),
+            epoch=epoch,
+            beacon=beacon,
+            validator_key=bytes.fromhex(validator_key),
+            nonce=nonce,
+            miner_key=bytes.fromhex(statement.signer),
+            device_uuid=device.uuid,
+            device_index=device_index,
+        )
+    )
+    return MatmulChallenge(
+        challenge_id, epoch, statement.signer, device, device_index, params, opening_key, beacon, nonce, seed
+    )

@@ -1,0 +1,177 @@
+"""One matmul proof over the network: prepare, ping, start (the clock runs), signed commitment (it stops), open.
+
+Rules:
+- Stamps are the client's, on this process's monotonic clock; nothing is computed while the clock runs.
+- What a miner sent is kept in the trace before it is judged, so that a rejection can be recomputed too.
+- A device that is busy at prepare (429) declined: NOT_MEASURED. Once `/challenge/start` has left, everything that is no
+  commitment is MISSING, whatever the excuse. A proof is never repeated.
+- Openings have two seconds: whoever sees the questions must not have time to work on the answers.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from challenges.matmul import MatmulCommitment, check_roots_shape
+from neurons.validator.challenges import MatmulChallenge
+from polarise.answers import printable
+from polarise.canonical import canonical_bytes
+from polarise.clients import MinerClient
+from polarise.errors import DeadlineExceeded, ErrorCode, ProofRejected, RejectReason, RequestRejected, SubnetError
+from polarise.messages import CommitmentBody, OpenRequest, Position
+from polarise.signing import SignatureInvalid
+from polarise.statement import SignedStatement
+
+logger = logging.getLogger(__name__)
+
+STATEMENT_KIND = "commitment"
+PINGS = 8
+PREPARE_SECONDS = 90.0
+OPEN_SECONDS = 2.0
+
+
+@dataclass
+class ProofTrace:
+    """What happened in one proof, filled as it happens; see `polarise.evidence.ProofEvidence`."""
+
+    rtt_min_ns: int | None = None
+    first_byte_after_ns: int | None = None
+    last_byte_after_ns: int | None = None
+    commitment: SignedStatement | None = None
+    positions: tuple[tuple[int, ...], ...] = ()
+    openings: tuple[dict[str, object], ...] | None = None
+
+
+class MatmulRound:
+    """Runs matmul proofs; holds nothing between them."""
+
+    def run(self, client: MinerClient, challenge: MatmulChallenge, trace: ProofTrace) -> None:
+        """Lead one proof up to its openings; whether they are right is for `verification`.
+
+        Args:
+            client: The miner.
+            challenge: What it is asked.
+            trace: Filled with what it answered.
+
+        Raises:
+            ProofRejected: NOT_MEASURED (busy), MISSING, BAD_SIGNATURE, SEED_MISMATCH, MALFORMED, WRONG_COUNT or
+                OPENING_LATE.
+        """
+        fields = {"challenge_id": challenge.challenge_id, "miner_key": challenge.miner_key}
+        self._prepare(client, challenge)
+        trace.rtt_min_ns = self._smallest_round_trip(client)
+        logger.info(
+            "proof sent",
+            extra={
+                **fields,
+                "device": challenge.device.uuid,
+                "n": challenge.params.n,
+                "rounds": challenge.params.rounds,
+            },
+        )
+        statement = self._start(client, challenge, trace)
+        logger.info(
+            "proof answered",
+            extra={
+                **fields,
+                "work_ms": (trace.last_byte_after_ns or 0) // 1_000_000,
+                "rtt_ms": round(trace.rtt_min_ns / 1e6, 2),
+            },
+        )
+        check_commitment(challenge, statement)
+        trace.positions = challenge.positions(signed_bytes(statement))
+        trace.openings = self._open(client, challenge, trace.positions)
+
+    def _prepare(self, client: MinerClient, challenge: MatmulChallenge) -> None:
+        try:
+            client.prepare(challenge.prepare_request(), deadline_seconds=PREPARE_SECONDS)
+        except RequestRejected as err:
+            if err.status == 429 or err.code is ErrorCode.TOO_MANY_REQUESTS:
+                raise ProofRejected(RejectReason.NOT_MEASURED, f"BUSY: {printable(err.message)}"[:400]) from err
+            raise _missing("refused to prepare", err) from err
+        except (SubnetError, ValueError) as err:
+            raise _missing("could not prepare", err) from err
+
+    def _smallest_round_trip(self, client: MinerClient) -> int:
+        try:
+            return min(client.ping() for _ in range(PINGS))
+        except SubnetError as err:
+            raise _missing("did not answer a ping", err) from err
+
+    def _start(self, client: MinerClient, challenge: MatmulChallenge, trace: ProofTrace) -> SignedStatement:
+        try:
+            timed = client.start(challenge.start_request(), deadline_seconds=challenge.start_deadline_seconds)
+        except DeadlineExceeded as err:
+            raise ProofRejected(
+                RejectReason.MISSING,
+                "sent no commitment in time",
+                got=f"> {challenge.start_deadline_seconds:.0f} s",
+                expected=f"{challenge.params.operations / challenge.device.matmul_ops_per_second:.1f} s by its claim",
+            ) from err
+        except (SubnetError, ValueError) as err:
+            raise _missing("sent no commitment", err) from err
+        trace.first_byte_after_ns = timed.first_byte_ns - timed.sent_ns
+        trace.last_byte_after_ns = timed.last_byte_ns - timed.sent_ns
+        trace.commitment = timed.answer.commitment
+        return timed.answer.commitment
+
+    def _open(
+        self, client: MinerClient, challenge: MatmulChallenge, positions: tuple[tuple[int, ...], ...]
+    ) -> tuple[dict[str, object], ...]:
+        request = OpenRequest(
+            challenge_id=challenge.challenge_id,
+            positions=tuple(
+                Position(round_index=index, tile_row=row, tile_column=column) for index, row, column in positions
+            ),
+        )
+        try:
+            return client.open(request, deadline_seconds=OPEN_SECONDS).openings
+        except DeadlineExceeded as err:
+            raise ProofRejected(
+                RejectReason.OPENING_LATE,
+                "sent the openings too late",
+                got=f"> {OPEN_SECONDS:g} s",
+                expected=f"<= {OPEN_SECONDS:g} s",
+            ) from err
+        except (SubnetError, ValueError) as err:
+            raise _missing("sent no openings", err) from err
+
+
+def check_commitment(challenge: MatmulChallenge, statement: SignedStatement) -> MatmulCommitment:
+    """Check who signed a commitment and what it answers, before anything is drawn from it.
+
+    Raises:
+        ProofRejected: BAD_SIGNATURE, SEED_MISMATCH, MALFORMED or WRONG_COUNT.
+    """
+    try:
+        body = statement.open(STATEMENT_KIND, CommitmentBody, signer=challenge.miner_key)
+        signed_bytes(statement)
+    except (SignatureInvalid, ValueError) as err:
+        raise ProofRejected(
+            RejectReason.BAD_SIGNATURE, f"the commitment does not hold: {printable(err)}"[:400]
+        ) from err
+    for name, got, expected in (
+        ("challenge_id", body.challenge_id, challenge.challenge_id),
+        ("device", body.device, challenge.device.uuid),
+        ("seed", body.seed, challenge.seed.hex()),
+    ):
+        if got != expected:
+            raise ProofRejected(
+                RejectReason.SEED_MISMATCH,
+                f"the commitment is for another {name}",
+                got=printable(got),
+                expected=expected,
+            )
+    commitment = MatmulCommitment.from_wire(body.proof)
+    check_roots_shape(challenge.params, commitment)
+    return commitment
+
+
+def signed_bytes(statement: SignedStatement) -> bytes:
+    """Return the exact bytes positions are drawn from: the statement with its signature, in canonical form."""
+    return canonical_bytes(statement.to_wire())
+
+
+def _missing(what: str, err: Exception) -> ProofRejected:
+    return ProofRejected(RejectReason.MISSING, f"{what}: {printable(err)}"[:400])

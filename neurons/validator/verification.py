@@ -1,0 +1,198 @@
+"""Is the answer right, and how fast was it: tiles recomputed in another process, the rate from our own stamps.
+
+Rules:
+- numpy and hashlib are all it takes; torch is never imported.
+- The checker is a process of its own (spawned, one, started at the first proof), so that no check ever stands in the way
+  of a stamp. What goes to it and comes back are numbers, bytes and decoded JSON of our own making, no object of a peer.
+- A checker that dies is our own failure: the proof is NOT_MEASURED, which costs the miner nothing.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from challenges.hardware import HardwareTable
+from challenges.matmul import MatmulCommitment, MatmulParams, check_openings, openings_from_wire
+from challenges.timing import PPM, duration_ns, judge_rate, rate_per_second
+from neurons.validator.challenges import MatmulChallenge
+from neurons.validator.matmul_round import ProofTrace, check_commitment
+from polarise.errors import ProofRejected, RejectReason
+from polarise.hardware import DeviceClaim
+
+CHECK_SECONDS_MAX = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one proof is worth.
+
+    Attributes:
+        reason: Why it lost points; None when it passed.
+        message: One sentence for the miner's operator.
+        got: What it sent or what was measured.
+        expected: What it had to be.
+        measured_ops_per_second: The measured rate; 0 when the proof does not hold.
+        score: min(measured, claimed) over claimed in millionths; 0 when the proof does not hold.
+        verify_ms: Time of the check.
+    """
+
+    reason: RejectReason | None
+    message: str = ""
+    got: str | None = None
+    expected: str | None = None
+    measured_ops_per_second: int = 0
+    score: int = 0
+    verify_ms: float = 0.0
+
+    @property
+    def verified(self) -> bool:
+        """Whether the work was done and the claim was met."""
+        return self.reason is None
+
+    @classmethod
+    def of(cls, error: ProofRejected) -> Verdict:
+        """Turn a rejection into the verdict that is kept."""
+        got, expected = (None if value is None else str(value)[:200] for value in (error.got, error.expected))
+        return cls(error.reason, error.message[:400], got, expected)
+
+
+class _Checked(NamedTuple):
+    """What comes back from the checker; an exception would have to be pickled."""
+
+    reason: str | None
+    message: str
+    got: str | None
+    expected: str | None
+    verify_ns: int
+
+
+class VerificationEngine:
+    """Gives verdicts on proofs; use it as a context manager, which ends its process.
+
+    Args:
+        hardware: What vendors say of their cards.
+    """
+
+    def __init__(self, hardware: HardwareTable) -> None:
+        self._hardware = hardware
+        self._pool: ProcessPoolExecutor | None = None
+
+    def verify_resources(self, challenge: MatmulChallenge, trace: ProofTrace) -> Verdict:
+        """Check the openings of a complete proof and compare the rate with the claim.
+
+        Args:
+            challenge: What the miner was asked.
+            trace: What it answered; commitment, openings and stamps are there.
+        """
+        if trace.commitment is None or trace.openings is None:
+            raise ValueError("a proof without commitment or openings has its verdict already")
+        commitment = check_commitment(challenge, trace.commitment)
+        checked = self._check(challenge, commitment, trace)
+        verify_ms = round(checked.verify_ns / 1e6, 2)
+        if checked.reason is not None:
+            return Verdict(
+                RejectReason(checked.reason), checked.message, checked.got, checked.expected, verify_ms=verify_ms
+            )
+        return judge(challenge.params, challenge.device, self._hardware, trace, verify_ms=verify_ms)
+
+    def close(self) -> None:
+        """End the checker."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def __enter__(self) -> VerificationEngine:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def _check(self, challenge: MatmulChallenge, commitment: MatmulCommitment, trace: ProofTrace) -> _Checked:
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_live_with_parent)
+        try:
+            return self._pool.submit(
+                check_answer, challenge.params, challenge.seed, commitment.roots, trace.positions, trace.openings
+            ).result(CHECK_SECONDS_MAX)
+        except (BrokenExecutor, TimeoutError) as err:
+            self.close()
+            message = f"this validator's checker failed ({type(err).__name__})"
+            return _Checked(RejectReason.NOT_MEASURED, message, None, None, 0)
+
+
+def check_answer(
+    params: MatmulParams,
+    seed: bytes,
+    roots: tuple[bytes, ...],
+    positions: tuple[tuple[int, ...], ...],
+    openings: object,
+) -> _Checked:
+    """Decode and check all openings of one proof; runs in the checker, and in `validator replay`.
+
+    At n = 16384 with 32 openings about 0.1 s of one core.
+
+    Args:
+        params: Sizes of the proof.
+        seed: The validator's seed.
+        roots: The committed roots.
+        positions: As drawn.
+        openings: As the miner sent them; untrusted.
+    """
+    began = time.monotonic_ns()
+    try:
+        check_openings(params, seed, MatmulCommitment(roots), positions, openings_from_wire(params, openings))
+    except ProofRejected as err:
+        verdict = Verdict.of(err)
+        return _Checked(err.reason, verdict.message, verdict.got, verdict.expected, time.monotonic_ns() - began)
+    return _Checked(None, "", None, None, time.monotonic_ns() - began)
+
+
+def judge(
+    params: MatmulParams, device: DeviceClaim, hardware: HardwareTable, trace: ProofTrace, *, verify_ms: float = 0.0
+) -> Verdict:
+    """Compare the rate of a proof that holds with the device's claim and its vendor's peak."""
+    if trace.last_byte_after_ns is None or trace.rtt_min_ns is None:
+        raise ValueError("a proof without stamps has no rate")
+    # To the last byte: a miner could send the first one before its work is done.
+    work_ns = duration_ns(0, trace.last_byte_after_ns, trace.rtt_min_ns)
+    rate = judge_rate(
+        rate_per_second(params.operations, work_ns), device.matmul_ops_per_second, _peak(device, hardware)
+    )
+    score = rate.counted * PPM // device.matmul_ops_per_second
+    if rate.reason is None:
+        return Verdict(None, measured_ops_per_second=rate.measured, score=score, verify_ms=verify_ms)
+    is_slow = rate.reason is RejectReason.CLAIM_NOT_MET
+    return Verdict(
+        rate.reason,
+        "the measured rate is below 0.6 of the claim" if is_slow else "faster than the vendor says this card can be",
+        f"{rate.measured} operations/s",
+        f">= {device.matmul_ops_per_second * 6 // 10} operations/s" if is_slow else f"a {device.name}",
+        rate.measured,
+        score,
+        verify_ms,
+    )
+
+
+def _peak(device: DeviceClaim, hardware: HardwareTable) -> int | None:
+    model = hardware.find(device.name) if device.kind == "gpu" else None
+    return model.tensor16_operations_per_second if model else None
+
+
+def _live_with_parent() -> None:
+    """Leave Ctrl-C to the daemon, and end when the daemon is killed: the pool's own pipes would keep us for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent,), name="parent-watch", daemon=True).start()
+
+
+def _end_after(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
