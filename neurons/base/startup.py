@@ -8,9 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from config.loader import CHECKOUT, load_config
+from config.loader import CHECKOUT, load_config, parse_value
 from config.schema import Config, RoleName
 from neurons.base.keys import load_node_identity
 from polarise.errors import ConfigError
@@ -94,7 +92,7 @@ def _flags(args: argparse.Namespace) -> Mapping[str, object]:
         path, separator, value = item.partition("=")
         if not separator:
             raise ConfigError(f"{item!r} has no value", origin="--set", allowed="--set docker.default_memory=2g")
-        flags[path.strip()] = yaml.safe_load(value)
+        flags[path.strip()] = parse_value(path.strip(), value, "--set")
     if getattr(args, "verbose", False):
         flags["logging.level"] = "DEBUG"
     if getattr(args, "log_format", None):
