@@ -89,3 +89,7 @@ def _print(args: argparse.Namespace, statement: SignedStatement, body: WireModel
     for name, value in body.to_wire().items():
         text = json.dumps(value) if isinstance(value, dict | list) else value
         print(f"  {name}: {printable(text)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

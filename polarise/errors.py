@@ -4,7 +4,7 @@ SubnetError
 ├── ConfigError      the operator must change a file or a flag; exit status 2
 ├── RequestRejected  the caller's fault; carries an ErrorCode; HTTP 4xx
 ├── ProofRejected    the miner's fault; carries a RejectReason and the two values that disagreed; costs score
-└── Unavailable      Docker, GPU, ledger or a peer is away; HTTP 503 with Retry-After; never costs a miner anything
+└── Unavailable      Docker, GPU, ledger or a peer is away; HTTP 503 with Retry-After; what a node sees of itself
     ├── DeadlineExceeded  a peer did not finish its answer in time
     └── AnswerInvalid     a peer answered something that is no answer: another shape, or a receipt that does not hold
 
@@ -24,6 +24,8 @@ class ErrorCode(StrEnum):
     UNKNOWN_FIELD = "UNKNOWN_FIELD"
     INVALID_FIELD = "INVALID_FIELD"
     BODY_TOO_LARGE = "BODY_TOO_LARGE"
+    BODY_TOO_SLOW = "BODY_TOO_SLOW"
+    LENGTH_REQUIRED = "LENGTH_REQUIRED"
     UNSUPPORTED_MEDIA_TYPE = "UNSUPPORTED_MEDIA_TYPE"
     NOT_AUTHENTICATED = "NOT_AUTHENTICATED"
     BAD_SIGNATURE = "BAD_SIGNATURE"
