@@ -4,7 +4,7 @@ Rules:
 - A body is collected here, on the event loop; a caller that sends slowly holds a few kilobytes and no thread.
 - Too large is answered 413, too slow 408, without a length 411, each in the one error shape. What is refused is still
   read for a while, so that the caller sees the answer instead of a reset connection.
-- After the body, the end of the connection sets ``DISCONNECTED``, which a streaming response asks.
+- After the body, the end of the connection or of the server sets ``DISCONNECTED``, which a streaming response asks.
 """
 
 from __future__ import annotations
@@ -40,6 +40,14 @@ class HttpFront:
         self._application = application
         self._max_body_bytes = max_body_bytes
         self._body_seconds = body_seconds
+        self._is_ending = False
+        self._open: set[threading.Event] = set()
+
+    def end_streams(self) -> None:
+        """Tell every streaming response that its reader has gone: the server is about to stop."""
+        self._is_ending = True
+        for gone in tuple(self._open):
+            gone.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request (ASGI 3)."""
@@ -80,6 +88,9 @@ class HttpFront:
     async def _hand_over(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         gone = threading.Event()
         scope[DISCONNECTED] = gone
+        self._open.add(gone)
+        if self._is_ending:
+            gone.set()
         messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def receive_body() -> Message:
@@ -95,6 +106,7 @@ class HttpFront:
             await self._application(scope, receive_body, send)
         finally:
             gone.set()
+            self._open.discard(gone)
             watcher.cancel()
 
 

@@ -20,7 +20,7 @@ from polarise.errors import RejectReason
 from polarise.evidence import read_bundle
 from polarise.registry import write_entry
 from polarise.signing import Purpose
-from tests.unit.neurons.validator.proving_miner import MINER, VALIDATOR, challenge_of, entry_of, proving_miner
+from tests.support.proving_miner import MINER, VALIDATOR, challenge_of, entry_of, proving_miner
 from utils.clock import SystemClock
 
 

@@ -24,8 +24,8 @@ from polarise.errors import RequestRejected
 from polarise.evidence import EvidenceBundle, InspectionEvidence, VerdictRecord, read_bundle, write_bundle
 from polarise.messages import CommitmentBody
 from polarise.statement import sign_statement
-from tests.unit.neurons.validator.proving_miner import CPU, MINER, VALIDATOR, challenge_of, entry_of
-from tests.unit.neurons.validator.samples import LIMITS, findings_wire, receipt_statement
+from tests.support.evidence import LIMITS, findings_wire, receipt_statement
+from tests.support.proving_miner import CPU, MINER, VALIDATOR, challenge_of, entry_of
 
 Wire = dict[str, Any]
 

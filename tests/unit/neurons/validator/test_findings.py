@@ -11,7 +11,7 @@ import pytest
 from neurons.validator import probe
 from neurons.validator.findings import check_findings, check_receipt, decode_findings
 from polarise.errors import ProofRejected, RejectReason
-from tests.unit.neurons.validator.samples import LIMITS, findings_wire, receipt
+from tests.support.evidence import LIMITS, findings_wire, receipt
 
 
 def _check(**changes: object) -> int:

@@ -15,8 +15,8 @@ from polarise.clients import MinerClient
 from polarise.errors import ErrorCode, ProofRejected, RejectReason
 from polarise.receipt import Receipt
 from polarise.ssh_keys import fingerprint, generate_key_pair, parse_public_key
-from tests.unit.neurons.validator.proving_miner import MINER, VALIDATOR
-from tests.unit.neurons.validator.samples import receipt
+from tests.support.evidence import receipt
+from tests.support.proving_miner import MINER, VALIDATOR
 from tests.unit.polarise.small_miner import LIMITS, SmallMiner
 
 

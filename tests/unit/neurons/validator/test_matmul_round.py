@@ -21,7 +21,7 @@ from polarise.clients import MinerClient
 from polarise.errors import ErrorCode, ProofRejected, RejectReason, RequestRejected, Unavailable
 from polarise.messages import CommitAnswer, CommitmentBody
 from polarise.statement import sign_statement
-from tests.unit.neurons.validator.proving_miner import (
+from tests.support.proving_miner import (
     CPU,
     MINER,
     SKIPPING,

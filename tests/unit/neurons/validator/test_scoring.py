@@ -9,7 +9,7 @@ from neurons.validator.fixes import FIXES
 from neurons.validator.scoring import DECLINES_NEUTRAL, GATE_REASONS, RULES_VERSION, ScoringSystem, points
 from polarise.errors import RejectReason
 from polarise.evidence import ScoreRecord
-from tests.unit.neurons.validator.samples import CLAIM, inspection, proof, score
+from tests.support.evidence import CLAIM, inspection, proof, score
 
 SCORING = ScoringSystem()
 

@@ -10,7 +10,7 @@ from polarise.receipt import STATEMENT_KIND as RECEIPT_KIND
 from polarise.receipt import Limits, Receipt
 from polarise.ssh_keys import fingerprint, generate_key_pair
 from polarise.statement import SignedStatement, sign_statement
-from tests.unit.neurons.validator.proving_miner import MINER, VALIDATOR
+from tests.support.proving_miner import MINER, VALIDATOR
 
 LIMITS = Limits(memory_bytes=256 << 20, swap_bytes=0, cpu_milli=500, pids_count=512, shm_bytes=64 << 20)
 CLAIM = 1_000_000
