@@ -27,6 +27,7 @@ class RoleName(StrEnum):
     DEMO = "demo"
     MINER = "miner"
     VALIDATOR = "validator"
+    LEDGER = "ledger"
 
 
 def _size(text: str) -> str:
@@ -167,6 +168,20 @@ class ValidatorConfig(Section):
     )
 
 
+class LedgerConfig(Section):
+    """Which ledger this node uses, or, for the ledger itself, what it takes."""
+
+    endpoint: str = Field(
+        "http://127.0.0.1:8090", pattern=r"^https?://[A-Za-z0-9.\-\[\]:]+$", description="Base URL of the ledger."
+    )
+    genesis: Path | None = Field(
+        None, description="The ledger's genesis file; default: genesis.json in the ledger's own data directory."
+    )
+    max_block_transactions: int = Field(
+        10_000, ge=1, le=1_000_000, description="Transactions the ledger takes between two blocks."
+    )
+
+
 class LoggingConfig(Section):
     """Where the log goes; secrets never do."""
 
@@ -191,4 +206,5 @@ class Config(Section):
     docker: DockerConfig = DockerConfig()
     miner: MinerConfig = MinerConfig()
     validator: ValidatorConfig = ValidatorConfig()
+    ledger: LedgerConfig = LedgerConfig()
     logging: LoggingConfig = LoggingConfig()

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import polarise
-from polarise.errors import ConfigError, ProofRejected, RequestRejected, SubnetError, Unavailable
+from polarise.errors import ConfigError, LogDamaged, LogFork, ProofRejected, RequestRejected, SubnetError, Unavailable
 
 EXIT_USAGE = 2
 EXIT_REFUSED = 3
@@ -58,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the parser with every command."""
     from neurons.base import keys_command
     from neurons.demo import command as demo_command
+    from neurons.ledger import command as ledger_command
     from neurons.miner import command as miner_command
     from neurons.renter import command as renter_command
     from neurons.validator import command as validator_command
@@ -70,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"polarise {polarise.__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (demo_command, miner_command, validator_command, renter_command, keys_command):
+    for module in (demo_command, miner_command, validator_command, ledger_command, renter_command, keys_command):
         module.add_parser(subparsers)
     return parser
 
@@ -84,7 +85,7 @@ def exit_status(err: SubnetError) -> int:
         return EXIT_NETWORK
     if isinstance(err, ConfigError):
         return EXIT_USAGE
-    return EXIT_NOT_VERIFIED if isinstance(err, ProofRejected) else EXIT_REFUSED
+    return EXIT_NOT_VERIFIED if isinstance(err, ProofRejected | LogFork | LogDamaged) else EXIT_REFUSED
 
 
 def _describe(err: SubnetError) -> str:
