@@ -153,7 +153,6 @@ class MinerConfig(Section):
 class ValidatorConfig(Section):
     """Rounds, sizes and what is inspected."""
 
-    registry: Path = Field(Path("data/registry"), description="Folder with the miners' signed registry entries.")
     epoch_seconds: int = Field(300, ge=5, le=86400, description="Length of an epoch.")
     proof_target_seconds: int = Field(3, ge=1, le=60, description="How long a matmul proof should take a miner.")
     openings: int = Field(32, ge=8, le=256, description="Tiles recomputed per proof.")

@@ -2,7 +2,7 @@
 
 Rules:
 - A pattern's ``$name`` takes one segment; ``$node`` is any node key, ``$validator`` a validator of the genesis,
-  ``$epoch`` eight digits, so that names sort as numbers do. The first variable is the only one who may write there.
+  ``$epoch`` ten digits, so that names sort as numbers do. The first variable is the only one who may write there.
 - ``once``: what stands there stays. ``after``: that path must exist. ``rising``: the epoch is greater than every one
   its writer has written under the same first segments.
 - A rule looks at the writer, the path and what exists; values are for those who read them.
@@ -21,7 +21,7 @@ from polarise.errors import ErrorCode, RequestRejected
 from polarise.transaction import SEGMENT_PATTERN
 
 _KEY = "[0-9a-f]{64}"
-_VARIABLES = {"node": _KEY, "validator": _KEY, "epoch": "[0-9]{8}", "miner": _KEY}
+_VARIABLES = {"node": _KEY, "validator": _KEY, "epoch": "[0-9]{10}", "miner": _KEY}
 
 
 class StateReader(Protocol):

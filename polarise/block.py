@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 
 from polarise.checkpoint import Checkpoint, SignedCheckpoint, open_checkpoint
-from polarise.notes import NoteInvalid, NoteVerifier
+from polarise.notes import NoteInvalid, NoteVerifier, parse_note
 
 NO_BLOCK = "0" * 64
 
@@ -99,3 +99,12 @@ def block_of(checkpoint: Checkpoint) -> Block:
         raise NoteInvalid(f"a block has {len(_LINES)} extension lines, this one has {len(found)}")
     height, time_unix_ms, state, prev = found
     return Block(checkpoint.origin, checkpoint.size, checkpoint.root, int(height), int(time_unix_ms), state, prev)
+
+
+def block_hash(raw: bytes) -> str:
+    """Return the hash of a block whose signature somebody else checks; see `SignedBlock.hash`.
+
+    Raises:
+        NoteInvalid: Not a note.
+    """
+    return hashlib.sha256(parse_note(raw).text.encode()).hexdigest()

@@ -22,6 +22,7 @@ from polarise.canonical import JsonValue, canonical_bytes, digest_hex
 from polarise.decode import WireModel, decode_model
 from polarise.errors import ErrorCode, RejectReason, RequestRejected
 from polarise.messages import Position
+from polarise.notes import MAX_NOTE_BYTES
 from polarise.signing import KEY_PATTERN
 from polarise.statement import SignedStatement
 
@@ -199,10 +200,11 @@ class EvidenceBundle(WireModel):
         examined_unix_ms: When it ended, by the validator's wall clock.
         validator_key: Who examined.
         miner_key: Who was examined.
-        registry: The miner's signed registry entry, whose digest is the beacon until there is a ledger.
+        registry: The miner's signed registry entry.
         opening_key: The validator's secret of this epoch; a bundle must not leave it before the epoch's proofs are done.
         miner_set_root: Merkle root over the digests of all entries of the epoch.
         challenge_commit: What the validator was bound to before.
+        beacon_block: The signed block whose hash is the beacon of all proofs.
         proofs: One per device.
         inspection: The rented container; None when this validator does not inspect.
         previous: The miner's score before.
@@ -218,6 +220,7 @@ class EvidenceBundle(WireModel):
     opening_key: Hash
     miner_set_root: Hash
     challenge_commit: Hash
+    beacon_block: str = Field(max_length=MAX_NOTE_BYTES)
     proofs: tuple[ProofEvidence, ...]
     inspection: InspectionEvidence | None
     previous: ScoreRecord | None

@@ -1,4 +1,4 @@
-"""A whole market on one machine: owner, miner, validator and renter with keys, settings and folders of their own."""
+"""A whole market on one machine: owner, ledger, miner, validator and renter, each with key, settings and folder."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -17,15 +18,20 @@ import yaml
 from config.loader import CHECKOUT, PREFIX
 from config.schema import Config
 from neurons.demo.process import Daemon
-from neurons.miner.join import registry_statement
+from neurons.ledger.genesis import new_genesis
+from neurons.ledger.node import GENESIS_FILE
+from neurons.miner.join import post_entry, registry_statement
 from neurons.miner.network import NodeNetwork
 from polarise.errors import SubnetError, Unavailable
+from polarise.genesis import Genesis, Member, write_genesis
 from polarise.keyfile import KeyKind, create_key_file
-from polarise.registry import RegistryEntry, open_entry, write_entry
+from polarise.ledger_client import LedgerClient
+from polarise.registry import RegistryEntry, open_entry
 from polarise.signing import Identity
 from utils.crypto import new_secret, write_secret_file
 from utils.docker_utils import connect, labelled_containers, remove_container
 
+BLOCK_SECONDS = 1
 START_SECONDS = 60
 COMMAND_SECONDS = 120
 
@@ -53,14 +59,15 @@ class Market:
         self._is_kept = keep is not None
         self.root = keep.absolute() if keep else Path(tempfile.mkdtemp(prefix="polarise-demo-"))
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.registry = self.root / "registry"
         self.renter_key_file = self.root / "renter.key"
         self.passphrase_file = self.root / "passphrase"
         self._miner_settings = dict(miner_settings or {})
         self._validator_settings = dict(validator_settings or {})
         self._daemons: list[Daemon] = []
         self.miner_url = ""
-        self.owner, self.miner_identity, self.validator_identity, self.renter = self._make_keys()
+        self.ledger_url = ""
+        self._make_keys()
+        self.genesis = self._make_genesis()
 
     def __enter__(self) -> Market:
         return self
@@ -74,6 +81,25 @@ class Market:
     def miner_node_id(self) -> str:
         """The miner's mark on every Docker object."""
         return self.miner_identity.public_key[:12]
+
+    @property
+    def genesis_file(self) -> Path:
+        """The ledger's genesis, which everybody in this market trusts."""
+        return self.root / "ledger" / GENESIS_FILE
+
+    def ledger_client(self) -> LedgerClient:
+        """Return a client of the ledger that remembers nothing."""
+        return LedgerClient(self.ledger_url, self.genesis)
+
+    def start_ledger(self) -> Daemon:
+        """Start the ledger; it comes first.
+
+        Raises:
+            Unavailable: It did not start.
+        """
+        daemon = self._start("ledger", ("main.py", "ledger"), {"role": "ledger", "network": {"port": 0}})
+        self.ledger_url = str(daemon.wait_for("started", START_SECONDS)["url"])
+        return daemon
 
     def start_miner(self, program: tuple[str, ...] = ("main.py", "miner")) -> tuple[Daemon, str]:
         """Start the miner and return it with the URL of its API.
@@ -89,11 +115,11 @@ class Market:
         return daemon, self.miner_url
 
     def register_miner(self, url: str, on_measured: Callable[[str, int], None]) -> RegistryEntry:
-        """Measure the miner's hardware and write its signed registry entry."""
+        """Measure the miner's hardware and put its signed registry entry on the ledger."""
         statement = registry_statement(
             Config.model_validate(self._miner_config()), self.miner_identity, url, on_measured
         )
-        write_entry(self.registry / "miner.json", statement)
+        post_entry(self.ledger_client(), self.miner_identity, statement)
         return open_entry(statement)
 
     def start_validator(self) -> Daemon:
@@ -171,32 +197,50 @@ class Market:
         self._daemons.append(daemon)
         return daemon
 
-    def _make_keys(self) -> tuple[Identity, Identity, Identity, Identity]:
+    def _make_keys(self) -> None:
         write_secret_file(self.passphrase_file, new_secret())
         passphrase = self.passphrase_file.read_bytes().strip()
-        owner = create_key_file(self.root / "owner.key", KeyKind.OWNER, passphrase)
-        miner = create_key_file(self.root / "miner" / "keys" / "node.key", KeyKind.NODE, passphrase, owner=owner)
-        validator = create_key_file(
-            self.root / "validator" / "keys" / "node.key", KeyKind.NODE, passphrase, owner=owner
+        self.owner = create_key_file(self.root / "owner.key", KeyKind.OWNER, passphrase)
+        self.ledger_identity = self._node_key("ledger", passphrase)
+        self.miner_identity = self._node_key("miner", passphrase)
+        self.validator_identity = self._node_key("validator", passphrase)
+        self.renter = create_key_file(self.renter_key_file, KeyKind.RENTER, passphrase)
+
+    def _node_key(self, role: str, passphrase: bytes) -> Identity:
+        return create_key_file(self.root / role / "keys" / "node.key", KeyKind.NODE, passphrase, owner=self.owner)
+
+    def _make_genesis(self) -> Genesis:
+        genesis = new_genesis(
+            self.ledger_identity,
+            "demo",
+            [Member(key=self.validator_identity.public_key, stake=1)],
+            block_seconds=BLOCK_SECONDS,
+            final_confirmations=1,
+            created_unix_ms=time.time_ns() // 1_000_000,
         )
-        return owner, miner, validator, create_key_file(self.renter_key_file, KeyKind.RENTER, passphrase)
+        write_genesis(self.genesis_file, genesis)
+        return genesis
+
+    def _ledger_settings(self) -> dict[str, object]:
+        return {"endpoint": self.ledger_url or "http://127.0.0.1:1", "genesis": str(self.genesis_file)}
 
     def _miner_config(self) -> dict[str, object]:
         settings: dict[str, dict[str, object]] = {
             "network": {"port": 0},
             "access": {"validators": [self.validator_identity.public_key], "renters": [self.renter.public_key]},
             "docker": {"default_memory": "512m", "container_prefix": "polarise-demo-"},
+            "ledger": self._ledger_settings(),
         }
         return {"role": "miner", **_merged(settings, self._miner_settings)}
 
     def _validator_config(self) -> dict[str, object]:
         settings: dict[str, dict[str, object]] = {
             "validator": {
-                "registry": str(self.registry),
                 "epoch_seconds": 30,
                 "proof_target_seconds": 2,
                 "allow_private_endpoints": True,
-            }
+            },
+            "ledger": self._ledger_settings(),
         }
         return {"role": "validator", **_merged(settings, self._validator_settings)}
 

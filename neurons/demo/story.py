@@ -58,13 +58,17 @@ def run(*, once: bool, json_file: Path | None, keep: Path | None) -> int:
 
 
 def _play(market: Market, narrator: Narrator) -> tuple[dict[str, object], Daemon]:
-    narrator.step("keys made: an owner, a miner and a validator certified by it, a renter")
+    narrator.step("keys made: an owner, a ledger, a miner and a validator certified by it, a renter")
+    market.start_ledger()
+    narrator.step(
+        f"ledger up at {market.ledger_url}, one block a second, net {market.genesis.net}", url=market.ledger_url
+    )
     _, url = market.start_miner()
     narrator.step(f"miner up at {url}", url=url, node_key=market.miner_identity.public_key)
     entry = market.register_miner(url, lambda _name, _rate: None)
     for device in entry.hardware.devices:
         narrator.step(
-            f"miner measured its hardware: {device.name}, {entry.hardware.cpu_milli / 1000:g} CPUs, "
+            f"miner registered with measured hardware: {device.name}, {entry.hardware.cpu_milli / 1000:g} CPUs, "
             f"{format_size(entry.hardware.memory_bytes)} for lease; it claims "
             f"{device.matmul_ops_per_second / 1e9:.1f} G operations/s",
             device=device.uuid,
@@ -79,14 +83,17 @@ def _play(market: Market, narrator: Narrator) -> tuple[dict[str, object], Daemon
 
 
 def _watch_epoch(validator: Daemon, narrator: Narrator) -> Event:
-    """Tell the validator's events until the miner has its score."""
+    """Tell the validator's events until the epoch is recorded; returns the miner's score."""
+    scored: Event | None = None
     for event in validator.events(EPOCH_SECONDS):
         tell = _TELLERS.get(str(event.get("event")))
         if tell is not None:
             fields = {name: value for name, value in event.items() if name not in {"time", "level", "logger"}}
             narrator.step(tell(event), **fields)
         if event.get("event") == "miner scored":
-            return event
+            scored = event
+        if event.get("event") == "epoch finished" and scored is not None:
+            return scored
     raise SubnetError(f"the validator gave no score within {EPOCH_SECONDS} s\n{validator.tail()}")
 
 
@@ -132,6 +139,13 @@ def _rate(event: Event, name: str) -> str:
 
 
 _TELLERS: dict[str, Callable[[Event], str]] = {
+    "epoch committed": lambda e: (
+        f"epoch {e.get('epoch')} committed on the ledger; its beacon is block {e.get('beacon_height')}"
+    ),
+    "epoch finished": lambda e: (
+        f"epoch {e.get('epoch')} recorded: scores and opening key "
+        f"{'stand on the ledger' if e.get('is_on_ledger') else 'wait for the ledger'}"
+    ),
     "proof sent": lambda e: f"proof sent: matmul of {e.get('n')} x {e.get('n')}, {e.get('rounds')} chained rounds",
     "proof answered": lambda e: f"proof answered after {e.get('work_ms')} ms on the validator's clock",
     "proof verified": lambda e: (

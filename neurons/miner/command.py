@@ -26,9 +26,10 @@ def add_parser(subparsers: Subparsers) -> None:
     status.add_argument("-o", "--output", choices=("table", "json"), default="table", help="how to print")
     status.set_defaults(handler=run_status)
 
-    join = subparsers.add_parser("join", help="measure this miner and write its signed registry entry")
+    join = subparsers.add_parser("join", help="measure this miner and put its signed registry entry on the ledger")
     add_daemon_options(join)
-    join.add_argument("--registry", type=Path, metavar="DIR", help="folder of entries (default: data/registry)")
+    join.add_argument("--registry", type=Path, metavar="DIR", help="also write the entry into this folder")
+    join.add_argument("--offline", action="store_true", help="only write the entry, hand nothing to the ledger")
     join.add_argument("--endpoint", metavar="URL", help="base URL of the API (default: from network.host and port)")
     join.set_defaults(handler=run_join)
 
@@ -57,8 +58,9 @@ def run_status(args: argparse.Namespace) -> int:
 def run_join(args: argparse.Namespace) -> int:
     """Measure the hardware with the real proof and write the signed entry."""
     from config.schema import RoleName
+    from neurons.base.ledger_access import ledger_client
     from neurons.base.startup import load
-    from neurons.miner.join import registry_statement
+    from neurons.miner.join import post_entry, registry_statement
     from polarise.registry import write_entry
 
     started = load(args, RoleName.MINER)
@@ -70,11 +72,16 @@ def run_join(args: argparse.Namespace) -> int:
         endpoint,
         on_measured=lambda name, rate: print(f"  {name}: claims {rate / 1e9:.1f} G operations/s"),
     )
-    folder = args.registry or started.config.validator.registry
-    path = folder / f"{started.identity.public_key[:16]}.json"
-    write_entry(path, statement)
-    write_entry(started.data_dir / "registry.json", statement)
-    print(f"wrote {path}\nnode key {started.identity.public_key}\nendpoint {endpoint}")
+    paths = [started.data_dir / "registry.json"]
+    if args.registry is not None:
+        paths.append(args.registry / f"{started.identity.public_key[:16]}.json")
+    for path in paths:
+        write_entry(path, statement)
+        print(f"wrote {path}")
+    print(f"node key {started.identity.public_key}\nendpoint {endpoint}")
+    if not args.offline:
+        height = post_entry(ledger_client(started.config, started.data_dir), started.identity, statement)
+        print(f"registered on the ledger, final in block {height}")
     return 0
 
 

@@ -8,10 +8,14 @@ from collections.abc import Callable
 from config.schema import Config
 from neurons.miner import settings
 from neurons.miner.hardware import measure_claim
-from polarise.errors import ConfigError
+from polarise.errors import ConfigError, Unavailable
+from polarise.ledger_client import LedgerClient, WaitState
 from polarise.registry import STATEMENT_KIND, RegistryEntry
 from polarise.signing import Identity
 from polarise.statement import SignedStatement, sign_statement
+from polarise.transaction import SetValue, sign_transaction
+
+FINAL_SECONDS = 60.0
 
 
 def registry_statement(
@@ -46,3 +50,29 @@ def registry_statement(
         created_unix_ms=time.time_ns() // 1_000_000,
     )
     return sign_statement(identity, STATEMENT_KIND, entry)
+
+
+def post_entry(client: LedgerClient, identity: Identity, statement: SignedStatement) -> int:
+    """Put the entry on the ledger and wait until it is final.
+
+    Returns:
+        Height of the first block that covers it.
+
+    Raises:
+        RequestRejected: The ledger refused it.
+        Unavailable: The ledger is away, or makes no blocks.
+    """
+    transaction = sign_transaction(
+        identity,
+        SetValue(path=f"/registry/{identity.public_key}", value=statement.to_wire()),
+        net=client.genesis.net,
+        nonce=client.next_nonce(identity.public_key),
+        time_unix_ms=time.time_ns() // 1_000_000,
+    )
+    client.submit(transaction)
+    waited = client.wait(transaction.hash, FINAL_SECONDS)
+    if waited.refusal is not None:
+        raise waited.refusal
+    if waited.state is not WaitState.FINAL or waited.height is None:
+        raise Unavailable(f"the entry is {waited.state} after {FINAL_SECONDS:g} s; is the ledger making blocks?")
+    return waited.height

@@ -2,7 +2,7 @@
 
 Rules:
 - One opening key per epoch, kept before anything is sent, so that evidence can be re-checked after any crash.
-- The beacon is the digest of the miner's signed registry entry until there is a ledger.
+- The beacon is the hash of the first ledger block that covers the epoch's commitment; see `neurons.validator.chain`.
 - Sizes follow from the claim alone, so that a miner which claims more has to do more.
 - Everything a seed depends on stands in the evidence; `recompute` is the same code for the round and for an auditor.
 """
@@ -132,13 +132,14 @@ class ChallengeGenerator:
         )
 
     def matmul(
-        self, secret: EpochSecret, statement: SignedStatement, device: DeviceClaim, device_index: int
+        self, secret: EpochSecret, beacon: bytes, miner_key: str, device: DeviceClaim, device_index: int
     ) -> MatmulChallenge:
         """Make the proof of one device.
 
         Args:
             secret: The epoch's key.
-            statement: The miner's signed registry entry.
+            beacon: Public randomness of the epoch, 32 bytes.
+            miner_key: Node key of the miner.
             device: One of its devices.
             device_index: Its place there.
         """
@@ -152,11 +153,12 @@ class ChallengeGenerator:
             challenge_id=secrets.token_hex(16),
             epoch=secret.epoch,
             validator_key=self._validator_key,
-            statement=statement,
+            miner_key=miner_key,
             device=device,
             device_index=device_index,
             params=params,
             opening_key=secret.opening_key,
+            beacon=beacon,
         )
 
 
@@ -165,14 +167,14 @@ def recompute(
     challenge_id: str,
     epoch: int,
     validator_key: str,
-    statement: SignedStatement,
+    miner_key: str,
     device: DeviceClaim,
     device_index: int,
     params: MatmulParams,
     opening_key: bytes,
+    beacon: bytes,
 ) -> MatmulChallenge:
-    """Derive beacon, nonce and seed from what the evidence holds."""
-    beacon = bytes.fromhex(statement.digest())
+    """Derive nonce and seed from what the evidence holds."""
     nonce = draw.nonce(opening_key, beacon, device.uuid, ChallengeKind.MATMUL)
     seed = draw.seed(
         SeedInputs(
@@ -182,11 +184,11 @@ def recompute(
             beacon=beacon,
             validator_key=bytes.fromhex(validator_key),
             nonce=nonce,
-            miner_key=bytes.fromhex(statement.signer),
+            miner_key=bytes.fromhex(miner_key),
             device_uuid=device.uuid,
             device_index=device_index,
         )
     )
     return MatmulChallenge(
-        challenge_id, epoch, statement.signer, device, device_index, params, opening_key, beacon, nonce, seed
+        challenge_id, epoch, miner_key, device, device_index, params, opening_key, beacon, nonce, seed
     )

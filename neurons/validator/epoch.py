@@ -1,6 +1,9 @@
-"""The validator's loop: once per epoch every registered miner is examined, and old openings are thrown away.
+"""The validator's loop: once per epoch every registered miner is examined, scored and recorded on the ledger.
 
-An epoch begins at once when the daemon starts; one that takes longer than it may is followed immediately by the next.
+Rules:
+- An epoch begins at once when the daemon starts; one that takes longer than it may is followed immediately by the next.
+- Commitment and beacon come before the first challenge, scores and record after the last.
+- An epoch that was broken off is recorded as such at the next start, with the miners that were scored.
 """
 
 from __future__ import annotations
@@ -9,24 +12,29 @@ import logging
 import threading
 from pathlib import Path
 
-from neurons.validator.challenges import ChallengeGenerator
+from neurons.validator.chain import Beacon, Chain, CommitRefused, Miners
+from neurons.validator.challenges import ChallengeGenerator, EpochSecret
 from neurons.validator.examination import Examiner
 from neurons.validator.metrics import MetricsHandler
-from polarise.errors import ConfigError, RequestRejected
+from neurons.validator.records import EpochRecorder
+from polarise.errors import RequestRejected, Unavailable
 from polarise.evidence import read_bundle, write_bundle
-from polarise.registry import read_registry
 from utils.clock import Clock
 
 logger = logging.getLogger(__name__)
+
+# How long the loop looks after a record; the outbox goes on beyond it.
+POSTED_SECONDS = 30.0
 
 
 class EpochService:
     """Runs epochs until it is asked to stop.
 
     Args:
-        registry: Folder of signed registry entries.
+        chain: Registry, commitment and beacon.
         generator: Makes the epoch's secret.
         examiner: Examines one miner.
+        recorder: Ends epochs.
         metrics: Epoch numbers and scores.
         evidence: Folder of the bundles.
         clock: Wall and monotonic clock.
@@ -38,9 +46,10 @@ class EpochService:
 
     def __init__(
         self,
-        registry: Path,
+        chain: Chain,
         generator: ChallengeGenerator,
         examiner: Examiner,
+        recorder: EpochRecorder,
         metrics: MetricsHandler,
         evidence: Path,
         clock: Clock,
@@ -48,9 +57,10 @@ class EpochService:
         epoch_seconds: int,
         retention_hours: int,
     ) -> None:
-        self._registry = registry
+        self._chain = chain
         self._generator = generator
         self._examiner = examiner
+        self._recorder = recorder
         self._metrics = metrics
         self._evidence = evidence
         self._clock = clock
@@ -58,35 +68,74 @@ class EpochService:
         self._retention_hours = retention_hours
 
     def prepare(self) -> None:
-        """Need nothing; a registry that is not there yet is empty."""
+        """Record what an earlier run broke off."""
+        self._recorder.record_broken_off()
 
     def run(self, stop: threading.Event) -> None:
         """Run one epoch after another."""
         while not stop.is_set():
             began_ns = self._clock.monotonic_ns()
-            self.run_epoch(stop)
+            try:
+                self.run_epoch(stop)
+            except Unavailable as err:
+                logger.warning("epoch waits for the ledger", extra={"cause": err.message})
+                stop.wait(err.retry_after_seconds)
+                continue
+            except CommitRefused as err:
+                logger.warning("epoch not begun", extra={"cause": str(err)})
             took_seconds = (self._clock.monotonic_ns() - began_ns) / 1e9
             stop.wait(max(0.0, self._epoch_seconds - took_seconds))
 
     def run_epoch(self, stop: threading.Event) -> None:
-        """Examine every miner that is registered now."""
+        """Examine every miner that is registered now.
+
+        Raises:
+            Unavailable: The ledger is away, nothing was begun.
+            CommitRefused: The ledger would not take the commitment; the epoch is recorded without scores.
+        """
         began_ns = self._clock.monotonic_ns()
+        miners = self._chain.miners(_report)
+        secret = self._begin(miners)
+        beacon = self._commit(secret, len(miners), stop)
+        if beacon is None:
+            return
+        for statement, entry in miners.values():
+            if stop.is_set():
+                return
+            self._examiner.examine(secret, beacon, statement, entry, stop)
+        self._prune()
+        if stop.is_set():
+            return
+        self._finish(secret.epoch, began_ns)
+
+    def _begin(self, miners: Miners) -> EpochSecret:
         now_unix_ms = self._clock.wall_unix_ms()
-        miners = read_registry(self._registry, _report)
         epoch = self._metrics.next_epoch(now_unix_ms // 1000 // self._epoch_seconds)
         secret = self._generator.begin_epoch(epoch, [statement for statement, _ in miners.values()])
         self._metrics.begin_epoch(secret, now_unix_ms)
         logger.info("epoch started", extra={"epoch": epoch, "miners_count": len(miners)})
-        for statement, entry in miners.values():
-            if stop.is_set():
-                return
-            self._examiner.examine(secret, statement, entry, stop)
-        self._prune()
-        if stop.is_set():
-            return
-        self._metrics.finish_epoch(epoch, self._clock.wall_unix_ms())
+        return secret
+
+    def _commit(self, secret: EpochSecret, miners_count: int, stop: threading.Event) -> Beacon | None:
+        started_unix_ms = self._metrics.epoch(secret.epoch).started_unix_ms
+        try:
+            beacon = self._chain.commit(secret, miners_count, started_unix_ms, stop)
+        except CommitRefused:
+            self._recorder.record(secret.epoch, is_complete=False)
+            raise
+        if beacon is not None:
+            self._metrics.set_beacon(secret.epoch, beacon.value, beacon.height)
+            logger.info(
+                "epoch committed",
+                extra={"epoch": secret.epoch, "commit": secret.commit.hex(), "beacon_height": beacon.height},
+            )
+        return beacon
+
+    def _finish(self, epoch: int, began_ns: int) -> None:
+        key = self._recorder.record(epoch, is_complete=True)
         took_ms = (self._clock.monotonic_ns() - began_ns) // 1_000_000
-        logger.info("epoch finished", extra={"epoch": epoch, "took_ms": took_ms})
+        is_final = self._chain.is_final(key, POSTED_SECONDS)
+        logger.info("epoch finished", extra={"epoch": epoch, "took_ms": took_ms, "is_on_ledger": is_final})
 
     def _prune(self) -> None:
         """Throw away openings past their retention; verdicts, seeds and digests stay."""
@@ -100,5 +149,5 @@ class EpochService:
             self._metrics.mark_pruned(evidence)
 
 
-def _report(err: ConfigError) -> None:
-    logger.warning("registry entry refused", extra={"file": err.origin, "detail": err.message})
+def _report(name: str, cause: str) -> None:
+    logger.warning("registry entry refused", extra={"entry": name, "detail": cause})

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from neurons.validator.chain import Beacon
 from neurons.validator.challenges import ChallengeGenerator, EpochSecret, MatmulChallenge
 from neurons.validator.inspection import Inspector
 from neurons.validator.matmul_round import MatmulRound, ProofTrace
@@ -79,17 +80,23 @@ class Examiner:
         self._clock = clock
 
     def examine(
-        self, secret: EpochSecret, statement: SignedStatement, entry: RegistryEntry, stop: threading.Event
+        self,
+        secret: EpochSecret,
+        beacon: Beacon,
+        statement: SignedStatement,
+        entry: RegistryEntry,
+        stop: threading.Event,
     ) -> None:
         """Examine, score and keep one miner; returns without a score when ``stop`` is set on the way."""
         proofs = []
         for index, device in enumerate(entry.hardware.devices):
             if stop.is_set():
                 return
-            proofs.append(self._prove(entry, self._generator.matmul(secret, statement, device, index)))
+            challenge = self._generator.matmul(secret, beacon.value, statement.signer, device, index)
+            proofs.append(self._prove(entry, challenge))
         if stop.is_set():
             return
-        self._keep(secret, statement, tuple(proofs), self._inspect(entry))
+        self._keep(secret, beacon, statement, tuple(proofs), self._inspect(entry))
 
     def _prove(self, entry: RegistryEntry, challenge: MatmulChallenge) -> ProofEvidence:
         trace = ProofTrace()
@@ -119,6 +126,7 @@ class Examiner:
     def _keep(
         self,
         secret: EpochSecret,
+        beacon: Beacon,
         statement: SignedStatement,
         proofs: tuple[ProofEvidence, ...],
         inspection: InspectionEvidence | None,
@@ -136,6 +144,7 @@ class Examiner:
             opening_key=secret.opening_key.hex(),
             miner_set_root=secret.miner_set_root.hex(),
             challenge_commit=secret.commit.hex(),
+            beacon_block=beacon.note,
             proofs=proofs,
             inspection=inspection,
             previous=previous,

@@ -23,7 +23,10 @@ CREATE TABLE epoch (
     miner_set_root BLOB NOT NULL,
     challenge_commit BLOB NOT NULL,
     started_unix_ms INTEGER NOT NULL,
-    finished_unix_ms INTEGER
+    beacon BLOB,
+    beacon_height INTEGER,
+    finished_unix_ms INTEGER,
+    record TEXT
 );
 CREATE TABLE score (
     epoch INTEGER NOT NULL REFERENCES epoch (epoch),
@@ -37,6 +40,33 @@ CREATE TABLE score (
 ) WITHOUT ROWID;
 CREATE INDEX score_age ON score (is_pruned, scored_unix_ms)
 """
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRow:
+    """One row of the epochs.
+
+    Attributes:
+        epoch: Its number.
+        opening_key: 32 bytes; secret until the epoch is finished.
+        miner_set_root: 32 bytes.
+        challenge_commit: 32 bytes.
+        started_unix_ms: When it began.
+        beacon: 32 bytes; None before the commitment was final.
+        beacon_height: Height of the block.
+        finished_unix_ms: When it was recorded; None before.
+        record: Digest of its signed record; None before.
+    """
+
+    epoch: int
+    opening_key: bytes
+    miner_set_root: bytes
+    challenge_commit: bytes
+    started_unix_ms: int
+    beacon: bytes | None
+    beacon_height: int | None
+    finished_unix_ms: int | None
+    record: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +103,54 @@ class MetricsHandler(Database):
         """Keep the epoch's secret, durably."""
         with self.transaction() as connection:
             connection.execute(
-                "INSERT INTO epoch VALUES (?, ?, ?, ?, ?, NULL)",
+                "INSERT INTO epoch VALUES (?, ?, ?, ?, ?, NULL, NULL, NULL, NULL)",
                 (secret.epoch, secret.opening_key, secret.miner_set_root, secret.commit, started_unix_ms),
             )
 
-    def finish_epoch(self, epoch: int, finished_unix_ms: int) -> None:
-        """Note that every miner of the epoch was examined; its opening key may be shown from now on."""
+    def set_beacon(self, epoch: int, beacon: bytes, height: int) -> None:
+        """Note the randomness of an epoch, durably, before anything is asked with it."""
         with self.transaction() as connection:
-            connection.execute("UPDATE epoch SET finished_unix_ms = ? WHERE epoch = ?", (finished_unix_ms, epoch))
+            connection.execute(
+                "UPDATE epoch SET beacon = ?, beacon_height = ? WHERE epoch = ?", (beacon, height, epoch)
+            )
+
+    def finish_epoch(self, epoch: int, finished_unix_ms: int, record: str) -> None:
+        """Note that an epoch is over and recorded; its opening key may be shown from now on."""
+        with self.transaction() as connection:
+            connection.execute(
+                "UPDATE epoch SET finished_unix_ms = ?, record = ? WHERE epoch = ?", (finished_unix_ms, record, epoch)
+            )
+
+    def epoch(self, epoch: int) -> EpochRow:
+        """Return one epoch.
+
+        Raises:
+            KeyError: There is none of that number.
+        """
+        rows = self.query("SELECT * FROM epoch WHERE epoch = ?", (epoch,))
+        if not rows:
+            raise KeyError(epoch)
+        return EpochRow(*tuple(rows[0]))
+
+    def epochs(self, count: int) -> list[EpochRow]:
+        """Return the newest epochs, newest first."""
+        return [
+            EpochRow(*tuple(row)) for row in self.query("SELECT * FROM epoch ORDER BY epoch DESC LIMIT ?", (count,))
+        ]
+
+    def unfinished(self) -> list[EpochRow]:
+        """Return the epochs that were begun and not recorded, oldest first."""
+        rows = self.query("SELECT * FROM epoch WHERE finished_unix_ms IS NULL ORDER BY epoch")
+        return [EpochRow(*tuple(row)) for row in rows]
+
+    def last_record(self) -> str | None:
+        """Return the digest of the newest signed record."""
+        rows = self.query("SELECT record FROM epoch WHERE record IS NOT NULL ORDER BY epoch DESC LIMIT 1")
+        return str(rows[0]["record"]) if rows else None
+
+    def scores_of(self, epoch: int) -> list[StoredScore]:
+        """Return the scores of one epoch, by miner key."""
+        return self._scores("epoch = ? ORDER BY miner_key", (epoch,))
 
     def record(self, score: StoredScore) -> None:
         """Keep one score."""

@@ -20,6 +20,7 @@ from neurons.validator.matmul_round import ProofTrace, check_commitment, signed_
 from neurons.validator.scoring import ScoringSystem
 from neurons.validator.verification import check_answer, judge
 from polarise.answers import open_receipt, printable
+from polarise.block import block_hash
 from polarise.canonical import canonical_bytes
 from polarise.decode import decode_model
 from polarise.errors import ProofRejected, RejectReason, SubnetError
@@ -106,11 +107,12 @@ def _challenge(bundle: EvidenceBundle, entry: RegistryEntry, proof: ProofEvidenc
         challenge_id=proof.challenge_id,
         epoch=bundle.epoch,
         validator_key=bundle.validator_key,
-        statement=bundle.registry,
+        miner_key=bundle.registry.signer,
         device=entry.hardware.devices[proof.device_index],
         device_index=proof.device_index,
         params=MatmulParams(sizes.n, sizes.rounds, sizes.tile, sizes.openings),
         opening_key=bytes.fromhex(bundle.opening_key),
+        beacon=bytes.fromhex(block_hash(bundle.beacon_block.encode())),
     )
 
 

@@ -1,0 +1,171 @@
+"""What the validator reads from the ledger and writes to it; everything it wants there goes through its outbox.
+
+Rules:
+- An epoch begins when its commitment is final, not before: until then no challenge leaves.
+- The beacon is the hash of the first block that covers the commitment. Nobody could know it when the commitment was
+  signed, and the commitment cannot be changed any more when it is known.
+- A ledger that is away delays an epoch and loses nothing; what waits in the outbox goes out when it is back.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from neurons.base.outbox import EntryState, Outbox
+from neurons.validator.challenges import EpochSecret
+from polarise.block import SignedBlock
+from polarise.epoch_record import EpochCommit, ScoreSheet, commit_path, record_path, scores_path
+from polarise.errors import RequestRejected, SubnetError, Unavailable
+from polarise.ledger_client import LedgerClient
+from polarise.registry import RegistryEntry, open_entry
+from polarise.signing import SignatureInvalid
+from polarise.statement import SignedStatement
+from polarise.transaction import SetValue
+
+logger = logging.getLogger(__name__)
+
+REGISTRY_PATH = "/registry"
+LOOK_SECONDS = 0.5
+MINERS_MAX = 1000
+
+Miners = dict[str, tuple[SignedStatement, RegistryEntry]]
+
+
+class CommitRefused(SubnetError):
+    """The ledger will never take the commitment of this epoch; the next epoch may do better."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beacon:
+    """Public randomness of one epoch.
+
+    Attributes:
+        value: Hash of the block, 32 bytes.
+        height: The block's height.
+        note: The signed block, for the evidence.
+    """
+
+    value: bytes
+    height: int
+    note: str
+
+
+class Chain:
+    """The ledger as one validator sees it.
+
+    Args:
+        client: Verifies what the ledger says.
+        outbox: Signs and sends; its service must run.
+        validator_key: Our public key.
+    """
+
+    def __init__(self, client: LedgerClient, outbox: Outbox, validator_key: str) -> None:
+        self._client = client
+        self._outbox = outbox
+        self._validator_key = validator_key
+
+    @property
+    def net(self) -> str:
+        """Net id of the ledger."""
+        return self._client.genesis.net
+
+    def miners(self, report: Callable[[str, str], None]) -> Miners:
+        """Read the registry: node key -> (signed statement, verified entry), in order of the keys.
+
+        Args:
+            report: Called with the name and the cause of each entry that does not hold; it is passed over.
+
+        Raises:
+            Unavailable: The ledger is away.
+        """
+        found: Miners = {}
+        for name, entry in self._client.children(REGISTRY_PATH, "final"):
+            if entry is None or entry.value is None:
+                continue
+            if len(found) >= MINERS_MAX:
+                report(name, f"beyond the {MINERS_MAX} miners that this validator examines")
+                break
+            try:
+                statement = SignedStatement.model_validate(entry.value, strict=False)
+                opened = open_entry(statement)
+            except (ValidationError, SignatureInvalid, ValueError) as err:
+                report(name, str(err)[:300])
+                continue
+            if opened.node_key != name:
+                report(name, "the entry is another node's")
+                continue
+            found[name] = (statement, opened)
+        return found
+
+    def commit(
+        self, secret: EpochSecret, miners_count: int, started_unix_ms: int, stop: threading.Event
+    ) -> Beacon | None:
+        """Put the epoch's commitment on the ledger, and wait for the beacon however long the ledger is away.
+
+        Returns:
+            The beacon, or None when ``stop`` was set first.
+
+        Raises:
+            CommitRefused: The ledger refused it for good.
+            LogFork: The ledger contradicts itself.
+        """
+        body = EpochCommit(
+            challenge_commit=secret.commit.hex(),
+            miner_set_root=secret.miner_set_root.hex(),
+            miners_count=miners_count,
+            started_unix_ms=started_unix_ms,
+        )
+        path = commit_path(self._validator_key, secret.epoch)
+        key = self._put(path, body.to_wire())
+        height = self._final_height(key, stop)
+        return None if height is None else self._block_beacon(height, stop)
+
+    def post_scores(self, epoch: int, sheet: ScoreSheet) -> str:
+        """Queue the scores of an epoch and return the outbox key."""
+        return self._put(scores_path(self._validator_key, epoch), sheet.to_wire())
+
+    def post_record(self, epoch: int, record: SignedStatement) -> str:
+        """Queue the record of an epoch and return the outbox key."""
+        return self._put(record_path(self._validator_key, epoch), record.to_wire())
+
+    def is_final(self, key: str, timeout_seconds: float) -> bool:
+        """Wait until an entry is final; False when it was refused or the time is over."""
+        entry = self._outbox.wait(key, timeout_seconds)
+        return entry is not None and entry.state is EntryState.FINAL
+
+    def _put(self, path: str, value: object) -> str:
+        return self._outbox.put(SetValue(path=path, value=value), key=path)
+
+    def _final_height(self, key: str, stop: threading.Event) -> int | None:
+        is_told = False
+        while not stop.is_set():
+            entry = self._outbox.wait(key, LOOK_SECONDS)
+            if entry is not None and entry.state is EntryState.FINAL and entry.height is not None:
+                return entry.height
+            if entry is not None and entry.state is EntryState.REFUSED:
+                raise CommitRefused(f"the ledger refused the commitment: {entry.reason}")
+            if not is_told:
+                logger.debug("epoch waits for the ledger", extra={"entry": key})
+                is_told = True
+        return None
+
+    def _block_beacon(self, height: int, stop: threading.Event) -> Beacon | None:
+        while not stop.is_set():
+            try:
+                block = self._block(height)
+                return Beacon(bytes.fromhex(block.hash), height, block.raw.decode())
+            except Unavailable as err:
+                logger.warning("epoch waits for the ledger", extra={"cause": err.message})
+                stop.wait(err.retry_after_seconds)
+        return None
+
+    def _block(self, height: int) -> SignedBlock:
+        try:
+            return next(iter(self._client.blocks(height)))
+        except (StopIteration, RequestRejected) as err:
+            raise Unavailable(f"the ledger does not show block {height} yet", retry_after_seconds=1) from err

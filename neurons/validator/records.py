@@ -1,0 +1,112 @@
+"""Ends an epoch: the scores and the signed record go to the ledger, and the opening key may be shown from then on.
+
+Rules:
+- Everything is read from the store, so that an epoch broken off by a crash is recorded as what it was at the next start.
+- Scores go first: the record, once it stands, speaks of something everybody can read.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import polarise
+from neurons.validator.chain import Chain
+from neurons.validator.metrics import EpochRow, MetricsHandler
+from neurons.validator.scoring import RULES_VERSION
+from polarise import merkle
+from polarise.epoch_record import LINES_MAX, STATEMENT_KIND, EpochRecord, ScoreLine, ScoreSheet, evidence_root
+from polarise.signing import Identity
+from polarise.statement import sign_statement
+from utils.clock import Clock
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordFacts:
+    """What every record of this validator says alike.
+
+    Attributes:
+        config_hash: SHA-256 of the settings that decide an examination.
+        uri: Where evidence can be fetched.
+    """
+
+    config_hash: str
+    uri: str
+
+
+class EpochRecorder:
+    """Writes sheets and records.
+
+    Args:
+        identity: Signs the records.
+        chain: Takes them to the ledger.
+        metrics: What was found.
+        facts: What all records say alike.
+        clock: Wall clock.
+    """
+
+    def __init__(
+        self, identity: Identity, chain: Chain, metrics: MetricsHandler, facts: RecordFacts, clock: Clock
+    ) -> None:
+        self._identity = identity
+        self._chain = chain
+        self._metrics = metrics
+        self._facts = facts
+        self._clock = clock
+
+    def record_broken_off(self) -> None:
+        """Record every epoch that an earlier run of this daemon did not finish."""
+        for row in self._metrics.unfinished():
+            logger.warning("epoch was broken off", extra={"epoch": row.epoch})
+            self.record(row.epoch, is_complete=False)
+
+    def record(self, epoch: int, *, is_complete: bool) -> str:
+        """Queue scores and record of an epoch, end it in the store, and return the outbox key of the record."""
+        row = self._metrics.epoch(epoch)
+        sheet = ScoreSheet(rules_version=RULES_VERSION, lines=self._lines(epoch))
+        record = self._record(row, sheet, is_complete=is_complete)
+        statement = sign_statement(self._identity, STATEMENT_KIND, record)
+        self._chain.post_scores(epoch, sheet)
+        key = self._chain.post_record(epoch, statement)
+        self._metrics.finish_epoch(epoch, record.finished_unix_ms, statement.digest())
+        return key
+
+    def _lines(self, epoch: int) -> tuple[ScoreLine, ...]:
+        scores = self._metrics.scores_of(epoch)
+        if len(scores) > LINES_MAX:
+            logger.warning("more miners than a sheet holds", extra={"epoch": epoch, "miners_count": len(scores)})
+        return tuple(
+            ScoreLine(
+                miner_key=score.miner_key,
+                score_ppm=score.record.score_ppm,
+                raw_ppm=score.record.raw_ppm,
+                reasons=score.record.reasons,
+                evidence=score.evidence,
+            )
+            for score in scores[:LINES_MAX]
+        )
+
+    def _record(self, row: EpochRow, sheet: ScoreSheet, *, is_complete: bool) -> EpochRecord:
+        return EpochRecord(
+            net=self._chain.net,
+            epoch=row.epoch,
+            validator_key=self._identity.public_key,
+            status="complete" if is_complete else "broken_off",
+            prev=self._metrics.last_record(),
+            started_unix_ms=row.started_unix_ms,
+            finished_unix_ms=max(self._clock.wall_unix_ms(), row.started_unix_ms),
+            miners_count=len(sheet.lines),
+            challenge_commit=row.challenge_commit.hex(),
+            beacon=row.beacon.hex() if row.beacon else None,
+            beacon_height=row.beacon_height,
+            opening_key=row.opening_key.hex(),
+            scores_root=sheet.root(),
+            challenge_root=evidence_root([line.evidence for line in sheet.lines]),
+            telemetry_root=merkle.EMPTY_ROOT.hex(),
+            rules_version=RULES_VERSION,
+            software=polarise.__version__,
+            config_hash=self._facts.config_hash,
+            uri=self._facts.uri,
+        )

@@ -1,0 +1,156 @@
+"""What a validator puts on the ledger for an epoch: the commitment before, the scores and the record after it.
+
+Rules:
+- The record is small and holds roots; the scores stand beside it on the ledger, the evidence lies with the validator.
+- ``scores_root`` is the RFC 9162 root over the canonical bytes of the score lines, ``challenge_root`` the one over the
+  hashes of the evidence bundles, both in the order of the lines: sorted by miner key.
+- A root over nothing is the hash of the empty string, so that "none" and "not said" are not the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from polarise import merkle
+from polarise.canonical import canonical_bytes
+from polarise.decode import WireModel
+from polarise.errors import RejectReason
+from polarise.signing import KEY_PATTERN
+
+STATEMENT_KIND = "epoch_record"
+EPOCH_DIGITS = 10
+LINES_MAX = 200
+
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+Ppm = Annotated[int, Field(ge=0, le=1_000_000)]
+
+
+class ScoreLine(WireModel):
+    """One miner's score in one epoch.
+
+    Attributes:
+        miner_key: Who was scored.
+        score_ppm: Smoothed score after the gate; 1,000,000 is 100 points.
+        raw_ppm: Before smoothing; None when nothing was measured.
+        reasons: Why points are missing.
+        evidence: Name of the evidence bundle.
+    """
+
+    miner_key: str = Field(pattern=KEY_PATTERN)
+    score_ppm: Ppm
+    raw_ppm: Ppm | None
+    reasons: tuple[RejectReason, ...]
+    evidence: Hash
+
+
+class ScoreSheet(WireModel):
+    """Value of ``/scores/<validator>/<epoch>``.
+
+    Attributes:
+        v: Version of the format.
+        rules_version: Rules the scores were computed by.
+        lines: Sorted by miner key, each once.
+    """
+
+    v: Literal[1] = 1
+    rules_version: Count
+    lines: tuple[ScoreLine, ...] = Field(max_length=LINES_MAX)
+
+    def root(self) -> str:
+        """Return the scores root, 64 hex digits."""
+        return merkle.root([canonical_bytes(line.to_wire()) for line in self.lines]).hex()
+
+
+class EpochCommit(WireModel):
+    """Value of ``/epochs/<validator>/<epoch>/commit``, before any challenge leaves.
+
+    Attributes:
+        v: Version of the format.
+        challenge_commit: Hash over epoch, opening key and miner set; see `challenges.draw`.
+        miner_set_root: Root over the digests of the registry entries that will be examined, by node key.
+        miners_count: How many they are.
+        started_unix_ms: The validator's wall clock.
+    """
+
+    v: Literal[1] = 1
+    challenge_commit: Hash
+    miner_set_root: Hash
+    miners_count: Count
+    started_unix_ms: Count
+
+
+class EpochRecord(WireModel):
+    """Body of the ``epoch_record`` statement that stands on ``/epochs/<validator>/<epoch>/record``.
+
+    Attributes:
+        v: Version of the format.
+        net: Net id of the ledger.
+        epoch: The validator's epoch number.
+        validator_key: Who speaks; the statement's signer.
+        status: Whether every miner of the set was examined, or the epoch was broken off.
+        prev: Digest of the validator's record before; None for its first.
+        started_unix_ms: As in the commit.
+        finished_unix_ms: When the last miner was scored.
+        miners_count: Miners that were scored.
+        challenge_commit: As committed.
+        beacon: Hash of the first block after the commit; None when none came.
+        beacon_height: Its height.
+        opening_key: What the commit hid; from now on everybody can recompute every draw.
+        scores_root: Root of the score lines.
+        challenge_root: Root of the hashes of the evidence bundles.
+        telemetry_root: Root over the checkpoints of the miners' logs.
+        rules_version: Rules the scores were computed by.
+        software: Version of the software.
+        config_hash: SHA-256 of the validator's settings that decide an examination.
+        uri: Where the evidence can be fetched.
+    """
+
+    v: Literal[1] = 1
+    net: str = Field(max_length=64)
+    epoch: Count
+    validator_key: str = Field(pattern=KEY_PATTERN)
+    status: Literal["complete", "broken_off"]
+    prev: Hash | None
+    started_unix_ms: Count
+    finished_unix_ms: Count
+    miners_count: Count
+    challenge_commit: Hash
+    beacon: Hash | None
+    beacon_height: Count | None
+    opening_key: Hash
+    scores_root: Hash
+    challenge_root: Hash
+    telemetry_root: Hash
+    rules_version: Count
+    software: str = Field(max_length=40)
+    config_hash: Hash
+    uri: str = Field(max_length=300)
+
+
+def evidence_root(names: Sequence[str]) -> str:
+    """Return the challenge root over names of evidence bundles, 64 hex digits."""
+    return merkle.root([bytes.fromhex(name) for name in names]).hex()
+
+
+def commit_path(validator_key: str, epoch: int) -> str:
+    """Return where an epoch's commitment stands."""
+    return f"/epochs/{validator_key}/{epoch_name(epoch)}/commit"
+
+
+def record_path(validator_key: str, epoch: int) -> str:
+    """Return where an epoch's record stands."""
+    return f"/epochs/{validator_key}/{epoch_name(epoch)}/record"
+
+
+def scores_path(validator_key: str, epoch: int) -> str:
+    """Return where an epoch's scores stand."""
+    return f"/scores/{validator_key}/{epoch_name(epoch)}"
+
+
+def epoch_name(epoch: int) -> str:
+    """Return an epoch as a path segment of fixed width, so that names sort as numbers do."""
+    return f"{epoch:0{EPOCH_DIGITS}d}"
