@@ -1,9 +1,12 @@
-"""Work against check of the matmul proof, side by side in one run: the work on all cores, the check on one thread.
+"""Work against check of the matmul proof and the proof of work, side by side in one run.
+
+The work is done on all cores, the check on one thread.
 
 Rules:
 - The check runs in a process of its own whose BLAS has one thread, as a validator's does, and starts from the JSON text
   of commitment and openings: decoding counts.
 - Both sides are warmed up by a proof that is not counted; each time is the median over the repetitions.
+- The hash rates stand beside that of a bare loop over hashlib; rows take turns, so that a busy moment meets them all.
 - Prints numbers and asserts nothing about them.
 
 Run: .venv/bin/python -m benchmarks.proofs --max-n 8192
@@ -20,19 +23,24 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from challenges import draw
 from challenges.matmul import MatmulCommitment, MatmulParams, check_openings, openings_from_wire
+from challenges.pow import PowCommitment, PowParams, check_shares
+from challenges.pow_solver import NumpyPowBackend, PowBackend, ProcessPowBackend, solve_pow
 from challenges.solver import MatmulBackend, NumpyBackend, open_backend, solve
+from challenges.timing import fit_pow_params, pow_rate_lower_bound, rate_per_second
 
 SIZES = (1024, 2048, 4096, 8192, 16384)
 THREAD_SETTINGS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 NS_PER_SECOND = 1_000_000_000
+LOOP_HASHES = 1 << 20
+SCANS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +55,7 @@ class Measurement:
 
 
 def main() -> None:
-    """Measure all sizes up to --max-n and print one table."""
+    """Measure all sizes up to --max-n and the proof of work, and print a table of each."""
     options = _parse_options()
     backend = NumpyBackend() if options.backend == "numpy" else open_backend(options.device)
     _print(f"command: python -m benchmarks.proofs {' '.join(sys.argv[1:])}")
@@ -59,6 +67,7 @@ def main() -> None:
         for n in (size for size in SIZES if size <= options.max_n):
             params = MatmulParams(n, options.rounds, openings=options.openings)
             _print_row(params, _measure(params, backend, verifier, options.repeat))
+        _measure_pow(verifier, options.pow_seconds, options.repeat)
 
 
 def verify(params: MatmulParams, seed: bytes, commitment_json: str, openings_json: str) -> int:
@@ -67,6 +76,13 @@ def verify(params: MatmulParams, seed: bytes, commitment_json: str, openings_jso
     commitment = MatmulCommitment.from_wire(json.loads(commitment_json))
     openings = openings_from_wire(params, json.loads(openings_json))
     check_openings(params, seed, commitment, _positions(params, commitment_json), openings)
+    return time.perf_counter_ns() - started
+
+
+def verify_pow(params: PowParams, seed: bytes, commitment_json: str) -> int:
+    """Do the same for a proof of work."""
+    started = time.perf_counter_ns()
+    check_shares(params, seed, PowCommitment.from_wire(json.loads(commitment_json)))
     return time.perf_counter_ns() - started
 
 
@@ -90,6 +106,64 @@ def _measure(params: MatmulParams, backend: MatmulBackend, verifier: Executor, r
         statistics.median(verify_ns[1:]) / NS_PER_SECOND,
         *sizes,
     )
+
+
+def _measure_pow(verifier: Executor, target_seconds: int, repeat: int) -> None:
+    cores = len(os.sched_getaffinity(0))
+    backends = [NumpyPowBackend() for _ in range(cores)]
+    with ProcessPowBackend(cores) as processes, ThreadPoolExecutor(cores) as threads:
+        rows: dict[str, tuple[Callable[[], object], int]] = {
+            "hashlib loop, 1 core": (_hash_loop, LOOP_HASHES),
+            "numpy, 1 core": (lambda: _scan(backends[0], SCANS), SCANS),
+            f"numpy, {cores} threads": (lambda: list(threads.map(_scan, backends, [SCANS] * cores)), cores * SCANS),
+            f"numpy, {cores} processes": (lambda: _scan(processes, cores * SCANS), cores * SCANS),
+        }
+        rates: dict[str, list[float]] = {name: [] for name in rows}
+        for _ in range(repeat + 1):
+            for name, (work, count) in rows.items():
+                hashes = count if work is _hash_loop else count * processes.scan_nonces
+                started = time.perf_counter_ns()
+                work()
+                rates[name].append(hashes * NS_PER_SECOND / (time.perf_counter_ns() - started))
+        medians = [statistics.median(values[1:]) for values in rates.values()]
+        _print("\n| hashes of the proof of work | MHash/s | x hashlib |")
+        _print("|:----------------------------|--------:|----------:|")
+        for name, median in zip(rows, medians, strict=True):
+            _print(f"| {name:27} | {median / 1e6:7.2f} | {median / medians[0]:9.2f} |")
+        _measure_pow_proofs(fit_pow_params(int(medians[-1]), target_seconds), processes, verifier, repeat)
+
+
+def _measure_pow_proofs(params: PowParams, backend: PowBackend, verifier: Executor, repeat: int) -> None:
+    work_ns, verify_ns, commitment_bytes = [], [], 0
+    for repetition in range(repeat + 1):
+        seed = hashlib.sha256(f"benchmark pow {repetition}".encode()).digest()
+        started = time.perf_counter_ns()
+        work = solve_pow(params, seed, backend)
+        work_ns.append(time.perf_counter_ns() - started)
+        text = json.dumps(work.commitment.to_wire(), separators=(",", ":"))
+        verify_ns.append(verifier.submit(verify_pow, params, seed, text).result())
+        commitment_bytes = len(text)
+    time_ns, check_ns = int(statistics.median(work_ns[1:])), statistics.median(verify_ns[1:])
+    _print("\n| shares | difficulty | work s | MHash/s | lower bound | verify s | work/verify | commitment B |")
+    _print("|-------:|-----------:|-------:|--------:|------------:|---------:|------------:|-------------:|")
+    _print(
+        f"| {params.shares:6} | {params.difficulty:10} | {time_ns / 1e9:6.3f} "
+        f"| {rate_per_second(params.operations, time_ns) / 1e6:7.2f} "
+        f"| {pow_rate_lower_bound(params, time_ns) / 1e6:11.2f} | {check_ns / 1e9:8.5f} "
+        f"| {time_ns / check_ns:11.0f} | {commitment_bytes:12} |"
+    )
+
+
+def _hash_loop() -> None:
+    prefix = bytes(44)
+    for nonce in range(LOOP_HASHES):
+        hashlib.sha256(prefix + nonce.to_bytes(8, "big")).digest()
+
+
+def _scan(backend: PowBackend, count: int) -> None:
+    """Scan that many stretches, none of which has a share."""
+    for wait in [backend.start_scan(bytes(44), 0, index * backend.scan_nonces) for index in range(count)]:
+        wait()
 
 
 def _positions(params: MatmulParams, commitment_json: str) -> tuple[tuple[int, ...], ...]:
@@ -140,11 +214,12 @@ def _cpu_model() -> str:
 
 
 def _parse_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Work against check of the matmul proof, side by side.")
+    parser = argparse.ArgumentParser(description="Work against check of the proofs, side by side.")
     parser.add_argument("--max-n", type=int, default=2048, help="largest matrix size measured, up to 16384 (2048)")
     parser.add_argument("--rounds", type=int, default=5, help="chained rounds per proof (5)")
     parser.add_argument("--openings", type=int, default=32, help="tiles recomputed by the check (32)")
     parser.add_argument("--repeat", type=int, default=3, help="counted repetitions of each size (3)")
+    parser.add_argument("--pow-seconds", type=int, default=2, help="target duration of a proof of work (2)")
     parser.add_argument("--device", default="cpu", help="'cpu' or 'cuda:N' for the work (cpu)")
     parser.add_argument("--backend", choices=("auto", "numpy"), default="auto", help="torch if installed, or numpy")
     return parser.parse_args()

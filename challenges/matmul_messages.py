@@ -10,15 +10,13 @@ Rules:
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from challenges.digest import DIGEST_BYTES
 from challenges.draw import encode_fields
+from challenges.wire import decode_base64, encode_base64, fields_of, list_of, malformed
 from polarise.errors import ProofRejected, RejectReason
 from polarise.merkle import HASH_BYTES, inclusion_proof_length
 
@@ -125,9 +123,9 @@ class MatmulCommitment:
         Raises:
             ProofRejected: MALFORMED: not exactly the field "roots", too many, or a root is not 64 lower-case hex digits.
         """
-        roots = _list("roots", _fields(value, ("roots",))["roots"])
+        roots = list_of("roots", fields_of(value, ("roots",))["roots"])
         if len(roots) > ROUNDS_MAX:
-            raise _malformed("too many roots", len(roots), f"<= {ROUNDS_MAX}")
+            raise malformed("too many roots", len(roots), f"<= {ROUNDS_MAX}")
         return cls(tuple(_decode_root(root) for root in roots))
 
 
@@ -149,8 +147,8 @@ class TileOpening:
         """Return {"at": [round, tile row, tile column], "leaf": base64, "path": base64 of all hashes}."""
         return {
             "at": list(self.position),
-            "leaf": _encode_base64(self.leaf),
-            "path": _encode_base64(b"".join(self.path)),
+            "leaf": encode_base64(self.leaf),
+            "path": encode_base64(b"".join(self.path)),
         }
 
     @classmethod
@@ -161,9 +159,9 @@ class TileOpening:
             ProofRejected: MALFORMED: a missing or unknown field, a wrong type, a number out of range, base64 that is
                 not canonical, or more bytes than any opening can have.
         """
-        fields = _fields(value, ("at", "leaf", "path"))
-        leaf = _decode_base64("leaf", fields["leaf"], LEAF_BYTES_MAX)
-        path = _decode_base64("path", fields["path"], PATH_BYTES_MAX)
+        fields = fields_of(value, ("at", "leaf", "path"))
+        leaf = decode_base64("leaf", fields["leaf"], LEAF_BYTES_MAX)
+        path = decode_base64("path", fields["path"], PATH_BYTES_MAX)
         return cls(_decode_position(fields["at"]), leaf, _split_hashes("path", path))
 
 
@@ -174,7 +172,7 @@ def openings_from_wire(params: MatmulParams, value: object) -> tuple[TileOpening
         ProofRejected: MALFORMED for anything but a list of openings, WRONG_COUNT before a list of another length is
             looked into.
     """
-    items = _list("openings", value)
+    items = list_of("openings", value)
     if len(items) != params.openings:
         raise ProofRejected(
             RejectReason.WRONG_COUNT, "number of openings differs", got=len(items), expected=params.openings
@@ -187,63 +185,26 @@ def path_length(params: MatmulParams, tile_row: int) -> int:
     return inclusion_proof_length(tile_row, params.tiles_per_side)
 
 
-def _fields(value: object, names: tuple[str, ...]) -> dict[str, object]:
-    if type(value) is not dict or len(value) != len(names) or any(name not in value for name in names):
-        raise _malformed("fields differ", type(value).__name__, "object with exactly " + ", ".join(names))
-    return value
-
-
 def _decode_position(value: object) -> TilePosition:
-    numbers = _list("at", value)
+    numbers = list_of("at", value)
     if len(numbers) != len(TilePosition._fields):
-        raise _malformed("at is not three numbers", len(numbers), len(TilePosition._fields))
+        raise malformed("at is not three numbers", len(numbers), len(TilePosition._fields))
     return TilePosition(*(_decode_index(number) for number in numbers))
 
 
 def _decode_index(value: object) -> int:
     if type(value) is not int or not 0 <= value < INDEX_END:
-        raise _malformed("a number in at is out of range", type(value).__name__, f"int 0..{INDEX_END - 1}")
+        raise malformed("a number in at is out of range", type(value).__name__, f"int 0..{INDEX_END - 1}")
     return value
 
 
 def _decode_root(value: object) -> bytes:
     if type(value) is not str or _HEX_HASH.fullmatch(value) is None:
-        raise _malformed("a root is not a hash in hex", type(value).__name__, f"{2 * HASH_BYTES} digits 0-9a-f")
+        raise malformed("a root is not a hash in hex", type(value).__name__, f"{2 * HASH_BYTES} digits 0-9a-f")
     return bytes.fromhex(value)
-
-
-def _list(name: str, value: object) -> Sequence[object]:
-    """Take a JSON array, or the tuple that a frozen model made of one."""
-    if type(value) is list or type(value) is tuple:
-        return value
-    raise _malformed(f"{name} is not a list", type(value).__name__, "list")
-
-
-def _encode_base64(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
-
-
-def _decode_base64(name: str, value: object, bytes_max: int) -> bytes:
-    if type(value) is not str:
-        raise _malformed(f"{name} is not text", type(value).__name__, "str")
-    characters_max = -(-bytes_max // 3) * 4
-    if len(value) > characters_max:
-        raise _malformed(f"{name} is too long", len(value), f"<= {characters_max} characters")
-    try:
-        data = base64.b64decode(value, validate=True)
-    except (binascii.Error, ValueError) as err:
-        raise _malformed(f"{name} is not base64", str(err), "RFC 4648 section 4") from err
-    # Unused low bits in the last character would give one opening many spellings.
-    if _encode_base64(data) != value:
-        raise _malformed(f"{name} is not canonical base64", "other spelling", "RFC 4648 section 3.5")
-    return data
 
 
 def _split_hashes(name: str, data: bytes) -> tuple[bytes, ...]:
     if len(data) % HASH_BYTES:
-        raise _malformed(f"{name} is not whole hashes", len(data), f"a multiple of {HASH_BYTES} bytes")
+        raise malformed(f"{name} is not whole hashes", len(data), f"a multiple of {HASH_BYTES} bytes")
     return tuple(data[start : start + HASH_BYTES] for start in range(0, len(data), HASH_BYTES))
-
-
-def _malformed(message: str, got: object, expected: object) -> ProofRejected:
-    return ProofRejected(RejectReason.MALFORMED, message, got=got, expected=expected)

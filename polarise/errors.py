@@ -74,6 +74,7 @@ class RejectReason(StrEnum):
     LIMIT_NOT_HELD = "LIMIT_NOT_HELD"
     TERMINATE_FAILED = "TERMINATE_FAILED"
     NOT_MEASURED = "NOT_MEASURED"
+    SHARE_INVALID = "SHARE_INVALID"
 
 
 class SubnetError(Exception):

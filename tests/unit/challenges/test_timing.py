@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from challenges import timing
 from challenges.matmul import MatmulParams
+from challenges.pow_messages import HASHES_MAX, PowParams
 from polarise.errors import RejectReason
 
 SECOND = 1_000_000_000
@@ -112,3 +113,69 @@ def test_work_lasts_about_the_target(rate: int, seconds: int) -> None:
 def test_planning_for_nothing_is_our_own_error(rate: int, seconds: int) -> None:
     with pytest.raises(ValueError, match="target"):
         timing.fit_params(rate, seconds)
+
+
+@pytest.mark.parametrize(
+    ("params", "time_ns", "expected"),
+    [
+        # 1 - 2/sqrt(N) is exactly 1/2, 0.8 and 0.9.
+        (PowParams(16, 1000), SECOND, 8000),
+        (PowParams(100, 1000), SECOND, 80_000),
+        (PowParams(400, 80_000_000), 2 * SECOND, 14_400_000_000),
+        # 10 * (17 - 2 * sqrt(17)) = 87.53...
+        (PowParams(17, 10), SECOND, 87),
+        (PowParams(17, 10), 1, 87_537_887_487),
+        (PowParams(16, 1), 60 * SECOND, 0),
+    ],
+)
+def test_lower_bound_is_two_deviations_below_the_rate(params: PowParams, time_ns: int, expected: int) -> None:
+    assert timing.pow_rate_lower_bound(params, time_ns) == expected
+
+
+@given(st.integers(16, 4096), st.integers(1, HASHES_MAX // 4096), st.integers(1, 10**12))
+def test_lower_bound_is_rounded_down_and_by_less_than_one(shares: int, difficulty: int, time_ns: int) -> None:
+    """The largest b with b·T <= D·10**9·(N - 2·sqrt(N)); compared without a root, in integers."""
+    bound = timing.pow_rate_lower_bound(PowParams(shares, difficulty), time_ns)
+    scaled = difficulty * SECOND
+
+    def is_below(candidate: int) -> bool:
+        rest = scaled * shares - candidate * time_ns
+        return rest >= 0 and rest**2 >= 4 * shares * scaled**2
+
+    assert is_below(bound)
+    assert not is_below(bound + 1)
+
+
+def test_a_proof_of_work_in_no_time_is_our_own_error() -> None:
+    with pytest.raises(ValueError, match="in 0 ns"):
+        timing.pow_rate_lower_bound(PowParams(16, 1), 0)
+
+
+@pytest.mark.parametrize(
+    ("rate", "seconds", "shares", "difficulty"),
+    [
+        (16 * 10**9, 10, 2000, 80_000_000),
+        (7_000_000, 2, 2000, 7000),
+        (512_000, 1, 2000, 256),
+        (511_999, 1, 1999, 256),
+        (5000, 1, 19, 263),
+        (100, 1, 16, 6),
+        (1, 1, 16, 1),
+        (10**18, 600, 2000, HASHES_MAX // 2000),
+    ],
+)
+def test_difficulty_fits_the_device(rate: int, seconds: int, shares: int, difficulty: int) -> None:
+    assert timing.fit_pow_params(rate, seconds, slot=5) == PowParams(shares, difficulty, 5)
+
+
+@given(st.integers(1, 10**19), st.integers(1, 600))
+def test_any_rate_gets_parameters_that_last_about_the_target(rate: int, seconds: int) -> None:
+    params = timing.fit_pow_params(rate, seconds)
+    if 16 <= rate * seconds < HASHES_MAX // 2:
+        assert abs(params.operations - rate * seconds) <= params.shares / 2
+
+
+@pytest.mark.parametrize(("rate", "seconds"), [(0, 1), (1, 0)])
+def test_planning_a_proof_of_work_for_nothing_is_our_own_error(rate: int, seconds: int) -> None:
+    with pytest.raises(ValueError, match="target"):
+        timing.fit_pow_params(rate, seconds)
