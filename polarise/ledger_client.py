@@ -175,16 +175,22 @@ class LedgerClient:
             raise AnswerInvalid(f"the ledger answered for {printable(entry.path, 80)}, {path} was asked for")
         return entry
 
-    def children(self, path: str, concern: str | None = None) -> Iterator[tuple[str, Entry | None]]:
-        """Yield the names below a path in order, each with its own value if it has one."""
-        after: str | None = ""
-        while after is not None:
-            page = self._get(ListAnswer, "/list", {"path": path, "concern": concern, "after": after})
+    def children(self, path: str, concern: str | None = None, *, after: str = "") -> Iterator[tuple[str, Entry | None]]:
+        """Yield the names below a path in order, each with its own value if it has one.
+
+        Args:
+            path: Whose children.
+            concern: As in `get`.
+            after: Only names greater than this one.
+        """
+        last: str | None = after
+        while last is not None:
+            page = self._get(ListAnswer, "/list", {"path": path, "concern": concern, "after": last})
             names = [child.name for child in page.children]
-            if names != sorted(set(names)) or (names and names[0] <= after) or (page.next and page.next <= after):
+            if names != sorted(set(names)) or (names and names[0] <= last) or (page.next and page.next <= last):
                 raise AnswerInvalid("the names of the page are out of order")
             yield from ((child.name, child.entry) for child in page.children)
-            after = page.next
+            last = page.next
 
     def next_nonce(self, node_key: str) -> int:
         """Return the nonce of a sender's next transaction, the pending ones counted."""

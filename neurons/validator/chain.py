@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from neurons.base.outbox import EntryState, Outbox
 from neurons.validator.challenges import EpochSecret
 from polarise.block import SignedBlock
-from polarise.epoch_record import EpochCommit, ScoreSheet, commit_path, record_path, scores_path
+from polarise.epoch_record import EpochCommit, ScoreSheet, commit_path, epoch_name, record_path, scores_path
 from polarise.errors import RequestRejected, SubnetError, Unavailable
 from polarise.ledger_client import LedgerClient
 from polarise.registry import RegistryEntry, open_entry
@@ -101,6 +101,18 @@ class Chain:
                 continue
             found[name] = (statement, opened)
         return found
+
+    def last_epoch(self, at_least: int) -> int | None:
+        """Return our greatest epoch on the ledger that is not below ``at_least``, None when there is none.
+
+        A validator that lost its disk finds its place by it.
+
+        Raises:
+            Unavailable: The ledger is away.
+        """
+        before = epoch_name(max(at_least - 1, 0))
+        names = [name for name, _ in self._client.children(f"/epochs/{self._validator_key}", "pending", after=before)]
+        return int(names[-1]) if names else None
 
     def commit(
         self, secret: EpochSecret, miners_count: int, started_unix_ms: int, stop: threading.Event

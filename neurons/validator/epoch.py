@@ -110,7 +110,9 @@ class EpochService:
 
     def _begin(self, miners: Miners) -> EpochSecret:
         now_unix_ms = self._clock.wall_unix_ms()
-        epoch = self._metrics.next_epoch(now_unix_ms // 1000 // self._epoch_seconds)
+        wanted = now_unix_ms // 1000 // self._epoch_seconds
+        on_ledger = self._chain.last_epoch(wanted)
+        epoch = self._metrics.next_epoch(wanted if on_ledger is None else on_ledger + 1)
         secret = self._generator.begin_epoch(epoch, [statement for statement, _ in miners.values()])
         self._metrics.begin_epoch(secret, now_unix_ms)
         logger.info("epoch started", extra={"epoch": epoch, "miners_count": len(miners)})

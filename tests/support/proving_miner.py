@@ -21,6 +21,7 @@ from neurons.miner.pow import ChallengeHandler
 from neurons.miner.solver import SolverProcess
 from neurons.miner.validations import ValidationTracker
 from neurons.validator.challenges import ChallengeGenerator, EpochSecret, MatmulChallenge
+from polarise.block import block_hash
 from polarise.clients import MinerClient
 from polarise.decode import WireModel
 from polarise.hardware import DeviceClaim, HardwareClaim
@@ -35,6 +36,9 @@ VALIDATOR = Identity(SigningKey(b"v" * 32))
 MINER = Identity(SigningKey(b"m" * 32), Certificate.issue(OWNER, SigningKey(b"m" * 32).public_key, Purpose.NODE))
 # 100 Mop/s for a second: n = 256 and three rounds, a few milliseconds on any machine.
 CPU = DeviceClaim(uuid="cpu", kind="cpu", name="a processor", memory_bytes=1 << 30, matmul_ops_per_second=100_000_000)
+# No ledger signed it: whoever checks one proof alone needs a block's hash and not its signature.
+BEACON_BLOCK = "ledger.polarise/test\n0\n" + "A" * 43 + "=\n\n\u2014 nobody " + "A" * 92 + "\n"
+BEACON = bytes.fromhex(block_hash(BEACON_BLOCK.encode()))
 PROVE_ONLY = RouteAccess({Role.VALIDATOR: Scope.OWN}, needs_signature=True)
 TABLE = {
     ("POST", "/challenge/prepare"): PROVE_ONLY,
@@ -147,7 +151,7 @@ def entry_of(endpoint: str = "http://127.0.0.1:1", *, devices: tuple[DeviceClaim
 
 
 def challenge_of(statement: SignedStatement, *, epoch: int = 7) -> tuple[EpochSecret, MatmulChallenge]:
-    """Return an epoch and the challenge of the miner's only device in it."""
+    """Return an epoch and the challenge of the miner's only device in it; its beacon is the hash of `BEACON_BLOCK`."""
     generator = ChallengeGenerator(VALIDATOR.public_key, target_seconds=1, openings=32)
     secret = generator.begin_epoch(epoch, [statement])
-    return secret, generator.matmul(secret, statement, CPU, 0)
+    return secret, generator.matmul(secret, BEACON, statement.signer, CPU, 0)

@@ -2,75 +2,101 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from flask import Response
 
 from config.schema import Config
+from neurons.base.access import Caller
+from neurons.base.service import Supervisor
 from neurons.validator.epoch import EpochService
 from neurons.validator.metrics import FILE_NAME, MetricsHandler
 from neurons.validator.node import ValidatorNode
+from polarise.epoch_record import STATEMENT_KIND, EpochRecord, record_path
 from polarise.errors import RejectReason
 from polarise.evidence import read_bundle
-from polarise.registry import write_entry
-from polarise.signing import Purpose
+from polarise.signing import Identity, Purpose, SigningKey
+from polarise.statement import SignedStatement
 from tests.support.proving_miner import MINER, VALIDATOR, challenge_of, entry_of, proving_miner
+from tests.support.small_ledger import SmallLedger, small_ledger
 from utils.clock import SystemClock
 
+STRANGER = Identity(SigningKey(b"x" * 32))
 
-class FixedClock(SystemClock):
-    """A wall clock that a test sets."""
 
-    def __init__(self, wall_unix_ms: int = 1_700_000_000_000) -> None:
-        self.now_unix_ms = wall_unix_ms
+class SteppedClock(SystemClock):
+    """A wall clock that a test sets ahead."""
+
+    def __init__(self) -> None:
+        self.ahead_ms = 0
 
     def wall_unix_ms(self) -> int:
-        return self.now_unix_ms
+        return super().wall_unix_ms() + self.ahead_ms
 
 
-def _config(folder: Path, **settings: object) -> Config:
+@pytest.fixture(scope="module")
+def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallLedger]:
+    """One ledger for this file; each test registers its own miner over the one before."""
+    with small_ledger(tmp_path_factory.mktemp("ledger")) as running:
+        yield running
+
+
+def _config(ledger: SmallLedger, **settings: object) -> Config:
     return Config.model_validate(
         {
+            "ledger": ledger.settings(),
             "validator": {
-                "registry": folder / "registry",
                 "allow_private_endpoints": True,
                 "inspect": False,
                 "proof_target_seconds": 1,
                 **settings,
-            }
+            },
         }
     )
 
 
-def _epochs(node: ValidatorNode) -> EpochService:
-    (service,) = node.build_services()
-    assert isinstance(service, EpochService)
-    return service
+@contextlib.contextmanager
+def _epochs(node: ValidatorNode) -> Iterator[EpochService]:
+    """The node's loop, to be turned by hand, with its outbox at work."""
+    with node.data_dir, node._resources:
+        outbox, epochs = node.build_services()
+        assert isinstance(epochs, EpochService)
+        supervisor = Supervisor(outbox)
+        supervisor.start()
+        try:
+            yield epochs
+        finally:
+            supervisor.stop(10)
 
 
-def test_round_over_a_registry_with_a_broken_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    clock = FixedClock()
-    node = ValidatorNode(_config(tmp_path), tmp_path / "node", VALIDATOR, clock=clock)
-    with proving_miner(tmp_path) as miner, node.data_dir, node._resources, caplog.at_level(logging.INFO):
-        write_entry(tmp_path / "registry" / "miner.json", entry_of(miner.endpoint))
-        (tmp_path / "registry" / "broken.json").write_text("{")
-        service = _epochs(node)
+def test_rounds_over_a_registry_with_a_broken_entry(
+    tmp_path: Path, ledger: SmallLedger, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = SteppedClock()
+    node = ValidatorNode(_config(ledger), tmp_path / "node", VALIDATOR, clock=clock)
+    with proving_miner(tmp_path) as miner, _epochs(node) as service, caplog.at_level(logging.INFO):
+        ledger.register(entry_of(miner.endpoint))
+        ledger.register(entry_of(miner.endpoint), STRANGER)
         service.run_epoch(threading.Event())
         service.run_epoch(threading.Event())
-        clock.now_unix_ms += 49 * 3_600_000
+        clock.ahead_ms += 49 * 3_600_000
+        service._prune()
+        clock.ahead_ms = 0
         service.run_epoch(threading.Event())
     events = [record.message for record in caplog.records if record.name.startswith("neurons.validator")]
     assert (
         events
         == [
-            *("registry entry refused", "epoch started", "proof sent", "proof answered", "proof verified"),
-            *("miner scored", "epoch finished"),
+            *("registry entry refused", "epoch started", "epoch committed", "proof sent", "proof answered"),
+            *("proof verified", "miner scored", "epoch finished"),
         ]
         * 3
     )
@@ -86,11 +112,11 @@ def test_round_over_a_registry_with_a_broken_file(tmp_path: Path, caplog: pytest
     assert bundles[1].previous == bundles[0].score
 
 
-def test_unreachable_miner_is_scored_in_its_own_epoch(tmp_path: Path) -> None:
-    node = ValidatorNode(_config(tmp_path, inspect=True), tmp_path / "node", VALIDATOR)
-    with node.data_dir, node._resources:
-        write_entry(tmp_path / "registry" / "miner.json", entry_of("https://127.0.0.1:1"))
-        _epochs(node).run_epoch(threading.Event())
+def test_unreachable_miner_is_scored_in_its_own_epoch(tmp_path: Path, ledger: SmallLedger) -> None:
+    node = ValidatorNode(_config(ledger, inspect=True), tmp_path / "node", VALIDATOR)
+    with _epochs(node) as service:
+        ledger.register(entry_of("https://127.0.0.1:1"))
+        service.run_epoch(threading.Event())
     with MetricsHandler(tmp_path / "node" / FILE_NAME) as metrics:
         stored = metrics.newest(MINER.public_key)
     assert stored is not None
@@ -107,7 +133,7 @@ def test_unreachable_miner_is_scored_in_its_own_epoch(tmp_path: Path) -> None:
     ],
 )
 def test_answer_without_a_canonical_form_is_a_verdict_and_no_defect(
-    tmp_path: Path, path: str, body: str, reason: RejectReason
+    tmp_path: Path, ledger: SmallLedger, path: str, body: str, reason: RejectReason
 ) -> None:
     """Numbers beyond what a hash can be taken of must not end the round for everybody else."""
     statement = entry_of().to_wire()
@@ -116,11 +142,11 @@ def test_answer_without_a_canonical_form_is_a_verdict_and_no_defect(
         "certificate": {**MINER.subkey(Purpose.STATEMENT).certificate.to_wire(), "counter": 2**60},
     }
     text = body.replace("COMMITMENT", json.dumps(commitment))
-    node = ValidatorNode(_config(tmp_path), tmp_path / "node", VALIDATOR)
-    with proving_miner(tmp_path) as miner, node.data_dir, node._resources:
+    node = ValidatorNode(_config(ledger), tmp_path / "node", VALIDATOR)
+    with proving_miner(tmp_path) as miner, _epochs(node) as service:
         miner.views[path] = lambda _caller, _body: Response(text, mimetype="application/json")
-        write_entry(tmp_path / "registry" / "miner.json", entry_of(miner.endpoint))
-        _epochs(node).run_epoch(threading.Event())
+        ledger.register(entry_of(miner.endpoint))
+        service.run_epoch(threading.Event())
     with MetricsHandler(tmp_path / "node" / FILE_NAME) as metrics:
         stored = metrics.newest(MINER.public_key)
     assert stored is not None
@@ -128,11 +154,11 @@ def test_answer_without_a_canonical_form_is_a_verdict_and_no_defect(
     assert stored.record.score_ppm == 0
 
 
-def test_private_endpoint_is_not_called_unless_allowed(tmp_path: Path) -> None:
-    node = ValidatorNode(_config(tmp_path, allow_private_endpoints=False), tmp_path / "node", VALIDATOR)
-    with proving_miner(tmp_path) as miner, node.data_dir, node._resources:
-        write_entry(tmp_path / "registry" / "miner.json", entry_of(miner.endpoint))
-        _epochs(node).run_epoch(threading.Event())
+def test_private_endpoint_is_not_called_unless_allowed(tmp_path: Path, ledger: SmallLedger) -> None:
+    node = ValidatorNode(_config(ledger, allow_private_endpoints=False), tmp_path / "node", VALIDATOR)
+    with proving_miner(tmp_path) as miner, _epochs(node) as service:
+        ledger.register(entry_of(miner.endpoint))
+        service.run_epoch(threading.Event())
         assert miner.handler._tracker.newest(1) == []
 
 
@@ -146,12 +172,38 @@ def test_epoch_numbers_grow_whatever_the_clock_says(tmp_path: Path) -> None:
         assert metrics.next_epoch(12) == 12
 
 
-def test_node_starts_at_once_and_ends_when_asked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    node = ValidatorNode(_config(tmp_path), tmp_path / "node", VALIDATOR)
+def test_epoch_broken_off_is_recorded_at_the_next_start(tmp_path: Path, ledger: SmallLedger) -> None:
+    node = ValidatorNode(_config(ledger), tmp_path / "node", VALIDATOR)
+    stop = threading.Event()
+
+    def stop_and_refuse(_caller: Caller, _body: bytes) -> Response:
+        stop.set()
+        return Response(status=503)
+
+    with proving_miner(tmp_path) as miner, _epochs(node) as service:
+        ledger.register(entry_of(miner.endpoint))
+        miner.views["/challenge/prepare"] = stop_and_refuse
+        service.run_epoch(stop)
+    with MetricsHandler(tmp_path / "node" / FILE_NAME) as metrics:
+        (left,) = metrics.unfinished()
+    with _epochs(ValidatorNode(_config(ledger), tmp_path / "node", VALIDATOR)) as service:
+        service.prepare()
+        path = record_path(VALIDATOR.public_key, left.epoch)
+        assert service._chain.is_final(path, 10)
+    entry = ledger.client().get(path)
+    assert entry is not None
+    record = SignedStatement.model_validate(entry.value, strict=False).open(STATEMENT_KIND, EpochRecord)
+    assert (record.status, record.miners_count, record.opening_key) == ("broken_off", 0, left.opening_key.hex())
+
+
+def test_node_starts_at_once_and_ends_when_asked(
+    tmp_path: Path, ledger: SmallLedger, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = ValidatorNode(_config(ledger), tmp_path / "node", VALIDATOR)
     with caplog.at_level(logging.INFO):
         thread = threading.Thread(target=node.run)
         thread.start()
-        for _ in range(500):
+        for _ in range(1500):
             if "epoch finished" in caplog.messages:
                 break
             threading.Event().wait(0.01)

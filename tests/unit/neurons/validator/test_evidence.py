@@ -25,7 +25,7 @@ from polarise.evidence import EvidenceBundle, InspectionEvidence, VerdictRecord,
 from polarise.messages import CommitmentBody
 from polarise.statement import sign_statement
 from tests.support.evidence import LIMITS, findings_wire, receipt_statement
-from tests.support.proving_miner import CPU, MINER, VALIDATOR, challenge_of, entry_of
+from tests.support.proving_miner import BEACON_BLOCK, CPU, MINER, VALIDATOR, challenge_of, entry_of
 
 Wire = dict[str, Any]
 
@@ -63,6 +63,7 @@ def bundle() -> EvidenceBundle:
         opening_key=secret.opening_key.hex(),
         miner_set_root=secret.miner_set_root.hex(),
         challenge_commit=secret.commit.hex(),
+        beacon_block=BEACON_BLOCK,
         proofs=(proof,),
         inspection=inspection,
         previous=None,
