@@ -22,7 +22,7 @@ from neurons.ledger.genesis import new_genesis
 from neurons.ledger.node import GENESIS_FILE
 from neurons.miner.join import post_entry, registry_statement
 from neurons.miner.network import NodeNetwork
-from polarise.errors import SubnetError, Unavailable
+from polarise.errors import ConfigError, SubnetError, Unavailable
 from polarise.genesis import Genesis, Member, write_genesis
 from polarise.keyfile import KeyKind, create_key_file
 from polarise.ledger_client import LedgerClient
@@ -59,6 +59,8 @@ class Market:
         self._is_kept = keep is not None
         self.root = keep.absolute() if keep else Path(tempfile.mkdtemp(prefix="polarise-demo-"))
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if any(self.root.iterdir()):
+            raise ConfigError("the folder is not empty", origin=str(self.root), allowed="a new or empty folder")
         self.renter_key_file = self.root / "renter.key"
         self.passphrase_file = self.root / "passphrase"
         self._miner_settings = dict(miner_settings or {})
