@@ -48,7 +48,9 @@ class Followed:
     leaves: tuple[bytes, ...]
 
 
-def follow(client: LedgerClient, first: int = 0, *, idle_seconds: float = IDLE_SECONDS) -> Generator[Followed, None, None]:
+def follow(
+    client: LedgerClient, first: int = 0, *, idle_seconds: float = IDLE_SECONDS
+) -> Generator[Followed, None, None]:
     """Yield the blocks from a height on as they are made; ends when the caller closes the generator.
 
     Raises:
