@@ -74,6 +74,7 @@ class LedgerState:
         self._net = genesis.net  # hashes the whole genesis
         self._rules = Rules(member.key for member in genesis.validators)
         self.tree = path_tree.EMPTY
+        self.size = 0  # leaves the tree has seen
 
     @property
     def root(self) -> str:
@@ -87,9 +88,9 @@ class LedgerState:
             value = encode_value({"stake": member.stake})
             self._put(Stored(f"/stakes/{member.key}", GENESIS_LEAF, value, 0))
 
-    def reload(self) -> None:
-        """Build the path tree from the stored values, after a start or a failed commit."""
-        self.tree = path_tree.EMPTY
+    def reload(self, size: int) -> None:
+        """Build the path tree from the values that ``size`` stored leaves left, after a start or a failed commit."""
+        self.tree, self.size = path_tree.EMPTY, size
         rows = self._connection.execute("SELECT path, value, MAX(leaf) FROM value GROUP BY path")
         for path, value, _leaf in rows:
             self.tree = path_tree.set_value(self.tree, path, None if value is None else bytes(value))
@@ -126,6 +127,7 @@ class LedgerState:
         self._put(Stored(body.op.path, leaf, encoded, body.op.read_concern))
         after = {"counter": max(account.counter, body.certificate.counter), "nonce": body.nonce + 1}
         self._put(Stored(f"/accounts/{body.sender}", leaf, encode_value(after), 0))
+        self.size = leaf + 1
 
     def account(self, sender: str) -> Account:
         """Return a sender's account; one that never wrote starts at nonce 0."""

@@ -250,6 +250,7 @@ def _check_kind(op: object) -> None:
             f"the operation {kind[:40]!r} is not carried out by this ledger",
             hint="set_value is; set_rule, set_trigger and transfer come with a later version",
             field="op.kind",
+            status=422 if known else 400,
         )
 
 
