@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 
 from polarise.decode import decode_model
-from polarise.errors import RequestRejected
+from polarise.errors import AnswerInvalid, RequestRejected
 from polarise.ledger_client import LedgerClient
 from polarise.ledger_messages import Entry
 from polarise.registry import MAX_ENTRY_BYTES, RegistryEntry, open_entry
@@ -19,6 +19,7 @@ from polarise.statement import SignedStatement
 from polarise.transaction import SetValue
 
 FOLDER = "/registry"
+ENTRIES_MAX = 100_000
 
 
 def registration(statement: SignedStatement) -> SetValue:
@@ -38,9 +39,14 @@ def read_ledger_registry(
 
     Returns:
         Node key -> (signed statement, verified entry), in order of the node keys.
+
+    Raises:
+        AnswerInvalid: The ledger lists more than 100,000 names.
     """
     found: dict[str, tuple[SignedStatement, RegistryEntry]] = {}
-    for name, entry in client.children(FOLDER):
+    for count, (name, entry) in enumerate(client.children(FOLDER)):
+        if count >= ENTRIES_MAX:
+            raise AnswerInvalid(f"the ledger lists more than {ENTRIES_MAX} nodes")
         if entry is None:
             continue
         try:

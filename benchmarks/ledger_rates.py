@@ -7,7 +7,7 @@ Rules:
 - The HTTP row is the real daemon on loopback with one connection per request, as the client makes them.
 - Prints numbers and asserts nothing about them.
 
-Run: .venv/bin/python -m benchmarks.ledger --entries 5000
+Run: .venv/bin/python -m benchmarks.ledger_rates --entries 5000
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--entries", type=int, default=5000, help="transactions per row (default: 5000)")
     count = parser.parse_args().entries
-    print(f"command: python -m benchmarks.ledger {' '.join(sys.argv[1:])}")
+    print(f"command: python -m benchmarks.ledger_rates {' '.join(sys.argv[1:])}")
     print(f"hardware: {cpu_model()}, {os.cpu_count()} cores; Python {platform.python_version()}")
     with tempfile.TemporaryDirectory() as folder:
         rates = measure(Path(folder), count)
