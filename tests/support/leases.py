@@ -9,9 +9,7 @@ from polarise.receipt import Limits
 from polarise.ssh_keys import generate_key_pair
 from utils.clock import SystemClock
 
-LIMITS = Limits(
-    memory_bytes=128 << 20, swap_bytes=0, cpu_milli=250, pids_count=512, shm_bytes=64 << 20
-)
+LIMITS = Limits(memory_bytes=128 << 20, swap_bytes=0, cpu_milli=250, pids_count=512, shm_bytes=64 << 20)
 HOST_KEY = generate_key_pair()[1]
 
 
