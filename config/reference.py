@@ -61,12 +61,18 @@ ERROR_CODES: Mapping[ErrorCode, CodeMeaning] = {
         "401", "Neither a signature nor a token, or a token where only a signature counts.", "Sign, or get a token."
     ),
     ErrorCode.BAD_SIGNATURE: CodeMeaning(
-        "401", "The signature, its certificate or its audience does not hold.", "Sign exactly what is sent, once."
+        "401, 403", "The signature, its certificate or its audience does not hold.", "Sign exactly what is sent, once."
     ),
     ErrorCode.CLOCK_SKEW: CodeMeaning(
-        "401", "The request was signed more than 30 s away from this node's clock.", "Set the clock; sign anew."
+        "401, 409",
+        "The request was signed more than 30 s away from this node's clock, a transaction more than 60 s ahead of it.",
+        "Set the clock; sign anew.",
     ),
-    ErrorCode.NONCE_REUSED: CodeMeaning("401", "This very request was seen before.", "Sign every request anew."),
+    ErrorCode.NONCE_REUSED: CodeMeaning(
+        "401, 409",
+        "This very request was seen before; on the ledger, another transaction has this nonce.",
+        "Sign every request anew.",
+    ),
     ErrorCode.TOKEN_EXPIRED: CodeMeaning("401", "The token is older than security.token_expiry.", "Get a new one."),
     ErrorCode.TOKEN_INVALID: CodeMeaning("401", "This node did not give the token.", "Get a new one."),
     ErrorCode.NOT_PERMITTED: CodeMeaning(
@@ -80,14 +86,18 @@ ERROR_CODES: Mapping[ErrorCode, CodeMeaning] = {
     ErrorCode.NO_CAPACITY: CodeMeaning("409", "More than is free now.", "Ask for less, or later."),
     ErrorCode.UNKNOWN_DEVICE: CodeMeaning("422", "This host has no such device.", "The hint lists its devices."),
     ErrorCode.NOT_SUPPORTED: CodeMeaning(
-        "422", "This miner cannot enforce what the field asks for.", "Leave the field out."
+        "422", "This node cannot do what the field asks for.", "Leave the field out, or ask a newer version."
     ),
     ErrorCode.IMAGE_NOT_ALLOWED: CodeMeaning("422", "The image is not on the list.", "The hint lists the images."),
     ErrorCode.KEY_REFUSED: CodeMeaning(
-        "400", "Not one plain OpenSSH public key, or a weak one.", "Make one: ssh-keygen -t ed25519."
+        "400, 403",
+        "Not one plain OpenSSH public key, or a weak one; on the ledger, a subkey that a newer one replaced.",
+        "Make one: ssh-keygen -t ed25519; sign with the newest subkey.",
     ),
     ErrorCode.CONFLICT: CodeMeaning(
-        "409", "The Idempotency-Key, or the challenge, is used for something else.", "A fresh key; each step once."
+        "409",
+        "The Idempotency-Key, the challenge or the ledger's path is used already, or a step before it is missing.",
+        "A fresh key; each step once, in order.",
     ),
     ErrorCode.TOO_MANY_REQUESTS: CodeMeaning(
         "429", "Your quota of leases is used up, or the device proves something else now.", "Release one; try later."
@@ -96,6 +106,23 @@ ERROR_CODES: Mapping[ErrorCode, CodeMeaning] = {
         "503", "The node itself lacks something: engine, image, sshd, solver.", "Wait for Retry-After seconds."
     ),
     ErrorCode.INTERNAL: CodeMeaning("500", "A defect; the node logged it.", "Tell the node's owner."),
+    ErrorCode.NONCE_GAP: CodeMeaning(
+        "409",
+        "Transactions of the sender before this one are missing.",
+        "Send them in order; the message names the next.",
+    ),
+    ErrorCode.WRONG_NET: CodeMeaning(
+        "409", "The transaction was signed for another ledger.", "Sign for the net id of GET /status."
+    ),
+    ErrorCode.RULE_REFUSED: CodeMeaning(
+        "403", "No rule of the ledger lets this key write on this path.", "Write where the rules allow."
+    ),
+    ErrorCode.STALE_CHECKPOINT: CodeMeaning(
+        "409", "The witness knows a checkpoint of another size.", "Send the proof from the size it names."
+    ),
+    ErrorCode.FORKED_CHECKPOINT: CodeMeaning(
+        "422", "The checkpoint does not go on from the one seen before.", "Show a proof that it does, or explain."
+    ),
 }
 
 REJECT_REASONS: Mapping[RejectReason, str] = {

@@ -68,11 +68,7 @@ class LedgerNode(BaseNode):
             ),
             clock,
         )
-        app = HttpApp(
-            "ledger",
-            gatekeeper,
-            streams_max=config.network.threads // 2,
-        )
+        app = HttpApp("ledger", gatekeeper, streams_max=config.network.threads // 2)
         metrics = MetricsTracker()
         metrics.gauge("polarise_ledger_leaves", lambda: float(self.ledger.log.size))
         metrics.gauge("polarise_ledger_height", lambda: float(self.ledger.last_block.block.height))
