@@ -162,7 +162,7 @@ def new_genesis(identity: Identity, senders: Sequence[Identity]) -> Genesis:
 
 def signed(sender: Identity, genesis: Genesis, nonce: int) -> SignedTransaction:
     """One write of about the size of an epoch commit."""
-    op = SetValue(path=f"/epochs/{sender.public_key}/{nonce:08d}/commit", value="ab" * 32)
+    op = SetValue(path=f"/epochs/{sender.public_key}/{nonce:010d}/commit", value="ab" * 32)
     return sign_transaction(sender, op, net=genesis.net, nonce=nonce, time_unix_ms=0)
 
 

@@ -84,11 +84,11 @@ class Sender:
 
     def commit(self, epoch: int, value: object = "c0") -> SignedTransaction:
         """Return the commit of an epoch."""
-        return self.sign(f"/epochs/{self.identity.public_key}/{epoch:08d}/commit", value)
+        return self.sign(f"/epochs/{self.identity.public_key}/{epoch:010d}/commit", value)
 
     def record(self, epoch: int, value: object = "r0") -> SignedTransaction:
         """Return the record of an epoch."""
-        return self.sign(f"/epochs/{self.identity.public_key}/{epoch:08d}/record", value)
+        return self.sign(f"/epochs/{self.identity.public_key}/{epoch:010d}/record", value)
 
 
 @contextmanager

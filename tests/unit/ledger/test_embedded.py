@@ -186,21 +186,21 @@ def test_rules_say_who_where_and_in_which_order(ledger: EmbeddedLedger) -> None:
 
     v, m = VALIDATOR.public_key, MINER.public_key
     refuse(validator, f"/registry/{m}", ErrorCode.RULE_REFUSED)
-    refuse(miner, f"/epochs/{m}/00000001/commit", ErrorCode.RULE_REFUSED)
-    refuse(other, f"/epochs/{v}/00000001/commit", ErrorCode.RULE_REFUSED)
+    refuse(miner, f"/epochs/{m}/0000000001/commit", ErrorCode.RULE_REFUSED)
+    refuse(other, f"/epochs/{v}/0000000001/commit", ErrorCode.RULE_REFUSED)
     refuse(miner, f"/accounts/{m}", ErrorCode.RULE_REFUSED)
     refuse(miner, f"/stakes/{m}", ErrorCode.RULE_REFUSED)
     refuse(miner, f"/roots/{m}/system", ErrorCode.RULE_REFUSED)
     refuse(validator, f"/epochs/{v}/1/commit", ErrorCode.RULE_REFUSED)
-    refuse(validator, f"/epochs/{v}/00000005/record", ErrorCode.CONFLICT)
+    refuse(validator, f"/epochs/{v}/0000000005/record", ErrorCode.CONFLICT)
     take(validator.commit(5))
-    refuse(validator, f"/epochs/{v}/00000005/commit", ErrorCode.CONFLICT)
-    refuse(validator, f"/epochs/{v}/00000004/commit", ErrorCode.CONFLICT)
-    refuse(validator, f"/epochs/{v}/00000005/commit", ErrorCode.CONFLICT, None)
+    refuse(validator, f"/epochs/{v}/0000000005/commit", ErrorCode.CONFLICT)
+    refuse(validator, f"/epochs/{v}/0000000004/commit", ErrorCode.CONFLICT)
+    refuse(validator, f"/epochs/{v}/0000000005/commit", ErrorCode.CONFLICT, None)
     take(validator.record(5))
-    refuse(validator, f"/epochs/{v}/00000005/record", ErrorCode.CONFLICT)
-    take(validator.sign(f"/scores/{v}/00000005/{m}", {"score_ppm": 1}))
-    refuse(validator, f"/scores/{v}/00000006/{m}", ErrorCode.CONFLICT)
+    refuse(validator, f"/epochs/{v}/0000000005/record", ErrorCode.CONFLICT)
+    take(validator.sign(f"/scores/{v}/0000000005/{m}", {"score_ppm": 1}))
+    refuse(validator, f"/scores/{v}/0000000006/{m}", ErrorCode.CONFLICT)
     take(validator.commit(7))
     take(other.commit(1))
     take(miner.register())
@@ -240,9 +240,9 @@ def test_names_below_a_path_come_in_order_and_in_pages(ledger: EmbeddedLedger) -
         ledger.submit(validator.commit(epoch).raw)
     folder = f"/epochs/{VALIDATOR.public_key}"
     names = [name for name, _ in ledger.views.children(folder)]
-    assert names == ["00000001", "00000002", "00000003"]
-    assert [name for name, _ in ledger.views.children(folder, limit=1, after="00000001")] == ["00000002"]
-    ((name, stored),) = ledger.views.children(f"{folder}/00000001", Concern.PENDING)
+    assert names == ["0000000001", "0000000002", "0000000003"]
+    assert [name for name, _ in ledger.views.children(folder, limit=1, after="0000000001")] == ["0000000002"]
+    ((name, stored),) = ledger.views.children(f"{folder}/0000000001", Concern.PENDING)
     assert stored is not None
     assert (name, stored.value) == ("commit", b'"c0"')
     assert [name for name, _ in ledger.views.children("")] == ["accounts", "epochs", "genesis", "stakes"]

@@ -81,7 +81,7 @@ def test_a_byte_of_a_checkpoint(path: Path, place: int) -> None:
 
 
 def test_a_byte_of_a_state_value(path: Path) -> None:
-    here = f"/epochs/{VALIDATOR.public_key}/00000002/record"
+    here = f"/epochs/{VALIDATOR.public_key}/0000000002/record"
     damage(path, flip("value", "value", f"path = '{here}'", 1))
     assert place_of(path) == f"value {here} of leaf 5"
 

@@ -22,7 +22,7 @@ FOLDER = f"/epochs/{VALIDATOR.public_key}"
 
 
 def commit(epoch: int) -> SetValue:
-    return SetValue(path=f"{FOLDER}/{epoch:08d}/commit", value=f"c{epoch}")
+    return SetValue(path=f"{FOLDER}/{epoch:010d}/commit", value=f"c{epoch}")
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_a_ledger_that_is_down_loses_nothing(tmp_path: Path, port: int) -> None:
         node.ledger.make_block()
         drain(outbox)
         assert states(outbox, *keys) == [EntryState.FINAL] * 3
-        assert [name for name, _ in node.ledger.views.children(FOLDER)] == ["00000001", "00000002", "00000003"]
+        assert [name for name, _ in node.ledger.views.children(FOLDER)] == ["0000000001", "0000000002", "0000000003"]
 
 
 def test_putting_twice_writes_once(outbox: Outbox, tmp_path: Path, port: int) -> None:

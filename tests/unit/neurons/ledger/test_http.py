@@ -171,10 +171,10 @@ def test_pages_follow_one_another(market: Market) -> None:
         market.client.submit(market.validator.commit(epoch, {"pad": "x" * 100}))
     market.block()
     folder = f"/epochs/{VALIDATOR.public_key}"
-    assert [name for name, _ in market.client.children(folder)] == [f"{epoch:08d}" for epoch in range(1, 8)]
-    status, page = market.raw("GET", f"/list?path={folder}&limit=3&after=00000002")
+    assert [name for name, _ in market.client.children(folder)] == [f"{epoch:010d}" for epoch in range(1, 8)]
+    status, page = market.raw("GET", f"/list?path={folder}&limit=3&after=0000000002")
     assert status == 200
-    assert page["next"] == "00000005"
+    assert page["next"] == "0000000005"
     assert [leaf for leaf in market.client.leaves(2, 7)] == [sent.raw for sent in market.validator.sent[2:]]
 
 
