@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import polarise
-from polarise.errors import ConfigError, ProofRejected, RequestRejected, SubnetError, Unavailable
+from polarise.errors import ConfigError, LogFork, ProofRejected, RequestRejected, SubnetError, Unavailable
 
 EXIT_USAGE = 2
 EXIT_REFUSED = 3
@@ -84,7 +84,7 @@ def exit_status(err: SubnetError) -> int:
         return EXIT_NETWORK
     if isinstance(err, ConfigError):
         return EXIT_USAGE
-    return EXIT_NOT_VERIFIED if isinstance(err, ProofRejected) else EXIT_REFUSED
+    return EXIT_NOT_VERIFIED if isinstance(err, ProofRejected | LogFork) else EXIT_REFUSED
 
 
 def _describe(err: SubnetError) -> str:

@@ -142,6 +142,8 @@ def _finite_float(text: str) -> float:
 
 def _check_depth(raw: bytes) -> None:
     """Bound the nesting by a scan that skips strings, before the recursive parser runs."""
+    if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH:
+        return  # too few brackets to nest deeper; spares most messages the scan
     depth, in_string, escaped = 0, False, False
     for byte in raw:
         if in_string:

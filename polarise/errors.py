@@ -4,6 +4,7 @@ SubnetError
 ├── ConfigError      the operator must change a file or a flag; exit status 2
 ├── RequestRejected  the caller's fault; carries an ErrorCode; HTTP 4xx
 ├── ProofRejected    the miner's fault; carries a RejectReason and the two values that disagreed; costs score
+├── LogFork          a log signed two histories; carries both notes as evidence; exit status 7
 └── Unavailable      Docker, GPU, ledger or a peer is away; HTTP 503 with Retry-After; never costs a miner anything
     ├── DeadlineExceeded  a peer did not finish its answer in time
     └── AnswerInvalid     a peer answered something that is no answer: another shape, or a receipt that does not hold
@@ -45,6 +46,11 @@ class ErrorCode(StrEnum):
     TOO_MANY_REQUESTS = "TOO_MANY_REQUESTS"
     UNAVAILABLE = "UNAVAILABLE"
     INTERNAL = "INTERNAL"
+    NONCE_GAP = "NONCE_GAP"
+    WRONG_NET = "WRONG_NET"
+    RULE_REFUSED = "RULE_REFUSED"
+    STALE_CHECKPOINT = "STALE_CHECKPOINT"
+    FORKED_CHECKPOINT = "FORKED_CHECKPOINT"
 
 
 class RejectReason(StrEnum):
@@ -137,6 +143,22 @@ class ProofRejected(SubnetError):
         self.expected = expected
         detail = "" if got is None and expected is None else f" (got {got}, expected {expected})"
         super().__init__(f"{reason}: {message}{detail}")
+
+
+class LogFork(SubnetError):
+    """A log showed two histories of which neither goes on from the other; nothing more of it is believed.
+
+    Args:
+        message: What does not fit.
+        first: The signed note that was seen before.
+        second: The signed note that contradicts it.
+    """
+
+    def __init__(self, message: str, *, first: bytes, second: bytes) -> None:
+        self.message = message
+        self.first = first
+        self.second = second
+        super().__init__(message)
 
 
 class Unavailable(SubnetError):

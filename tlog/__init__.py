@@ -1,1 +1,1 @@
-"""The log's room: append-only store, RFC 9162 tree, checkpoints; empty until the next step builds it."""
+"""The transparency log under ledger and telemetry: append-only store, RFC 9162 tree, checkpoints, tiles, witness."""

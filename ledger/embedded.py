@@ -1,0 +1,223 @@
+"""The embedded ledger: one SQLite file in which leaf, state and account of a transaction change in one step.
+
+Rules:
+- `submit` returns when the transaction is on disk; the same bytes again give the same answer.
+- A transaction that is refused leaves nothing behind (SAVEPOINT), whatever shares its commit.
+- A block is made every block_seconds, also an empty one: a beacon must be fresh. Heights have no gaps and times grow,
+  whatever the wall clock does.
+- A block is on disk before anybody sees it, so a restart goes on from the last one anybody can hold.
+- Between two blocks at most so many transactions are taken; more are asked to come back.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from ledger import state
+from ledger.state import LedgerState
+from ledger.views import Depth, LedgerViews
+from polarise.block import NO_BLOCK, Block, SignedBlock, open_block
+from polarise.errors import ConfigError, RequestRejected, Unavailable
+from polarise.genesis import Genesis
+from polarise.log_proof import LogProof
+from polarise.signing import SignatureInvalid, SigningKey
+from polarise.transaction import SignedTransaction, TransactionVerifier, decode_transaction
+from tlog.group_commit import GroupCommit
+from tlog.store import LogStore
+from tlog.writer import LogDamaged, Writer
+from utils.clock import Clock
+
+logger = logging.getLogger(__name__)
+
+SCHEMA = state.SCHEMA + "CREATE TABLE tx (hash BLOB PRIMARY KEY, leaf INTEGER NOT NULL) WITHOUT ROWID;"
+BLOCKS_MAX = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """What became of a transaction.
+
+    Attributes:
+        hash: Its name.
+        index: Its leaf.
+        depth: How far it has come.
+    """
+
+    hash: str
+    index: int
+    depth: Depth
+
+
+class EmbeddedLedger:
+    """One ledger.
+
+    Args:
+        path: Its file.
+        genesis: Its beginning.
+        log_key: The key that signs blocks; the one the genesis names.
+        clock: Wall clock.
+        block_transactions_max: Transactions between two blocks.
+
+    Raises:
+        ConfigError: The key or the file is another ledger's.
+        LogDamaged: The file does not fit its last block.
+    """
+
+    def __init__(
+        self, path: Path, genesis: Genesis, log_key: SigningKey, clock: Clock, *, block_transactions_max: int = 10_000
+    ) -> None:
+        if log_key.public_key != genesis.log_certificate.subject:
+            raise ConfigError(
+                f"the genesis names the log key {genesis.log_certificate.subject[:12]}, this node's is "
+                f"{log_key.public_key[:12]}",
+                key_path="ledger.genesis",
+                allowed="the node key that ran `ledger init`, or the genesis of this node",
+            )
+        self.genesis = genesis
+        self._key = log_key
+        self._clock = clock
+        self._block_transactions_max = block_transactions_max
+        self._verifier = TransactionVerifier()
+        self._new_block = threading.Condition()
+        self.log = LogStore(path, genesis.origin, schema=SCHEMA)
+        self.views = LedgerViews(self.log, genesis.final_confirmations)
+        with self.log.transaction() as writer:
+            self._state = LedgerState(writer.connection, genesis)
+        self._group: GroupCommit[SignedTransaction, tuple[int, bool]] = GroupCommit(self._write)
+        self._last = self._begin() if self.log.checkpoints_count == 0 else self._resume()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.log.close()
+
+    @property
+    def last_block(self) -> SignedBlock:
+        """The newest block."""
+        return self._last
+
+    def submit(self, raw: bytes) -> Submitted:
+        """Take a transaction; it is durable when this returns.
+
+        Raises:
+            RequestRejected: Why it was refused; nothing changed.
+            Unavailable: Enough were taken for this block.
+        """
+        transaction = decode_transaction(raw)
+        index = self.views.leaf_of(transaction.hash)
+        if index is None:
+            self._verify(transaction)
+            index, is_new = self._group.submit(transaction)
+            if is_new:
+                logger.debug("transaction taken", extra={"transaction": transaction.hash, "leaf": index})
+        return Submitted(transaction.hash, index, self.views.depth(index))
+
+    def make_block(self) -> SignedBlock:
+        """Sign what there is as the next block, and wake those who wait for one."""
+        with self.log.transaction() as writer:
+            last = self._last.block
+            time_unix_ms = max(self._clock.wall_unix_ms(), last.time_unix_ms + 1)
+            made = self._sign(writer, last.height + 1, time_unix_ms, self._last.hash)
+        with self._new_block:
+            self._last = made
+            self._new_block.notify_all()
+        return made
+
+    def wait_for_block(self, height: int, timeout_seconds: float) -> bool:
+        """Wait until there is a block of this height; returns whether there is."""
+        with self._new_block:
+            return self._new_block.wait_for(lambda: self._last.block.height >= height, timeout_seconds)
+
+    def blocks(self, first: int, limit: int) -> list[bytes]:
+        """Return the notes of up to ``limit`` (at most 100) blocks from one height on."""
+        return self.log.checkpoints(first, min(limit, BLOCKS_MAX))
+
+    def leaf(self, index: int) -> bytes:
+        """Return the bytes of a leaf that exists."""
+        return self.log.read(index, index + 1)[0]
+
+    def prove(self, index: int) -> LogProof:
+        """Prove a leaf under the newest block.
+
+        Raises:
+            Unavailable: It is not in a block yet.
+        """
+        last = self._last
+        if index >= last.block.size:
+            raise Unavailable("the transaction is not in a block yet", retry_after_seconds=self.genesis.block_seconds)
+        hashes = tuple(self.log.inclusion(index, last.block.size))
+        return LogProof(index, hashes, last.raw, self.leaf(index))
+
+    def _verify(self, transaction: SignedTransaction) -> None:
+        try:
+            self._verifier.verify(transaction)
+        except SignatureInvalid as err:
+            raise state.bad_signature(str(err)) from err
+
+    def _write(self, batch: Sequence[SignedTransaction]) -> list[tuple[int, bool] | Exception]:
+        """Take a batch in one commit; one refused transaction does not touch the others."""
+        try:
+            with self.log.transaction() as writer:
+                now_unix_ms = self._clock.wall_unix_ms()
+                return [self._try_take(writer, transaction, now_unix_ms) for transaction in batch]
+        except Exception:
+            # The file is as before the batch (disk full, a lost commit); the tree in memory has to follow it.
+            self._state.reload()
+            raise
+
+    def _try_take(
+        self, writer: Writer, transaction: SignedTransaction, now_unix_ms: int
+    ) -> tuple[int, bool] | Exception:
+        tree = self._state.tree
+        try:
+            with writer.savepoint():
+                return self._take(writer, transaction, now_unix_ms)
+        except (RequestRejected, Unavailable) as err:
+            self._state.tree = tree
+            return err
+
+    def _take(self, writer: Writer, transaction: SignedTransaction, now_unix_ms: int) -> tuple[int, bool]:
+        name = bytes.fromhex(transaction.hash)
+        known = writer.connection.execute("SELECT leaf FROM tx WHERE hash = ?", (name,)).fetchone()
+        if known is not None:
+            return int(known[0]), False
+        if writer.size - self._last.block.size >= self._block_transactions_max:
+            raise Unavailable("this block is full", retry_after_seconds=self.genesis.block_seconds)
+        account = self._state.check(transaction, now_unix_ms)
+        index = writer.append(transaction.raw)
+        writer.connection.execute("INSERT INTO tx VALUES (?, ?)", (name, index))
+        self._state.apply(transaction, index, account)
+        return index, True
+
+    def _begin(self) -> SignedBlock:
+        with self.log.transaction() as writer:
+            self._state.begin()
+            return self._sign(writer, 0, self.genesis.created_unix_ms, NO_BLOCK)
+
+    def _resume(self) -> SignedBlock:
+        self._state.reload()
+        note = self.log.latest_checkpoint()
+        if note is None:
+            raise LogDamaged("checkpoint", "the newest one is missing")
+        return open_block(note, self.genesis.log)
+
+    def _sign(self, writer: Writer, height: int, time_unix_ms: int, prev: str) -> SignedBlock:
+        block = Block(
+            self.genesis.origin,
+            writer.size,
+            writer.frontier.root(),
+            height,
+            time_unix_ms,
+            self._state.root,
+            prev,
+        )
+        return SignedBlock(block, writer.sign_checkpoint(self._key, block.checkpoint().extensions))

@@ -1,0 +1,182 @@
+"""What the transactions amount to: values on paths with their history, accounts, and the state root.
+
+Rules:
+- The state is a function of genesis and leaves in order; `EmbeddedLedger` and `fsck` share this one implementation of
+  it, on a file and in memory.
+- A value is kept with the index of the leaf that wrote it (-1: the genesis), so that any view up to some leaf can be
+  read later; the path tree holds the newest only.
+- An account (next nonce, generation of the subkey) is a value too, at /accounts/<node key>, written by the ledger
+  itself with every transaction of the sender.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import dataclass
+
+from ledger import path_tree
+from ledger.rules import Rules
+from polarise.canonical import canonical_bytes
+from polarise.errors import ErrorCode, RequestRejected
+from polarise.genesis import Genesis
+from polarise.transaction import SignedTransaction
+
+GENESIS_LEAF = -1
+FUTURE_MS_MAX = 60_000
+
+SCHEMA = """
+CREATE TABLE value (path TEXT, leaf INTEGER, value BLOB, read_concern INTEGER, PRIMARY KEY (path, leaf)) WITHOUT ROWID;
+CREATE TABLE child (parent TEXT, name TEXT, PRIMARY KEY (parent, name)) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A value with where it came from.
+
+    Attributes:
+        path: Where it stands.
+        leaf: Index of the transaction that wrote it; -1 is the genesis.
+        value: Canonical JSON; None says that the path was emptied.
+        read_concern: Confirmations the writer asked for; None is the ledger's own number.
+    """
+
+    path: str
+    leaf: int
+    value: bytes | None
+    read_concern: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A sender.
+
+    Attributes:
+        nonce: The next one.
+        counter: Generation of the newest ledger subkey used; older ones are refused.
+    """
+
+    nonce: int = 0
+    counter: int = 0
+
+
+class LedgerState:
+    """The state behind one connection that may write; the caller holds the transaction.
+
+    Args:
+        connection: Has the tables of `SCHEMA`.
+        genesis: The ledger's beginning.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, genesis: Genesis) -> None:
+        self._connection = connection
+        self._genesis = genesis
+        self._rules = Rules(member.key for member in genesis.validators)
+        self.tree = path_tree.EMPTY
+
+    @property
+    def root(self) -> str:
+        """State root, 64 hex digits."""
+        return self.tree.hash.hex()
+
+    def begin(self) -> None:
+        """Write what the genesis says."""
+        self._put(Stored("/genesis", GENESIS_LEAF, canonical_bytes({"hash": self._genesis.hash}), 0))
+        for member in self._genesis.validators:
+            value = canonical_bytes({"stake": member.stake})
+            self._put(Stored(f"/stakes/{member.key}", GENESIS_LEAF, value, 0))
+
+    def reload(self) -> None:
+        """Build the path tree from the stored values, after a start or a failed commit."""
+        self.tree = path_tree.EMPTY
+        rows = self._connection.execute("SELECT path, value, MAX(leaf) FROM value GROUP BY path")
+        for path, value, _leaf in rows:
+            self.tree = path_tree.set_value(self.tree, path, None if value is None else bytes(value))
+
+    def check(self, transaction: SignedTransaction, now_unix_ms: int) -> Account:
+        """Hold a transaction, whose signature was verified, against net, time, account and rules.
+
+        Raises:
+            RequestRejected: WRONG_NET, CLOCK_SKEW, NONCE_REUSED, NONCE_GAP, KEY_REFUSED, RULE_REFUSED or CONFLICT.
+        """
+        body = transaction.body
+        if body.net != self._genesis.net:
+            raise _rejected(ErrorCode.WRONG_NET, f"signed for {body.net}, this is {self._genesis.net}", "net", 409)
+        if body.time_unix_ms > now_unix_ms + FUTURE_MS_MAX:
+            ahead = (body.time_unix_ms - now_unix_ms) // 1000
+            raise _rejected(ErrorCode.CLOCK_SKEW, f"your clock is {ahead} s ahead of the ledger's", "time_unix_ms", 409)
+        account = self.account(body.sender)
+        if body.nonce < account.nonce:
+            message = f"nonce {body.nonce} was used by another transaction; the next one is {account.nonce}"
+            raise _rejected(ErrorCode.NONCE_REUSED, message, "nonce", 409)
+        if body.nonce > account.nonce:
+            message = f"nonce {body.nonce} is out of order; the next one is {account.nonce}"
+            raise _rejected(ErrorCode.NONCE_GAP, message, "nonce", 409)
+        if body.certificate.counter < account.counter:
+            message = f"the subkey of generation {body.certificate.counter} was replaced by {account.counter}"
+            raise _rejected(ErrorCode.KEY_REFUSED, message, "certificate.counter", 403)
+        self._rules.check(self, body.sender, body.op.path, is_removal=body.op.value is None)
+        return account
+
+    def apply(self, transaction: SignedTransaction, leaf: int, account: Account) -> None:
+        """Write what a checked transaction does."""
+        body = transaction.body
+        value: object = body.op.value
+        encoded = None if value is None else canonical_bytes(value)  # type: ignore[arg-type]  # decoded from JSON
+        self._put(Stored(body.op.path, leaf, encoded, body.op.read_concern))
+        after = {"counter": max(account.counter, body.certificate.counter), "nonce": body.nonce + 1}
+        self._put(Stored(f"/accounts/{body.sender}", leaf, canonical_bytes(after), 0))
+
+    def account(self, sender: str) -> Account:
+        """Return a sender's account; one that never wrote starts at nonce 0."""
+        found = newest(self._connection, f"/accounts/{sender}")
+        if found is None or found.value is None:
+            return Account()
+        return Account(**json.loads(found.value))
+
+    def exists(self, path: str) -> bool:
+        """See `ledger.rules.StateReader`."""
+        found = newest(self._connection, path)
+        return found is not None and found.value is not None
+
+    def greatest_child(self, path: str) -> str | None:
+        """See `ledger.rules.StateReader`; what was removed counts, too."""
+        row = self._connection.execute("SELECT MAX(name) FROM child WHERE parent = ?", (path,)).fetchone()
+        return None if row[0] is None else str(row[0])
+
+    def _put(self, stored: Stored) -> None:
+        self._connection.execute(
+            "INSERT INTO value VALUES (?, ?, ?, ?)", (stored.path, stored.leaf, stored.value, stored.read_concern)
+        )
+        self.tree = path_tree.set_value(self.tree, stored.path, stored.value)
+        self._connection.executemany("INSERT OR IGNORE INTO child VALUES (?, ?)", _steps(stored.path))
+
+
+def newest(connection: sqlite3.Connection, path: str) -> Stored | None:
+    """Return the newest value ever written on a path."""
+    row = connection.execute(
+        "SELECT leaf, value, read_concern FROM value WHERE path = ? ORDER BY leaf DESC LIMIT 1", (path,)
+    ).fetchone()
+    return None if row is None else Stored(path, row[0], None if row[1] is None else bytes(row[1]), row[2])
+
+
+def _steps(path: str) -> list[tuple[str, str]]:
+    """Return (parent, name) for each segment of a path; the root is the empty text."""
+    segments = path.split("/")
+    return [("/".join(segments[:depth]), segments[depth]) for depth in range(1, len(segments))]
+
+
+def _rejected(code: ErrorCode, message: str, field: str, status: int) -> RequestRejected:
+    return RequestRejected(code, message, hint="read the account and sign anew", field=field, status=status)
+
+
+def bad_signature(message: str) -> RequestRejected:
+    """Return the refusal of a transaction that its sender did not sign."""
+    return RequestRejected(
+        ErrorCode.BAD_SIGNATURE,
+        message,
+        hint="sign with the ledger subkey the certificate in the transaction names",
+        field="signature",
+        status=403,
+    )
