@@ -93,10 +93,11 @@ class TelemetryClient:
         return decoded(EventsAnswer, self._get(target, timeout_seconds))
 
     def checkpoint(
-        self, stream_id: str, old_size: int | None = None, *, timeout_seconds: float = 30.0
+        self, stream_id: str, old_size: int | None = None, size: int | None = None, *, timeout_seconds: float = 30.0
     ) -> CheckpointAnswer:
-        """Return the newest checkpoint, with the proof that it goes on from a tree of ``old_size`` lines."""
-        target = f"/streams/{stream_id}/checkpoint" + ("" if old_size is None else f"?old={old_size}")
+        """Return the newest checkpoint, with the proof of consistency from ``old_size`` to ``size`` (or to itself)."""
+        query = [f"{name}={value}" for name, value in (("old", old_size), ("size", size)) if value is not None]
+        target = f"/streams/{stream_id}/checkpoint" + ("?" + "&".join(query) if query else "")
         return decoded(CheckpointAnswer, self._get(target, timeout_seconds))
 
     def _get(self, target: str, timeout_seconds: float) -> Response:

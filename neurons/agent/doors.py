@@ -148,7 +148,9 @@ class Doors:
         elif who.connection in who.door.connections:
             try:
                 self._listen_to(who)
-            except OSError:
+            except (OSError, RequestRejected) as err:
+                # It went away, does not read its answers, or its lease ended at this moment.
+                logger.debug("hung up", extra={"lease_id": who.door.lease_id, "cause": str(err)})
                 self._hang_up(who.door, who.connection)
 
     def _welcome(self, door: _Door) -> None:

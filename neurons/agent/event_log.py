@@ -161,13 +161,13 @@ class EventLog:
         """Return the newest checkpoint."""
         return self._store.latest_checkpoint()
 
-    def consistency(self, old_size: int) -> tuple[bytes, ...]:
-        """Return the proof from a tree of ``old_size`` lines to the newest signed one.
+    def consistency(self, old_size: int, size: int) -> tuple[bytes, ...]:
+        """Return the proof from the tree of the first ``old_size`` lines to that of the first ``size``.
 
         Raises:
             IndexError: The log was never so large.
         """
-        return tuple(self._store.consistency(old_size, self.signed_size))
+        return tuple(self._store.consistency(old_size, size))
 
     def _append_one(self, writer: Writer, message: Mapping[str, JsonValue]) -> int:
         found = writer.connection.execute(
