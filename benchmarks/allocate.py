@@ -94,7 +94,9 @@ def _ours(client: MinerClient, login: _Login) -> tuple[float, float]:
 
 
 def _plain(login: _Login) -> None:
-    script = "mkdir -p /run/sshd; ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key; exec /usr/sbin/sshd -D"
+    script = (
+        "mkdir -p /run/sshd; ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key; exec /usr/sbin/sshd -D"
+    )
     mount = f"{login.folder / 'authorized_keys'}:/root/.ssh/authorized_keys:ro"
     command = ["docker", "run", "-d", "-p", "127.0.0.1::22", "-v", mount, base_image_reference(), "sh", "-c", script]
     container = _output(command)

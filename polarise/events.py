@@ -28,6 +28,9 @@ import time
 
 try:
     import json
+
+    # Made once: json.dumps makes a new encoder for every call that has settings.
+    _dumps = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 except ImportError:  # python3-minimal
     json = None  # type: ignore[assignment]
 
@@ -39,7 +42,9 @@ DEFAULT_SOCKET = "/run/polarise/events.sock"
 QUEUE_EVENTS_MAX = 20000
 # Sent and not yet acknowledged; also what one reconnect sends again at once.
 WINDOW_EVENTS = 256
-EVENT_BYTES_MAX = 12 * 1024
+# The agent takes lines of 16 KiB, envelope included.
+EVENT_CHARACTERS_MAX = 12 * 1024
+KINDS_MAX = 64
 DEPTH_MAX = 16
 RETRY_SECONDS_MIN = 0.05
 RETRY_SECONDS_MAX = 2.0
@@ -102,8 +107,9 @@ class Emitter:
     def _start_afresh(self) -> None:
         # Re-entrant, because a signal handler may emit while this thread is emitting.
         self._lock = threading.RLock()
-        self._waiting: collections.deque[tuple[bytes, bytes]] = collections.deque()
-        self._sent: collections.deque[tuple[bytes, bytes, int]] = collections.deque()
+        self._quoted_kinds: dict[str, str] = {}
+        self._waiting: collections.deque[tuple[str, str]] = collections.deque()
+        self._sent: collections.deque[tuple[str, str, int]] = collections.deque()
         self._queued_count = 0
         self._settled_count = 0  # acknowledged or dropped
         self._dropped_count = 0
@@ -114,10 +120,14 @@ class Emitter:
         self._wake_read = self._wake_write = -1
 
     def _queue_line(self, kind: str, payload_text: str) -> bool:
-        head = f'{{"message_id":"{_uuid4()}","kind":{_quoted(kind)},"date":"{time.time_ns()}"'
-        tail = f',"payload":{payload_text}}}\n'
-        entry = (head.encode("utf-8"), tail.encode("utf-8"))
-        if len(entry[0]) + len(entry[1]) > EVENT_BYTES_MAX:
+        if kind not in self._quoted_kinds:
+            if len(self._quoted_kinds) >= KINDS_MAX:
+                self._quoted_kinds.clear()
+            self._quoted_kinds[kind] = _quoted(kind)
+        head = f'{{"message_id":"{_uuid4()}","kind":{self._quoted_kinds[kind]},"date":"{time.time_ns()}"'
+        # As text: the other thread turns it into bytes.
+        entry = (head, payload_text)
+        if len(head) + len(payload_text) > EVENT_CHARACTERS_MAX:
             self.refused_count += 1
             return False
         with self._lock:
@@ -155,7 +165,7 @@ class Emitter:
                 pass
             with self._lock:
                 # Unacknowledged events go back to the front, in their order.
-                self._waiting.extendleft((head, tail) for head, tail, _ in reversed(self._sent))
+                self._waiting.extendleft((head, payload) for head, payload, _ in reversed(self._sent))
                 self._sent.clear()
             time.sleep(retry_seconds)
             retry_seconds = min(2 * retry_seconds, RETRY_SECONDS_MAX)
@@ -192,15 +202,16 @@ class Emitter:
 
     def _take(self, count: int) -> bytes:
         """Move up to ``count`` events to those sent, and return their bytes."""
-        lines: list[bytes] = []
+        lines: list[str] = []
         with self._lock:
             while self._waiting and len(lines) < count:
-                head, tail = self._waiting.popleft()
+                head, payload = self._waiting.popleft()
                 dropped = self._dropped_count
-                self._sent.append((head, tail, dropped))
+                self._sent.append((head, payload, dropped))
                 # Told until an event that told it is acknowledged.
-                lines.append(head + (b',"dropped":%d' % dropped if dropped > self._dropped_told else b"") + tail)
-        return b"".join(lines)
+                told = f',"dropped":{dropped}' if dropped > self._dropped_told else ""
+                lines.append(f'{head}{told},"payload":{payload}}}\n')
+        return "".join(lines).encode("utf-8", "replace")
 
     def _settle(self, count: int) -> None:
         with self._lock:
@@ -213,7 +224,7 @@ def encode(payload: object) -> str:
     """Return a payload as JSON; what JSON cannot say (NaN, other objects) becomes text."""
     if json is not None:
         try:
-            return json.dumps(payload, allow_nan=False, separators=(",", ":"))
+            return _dumps(payload)
         except (TypeError, ValueError, RecursionError):
             pass
     return _encode(payload, 0)
@@ -255,11 +266,9 @@ def _quoted(text: str) -> str:
 
 
 def _uuid4() -> str:
-    number = bytearray(os.urandom(16))
-    number[6] = number[6] & 0x0F | 0x40
-    number[8] = number[8] & 0x3F | 0x80
-    text = number.hex()
-    return "-".join((text[:8], text[8:12], text[12:16], text[16:20], text[20:]))
+    # Version 4, variant 10xx with its two free bits at zero: 120 random bits.
+    text = os.urandom(16).hex()
+    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-8{text[17:20]}-{text[20:]}"
 
 
 _shared = Emitter()

@@ -13,10 +13,10 @@ from typing import cast
 from neurons.agent.doors import Doors
 from neurons.agent.sampling import Sampling
 from neurons.agent.streams import Streams
-from neurons.base.agent_wire import REQUEST_BYTES_MAX, SOCKET_NAME, Answer, Appended, Refusal, Request
+from neurons.base.agent_wire import REQUEST_BYTES_MAX, SOCKET_NAME, Answer, Appended, Refusal, Request, encode_message
 from neurons.base.metrics import MetricsTracker
 from neurons.base.unix_socket import listen, peer_uid
-from polarise.canonical import JsonValue, canonical_bytes
+from polarise.canonical import JsonValue
 from polarise.decode import decode_model
 from polarise.errors import ErrorCode, RequestRejected
 from polarise.ingress import draft_of
@@ -87,7 +87,7 @@ class Control:
                 connection.settimeout(LINE_SECONDS)
                 with connection.makefile("rb") as reader:
                     line = reader.readline(REQUEST_BYTES_MAX + 1)
-                connection.sendall(canonical_bytes(self.answer(line).to_wire()) + b"\n")
+                connection.sendall(encode_message(self.answer(line)))
         except OSError as err:
             logger.debug("a call broke off", extra={"cause": str(err)})
         finally:

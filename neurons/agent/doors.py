@@ -26,6 +26,7 @@ from neurons.agent.event_log import BATCH_LINES_MAX
 from neurons.agent.streams import Streams
 from neurons.base.metrics import MetricsTracker
 from neurons.base.unix_socket import listen
+from polarise import events
 from polarise.canonical import JsonValue
 from polarise.decode import decode_json
 from polarise.errors import ErrorCode, RequestRejected
@@ -36,6 +37,7 @@ from polarise.payloads import check_container_kind
 logger = logging.getLogger(__name__)
 
 SOCKET_NAME = "events.sock"
+CLIENT_NAME = "events.py"
 CONNECTIONS_MAX = 16
 LINES_PER_SECOND_MAX = 5000
 STREAM_LINES_MAX = 2_000_000
@@ -108,6 +110,10 @@ class Doors:
                 folder = self.folder_of(lease_id)
                 folder.mkdir(exist_ok=True)
                 folder.chmod(0o755)
+                # The client comes with its socket: no image has to carry it, and it fits this agent's version.
+                client = folder / CLIENT_NAME
+                client.write_bytes(Path(events.__file__).read_bytes())
+                client.chmod(0o644)
                 # Any user of the container may emit; users of the host cannot come through the folder above.
                 listener = listen(folder / SOCKET_NAME, 0o666)
                 listener.setblocking(False)

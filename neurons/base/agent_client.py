@@ -13,10 +13,11 @@ import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from neurons.base.agent_wire import ANSWER_BYTES_MAX, SOCKET_NAME, Answer, Appended, Request
+from pydantic import ValidationError
+
+from neurons.base.agent_wire import ANSWER_BYTES_MAX, SOCKET_NAME, Answer, Appended, Request, encode_message
 from neurons.base.unix_socket import connect
-from polarise.canonical import JsonValue, canonical_bytes
-from polarise.decode import decode_model
+from polarise.canonical import JsonValue
 from polarise.errors import ErrorCode, RequestRejected, Unavailable
 
 # Where a container finds its folder, and the client its socket (`polarise.events.DEFAULT_SOCKET`).
@@ -112,14 +113,17 @@ class AgentClient:
         timeout = CALL_SECONDS + request.wait_ms / 1000
         try:
             with connect(self._socket, timeout) as connection:
-                connection.sendall(canonical_bytes(request.to_wire()) + b"\n")
+                connection.sendall(encode_message(request))
                 raw = _read_line(connection)
         except OSError as err:
             raise Unavailable(
                 f"the agent does not answer ({err.strerror or err}); is `python main.py agent` running?",
                 retry_after_seconds=2,
             ) from err
-        answer = decode_model(Answer, raw, max_bytes=ANSWER_BYTES_MAX)
+        try:
+            answer = Answer.model_validate_json(raw, strict=True)
+        except ValidationError as err:
+            raise Unavailable("the agent answered something else; do miner and agent run the same version?") from err
         if answer.refusal is not None:
             refusal = answer.refusal
             raise RequestRejected(ErrorCode(refusal.code), refusal.message, hint=refusal.hint, status=refusal.status)

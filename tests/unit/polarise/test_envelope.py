@@ -22,22 +22,28 @@ UUID = "728ff542-b332-4520-bb2e-51d5e32cfc0a"
 STREAM = "ab" * 32 + "/system"
 HOP = Hop("agent", "v0.1.0", "agent-node-1")
 NOW_NS = 1_554_901_873_679_000_001
-IDS = {"message_id": UUID, "client_id": UUID, "action_id": UUID}
-CLIENT = {"client_version": "0.1.0", "client_username": "vasya", "authenticated": "true"}
-VISITS = [
+IDS: dict[str, object] = {"message_id": UUID, "client_id": UUID, "action_id": UUID}
+CLIENT: dict[str, object] = {"client_version": "0.1.0", "client_username": "vasya", "authenticated": "true"}
+VISITS: list[dict[str, object]] = [
     {"svc": "baictl", "tstamp": "1554901873677", "version": "v0.1.0-481dad1", "node": "baictl-client-1"},
     {"svc": "frontend-02", "tstamp": "1554901873677", "version": "v0.1.0-7bf8717", "node": "baictl-bff-045"},
     {"svc": "fetcher-01", "tstamp": "1554901873679", "version": "v0.1.0-3ed8215", "node": "fetcher-node-045"},
     {"svc": "executor-01", "tstamp": "1554901873679", "version": "v0.1.0-3ed8215", "node": "executor-node-045fr"},
 ]
-TOML = {
+TOML: dict[str, object] = {
     "descriptor_filename": "descriptor_cpu.toml",
     "sha1": "d99cf00af3e9019f4fe7b180c47ef047395d2067",
     "doc": "Initial toml",
 }
-DATASET = {"src": "http://imagenet.org/somebig.zig", "md5": "gifudifdoiudfdfklfdjll"}
-JOB = {"id": "<kubernetes label>", "namespace": "bai-user", "k8s_yaml": "<document>", "output": "<output>"}
-CMD_SUBMIT = {
+CONTENTS: dict[str, object] = {"contents": dict[str, object](), **TOML}
+DATASET: dict[str, object] = {"src": "http://imagenet.org/somebig.zig", "md5": "gifudifdoiudfdfklfdjll"}
+JOB: dict[str, object] = {
+    "id": "<kubernetes label>",
+    "namespace": "bai-user",
+    "k8s_yaml": "<document>",
+    "output": "<output>",
+}
+CMD_SUBMIT: dict[str, object] = {
     **IDS,
     "client_version": "0.1.0",
     "client_sha": "<sha1>",
@@ -71,7 +77,7 @@ SEED_004: dict[str, dict[str, object]] = {
         "payload": {
             "datasets": [DATASET, DATASET],
             "scripts": [{"dst": "s3://<bucket>/anubis0/<scriptfile>.tar"}],
-            "toml": {"contents": {}, **TOML},
+            "toml": CONTENTS,
         },
     },
     "fetcher": {
@@ -82,7 +88,7 @@ SEED_004: dict[str, dict[str, object]] = {
         "type": "BAI_APP_FETCHER",
         "payload": {
             "datasets": [{**DATASET, "dst": "s3://mycache/datasets/20429402904290"}, {**DATASET, "dst": ""}],
-            "toml": {"contents": {}, **TOML},
+            "toml": CONTENTS,
         },
     },
     "executor": {
@@ -91,7 +97,7 @@ SEED_004: dict[str, dict[str, object]] = {
         "date": "1554901873677",
         "visited": VISITS,
         "type": "BAI_APP_EXECUTOR",
-        "payload": {"job": JOB, "datasets": [{**DATASET, "status": "SUCCESS"}], "toml": {"contents": {}, **TOML}},
+        "payload": {"job": JOB, "datasets": [{**DATASET, "status": "SUCCESS"}], "toml": CONTENTS},
     },
     "status": {
         **IDS,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -38,7 +38,8 @@ def test_a_level_raises_above_its_limit_and_clears_below_the_band(
     thresholds = Thresholds(Limits())
 
     def check(value: float) -> list[tuple[str, str, bool]]:
-        return told(thresholds.check(reading(HOST, replace(GPU, **{change: value})), 0))
+        changed = GpuReading(**{**asdict(GPU), change: value})
+        return told(thresholds.check(reading(HOST, changed), 0))
 
     assert check(at_limit) == []
     assert check(above) == [(name, "GPU-1", True)]

@@ -10,18 +10,20 @@ import sys
 import threading
 import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from agent_process import IDENTITY, LEASE, NODE_KEY, RENTER, ROOT, AgentProcess
 
 from neurons.base.agent_client import AgentClient
 from neurons.base.unix_socket import connect
+from polarise.canonical import JsonValue
 from polarise.envelope import Event, open_line
 from polarise.errors import RequestRejected, Unavailable
 from polarise.events import Emitter
 from polarise.signing import Purpose
 from polarise.stream import StreamVerifier, log_verifier
+from tests.unit.neurons.agent.agent_process import IDENTITY, LEASE, NODE_KEY, RENTER, ROOT, AgentProcess
 
 OTHER_LEASE = "cd" * 16
 KILLS = 5
@@ -59,8 +61,10 @@ def say(path: Path, *lines: bytes) -> int:
     return int(received.split(b"\n")[-2])
 
 
-def message(kind: str = "training.epoch", **fields: object) -> bytes:
-    return json.dumps({"message_id": str(uuid.uuid4()), "kind": kind, "payload": {"epoch": 1}, **fields}).encode()
+def message(kind: str = "training.epoch", fields: Mapping[str, object] | None = None) -> bytes:
+    return json.dumps(
+        {"message_id": str(uuid.uuid4()), "kind": kind, "payload": {"epoch": 1}, **(fields or {})}
+    ).encode()
 
 
 def test_five_kills_lose_nothing_and_repeat_nothing(agent: AgentProcess) -> None:
@@ -123,7 +127,8 @@ def test_the_socket_decides_who_speaks(agent: AgentProcess) -> None:
         "type": "CMD_SUBMIT",
     }
     assert (
-        say(a, *(message(**{name: value}) for name, value in forged.items()), message(), message("alert.raised")) == 8
+        say(a, *(message(fields={name: value}) for name, value in forged.items()), message(), message("alert.raised"))
+        == 8
     )
     assert say(b, message("training.b")) == 1
     own = [e for e in verified_events(agent.client, LEASE) if not e.kind.startswith("stream.")]
@@ -183,7 +188,10 @@ def test_dropped_events_are_counted_and_told(agent: AgentProcess) -> None:
 
 
 def test_urgent_events_are_signed_at_once(agent: AgentProcess) -> None:
-    status = {"kind": "action.status", "payload": {"status": "RUNNING", "message": "lease granted"}}
+    status: dict[str, JsonValue] = {
+        "kind": "action.status",
+        "payload": {"status": "RUNNING", "message": "lease granted"},
+    }
     [done] = agent.client.append([status])
     assert done.seq is not None
     assert agent.client.info("system").signed_size > done.seq
@@ -194,15 +202,6 @@ def test_events_of_the_miner_are_refused_whole_when_one_is_malformed(agent: Agen
     with pytest.raises(RequestRejected, match="nodots"):
         agent.client.append([{"kind": "node.x", "payload": {}}, {"kind": "nodots", "payload": {}}])
     assert agent.client.info("system").size <= size + 1  # a sample may have come meanwhile
-
-
-def test_samples_and_their_checkpoint_come_by_themselves(agent: AgentProcess) -> None:
-    page = agent.client.read("system", 0, wait_seconds=10)
-    page = page if page.lines else agent.client.read("system", 0, wait_seconds=10)
-    event = open_line(page.lines[0].encode())
-    assert event.kind == "telemetry.sample"
-    assert event.payload["eventType"] == "host_metrics"
-    assert "polarise_host_memory_total_bytes" in agent.client.metrics()
 
 
 def test_the_log_key_is_the_node_s_and_of_the_log_s_purpose(agent: AgentProcess) -> None:
@@ -261,7 +260,8 @@ def test_the_agent_stops_cleanly(tmp_path: Path) -> None:
 def test_eight_threads_at_once(agent: AgentProcess) -> None:
     path = socket_of(agent.client, LEASE)
     threads = [
-        threading.Thread(target=say, args=(path, *(message(payload={"epoch": i}) for i in range(50)))) for _ in range(8)
+        threading.Thread(target=say, args=(path, *(message(fields={"payload": {"epoch": i}}) for i in range(50))))
+        for _ in range(8)
     ]
     for thread in threads:
         thread.start()

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from agent_process import IDENTITY, LEASE, NODE_KEY, AgentProcess
 from flask import Flask, Response, request
 
 from neurons.base.access import RoleTable
@@ -19,11 +18,12 @@ from neurons.base.nonces import NonceStore
 from neurons.base.service import Supervisor
 from neurons.base.tokens import TokenIssuer
 from neurons.miner.telemetry_routes import TELEMETRY_ACCESS, TelemetryRoutes
-from polarise.checkpoint import Checkpoint, sign_checkpoint
+from polarise.canonical import JsonValue
+from polarise.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
 from polarise.envelope import open_line
 from polarise.errors import ErrorCode, LogFork, ProofRejected, RejectReason, RequestRejected, SubnetError, Unavailable
 from polarise.frontier import Frontier
-from polarise.merkle import InvalidProof, leaf_hash, root
+from polarise.merkle import InvalidProof, consistency_proof, leaf_hash, root
 from polarise.notes import Ed25519Verifier
 from polarise.signing import Identity, Purpose, SigningKey
 from polarise.sse import MEDIA_TYPE, Frame
@@ -31,10 +31,11 @@ from polarise.stream import StreamVerifier, log_verifier, origin_of
 from polarise.telemetry_client import TelemetryClient
 from telemetry.archive import Archive
 from telemetry.puller import Puller
+from tests.unit.neurons.agent.agent_process import IDENTITY, LEASE, NODE_KEY, AgentProcess
 from utils.clock import SystemClock
 
 VALIDATOR, AUDITOR, RENTER_ID, OTHER, OWNER = (Identity(SigningKey(bytes([number]) * 32)) for number in range(11, 16))
-STATUS = {"kind": "action.status", "payload": {"status": "RUNNING"}}
+STATUS: dict[str, JsonValue] = {"kind": "action.status", "payload": {"status": "RUNNING"}}
 
 
 @dataclass
@@ -124,9 +125,9 @@ def test_who_may_read_what(market: Market) -> None:
             reader.events(stream_id, 0)
             reader.stream(stream_id, 0, follow=False).close()
             continue
-        for read in (lambda r=reader, s=stream_id: r.events(s, 0), lambda r=reader, s=stream_id: r.stream(s, 0)):
+        for read in (reader.events, reader.stream):
             with pytest.raises(RequestRejected) as caught:
-                read()
+                read(stream_id, 0)
             assert caught.value.code is ErrorCode.NOT_PERMITTED
     with pytest.raises(RequestRejected) as caught:
         market.reader(Identity(SigningKey(b"\x63" * 32))).checkpoint("system")
@@ -204,8 +205,6 @@ class Editor:
             return Response(b"".join(frame.encode() for frame in self.tamper(frames)), mimetype=MEDIA_TYPE)
 
         def checkpoint(_stream_id: str) -> dict[str, object]:
-            from polarise.merkle import consistency_proof
-
             size = int(request.args.get("size", len(self.lines)))
             hashes = [leaf_hash(line) for line in (self.signed_lines or self.lines)[:size]]
             proof = [value.hex() for value in consistency_proof(hashes, int(request.args["old"]))]
@@ -276,8 +275,6 @@ def test_an_event_edited_after_the_fact_is_a_fork_with_evidence(tmp_path: Path, 
         [(first, second)] = archive.forks(origin)
     # Anybody can check the evidence with the node's key alone.
     log = Ed25519Verifier(origin, IDENTITY.subkey(Purpose.LOG).key.public_key)
-    from polarise.checkpoint import open_checkpoint
-
     old, new = open_checkpoint(first, log).checkpoint, open_checkpoint(second, log).checkpoint
     assert old.size == 6
     assert (new.size, new.root != old.root) == ((7 if hides else 6), True)
