@@ -173,6 +173,8 @@ def _with_absolute_paths(config: Config) -> Config:
     if config.logging.file is not None:
         updates["logging"] = config.logging.model_copy(update={"file": _absolute(config.logging.file)})
     updates["validator"] = config.validator.model_copy(update={"registry": _absolute(config.validator.registry)})
+    if config.ledger.genesis is not None:
+        updates["ledger"] = config.ledger.model_copy(update={"genesis": _absolute(config.ledger.genesis)})
     return config.model_copy(update=updates)
 
 

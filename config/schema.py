@@ -27,6 +27,7 @@ class RoleName(StrEnum):
     DEMO = "demo"
     MINER = "miner"
     VALIDATOR = "validator"
+    LEDGER = "ledger"
 
 
 def _size(text: str) -> str:
@@ -175,6 +176,20 @@ class TelemetryConfig(Section):
     temperature_celsius: float = Field(85, gt=5, le=150, description="Alert above this GPU temperature.")
 
 
+class LedgerConfig(Section):
+    """Which ledger this node uses, or, for the ledger itself, what it takes."""
+
+    endpoint: str = Field(
+        "http://127.0.0.1:8090", pattern=r"^https?://[A-Za-z0-9.\-\[\]:]+$", description="Base URL of the ledger."
+    )
+    genesis: Path | None = Field(
+        None, description="The ledger's genesis file; default: genesis.json in the ledger's own data directory."
+    )
+    max_block_transactions: int = Field(
+        10_000, ge=1, le=1_000_000, description="Transactions the ledger takes between two blocks."
+    )
+
+
 class LoggingConfig(Section):
     """Where the log goes; secrets never do."""
 
@@ -200,4 +215,5 @@ class Config(Section):
     miner: MinerConfig = MinerConfig()
     validator: ValidatorConfig = ValidatorConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
+    ledger: LedgerConfig = LedgerConfig()
     logging: LoggingConfig = LoggingConfig()

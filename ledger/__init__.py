@@ -1,1 +1,1 @@
-"""The ledger's room: path tree, rules, embedded ledger, adapters; empty until the next step builds it."""
+"""The ledger: path tree, rules, the embedded ledger and its fsck; knows neither HTTP nor configuration."""

@@ -23,14 +23,14 @@ from ledger import state
 from ledger.state import LedgerState
 from ledger.views import Depth, LedgerViews
 from polarise.block import NO_BLOCK, Block, SignedBlock, open_block
-from polarise.errors import ConfigError, RequestRejected, Unavailable
+from polarise.errors import ConfigError, LogDamaged, RequestRejected, Unavailable
 from polarise.genesis import Genesis
 from polarise.log_proof import LogProof
 from polarise.signing import SignatureInvalid, SigningKey
 from polarise.transaction import SignedTransaction, TransactionVerifier, decode_transaction
 from tlog.group_commit import GroupCommit
 from tlog.store import LogStore
-from tlog.writer import LogDamaged, Writer
+from tlog.writer import Writer
 from utils.clock import Clock
 
 logger = logging.getLogger(__name__)
@@ -85,6 +85,7 @@ class EmbeddedLedger:
         self._block_transactions_max = block_transactions_max
         self._verifier = TransactionVerifier()
         self._new_block = threading.Condition()
+        self._signed_unix_ms = 0  # latest time any transaction names that has no block yet
         self.log = LogStore(path, genesis.origin, schema=SCHEMA)
         self.views = LedgerViews(self.log, genesis.final_confirmations)
         with self.log.transaction() as writer:
@@ -125,7 +126,9 @@ class EmbeddedLedger:
         """Sign what there is as the next block, and wake those who wait for one."""
         with self.log.transaction() as writer:
             last = self._last.block
-            time_unix_ms = max(self._clock.wall_unix_ms(), last.time_unix_ms + 1)
+            # Not before any transaction in it could have been taken, even if the wall clock was set back since.
+            earliest = max(last.time_unix_ms + 1, self._signed_unix_ms - state.FUTURE_MS_MAX)
+            time_unix_ms = max(self._clock.wall_unix_ms(), earliest)
             made = self._sign(writer, last.height + 1, time_unix_ms, self._last.hash)
         with self._new_block:
             self._last = made
@@ -196,6 +199,7 @@ class EmbeddedLedger:
         index = writer.append(transaction.raw)
         writer.connection.execute("INSERT INTO tx VALUES (?, ?)", (name, index))
         self._state.apply(transaction, index, account)
+        self._signed_unix_ms = max(self._signed_unix_ms, transaction.body.time_unix_ms)
         return index, True
 
     def _begin(self) -> SignedBlock:
@@ -208,7 +212,13 @@ class EmbeddedLedger:
         note = self.log.latest_checkpoint()
         if note is None:
             raise LogDamaged("checkpoint", "the newest one is missing")
-        return open_block(note, self.genesis.log)
+        last = open_block(note, self.genesis.log)
+        index = last.block.size
+        while lines := self.log.read(index, self.log.size):
+            signed = [decode_transaction(line).body.time_unix_ms for line in lines]
+            self._signed_unix_ms = max(self._signed_unix_ms, *signed)
+            index += len(lines)
+        return last
 
     def _sign(self, writer: Writer, height: int, time_unix_ms: int, prev: str) -> SignedBlock:
         block = Block(

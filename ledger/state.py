@@ -130,15 +130,22 @@ class LedgerState:
 
     def account(self, sender: str) -> Account:
         """Return a sender's account; one that never wrote starts at nonce 0."""
-        found = newest(self._connection, f"/accounts/{sender}")
-        if found is None or found.value is None:
-            return Account()
-        return Account(**json.loads(found.value))
+        found = self.get(f"/accounts/{sender}")
+        return Account(**json.loads(found.value)) if found and found.value else Account()
+
+    def get(self, path: str) -> Stored | None:
+        """Return the newest value on a path, None when there is none or it was removed."""
+        found = newest(self._connection, path)
+        return None if found is None or found.value is None else found
+
+    def children(self, path: str) -> list[str]:
+        """Return the names below a path in order, also of those that were removed."""
+        rows = self._connection.execute("SELECT name FROM child WHERE parent = ? ORDER BY name", (path,))
+        return [str(name) for (name,) in rows]
 
     def exists(self, path: str) -> bool:
         """See `ledger.rules.StateReader`."""
-        found = newest(self._connection, path)
-        return found is not None and found.value is not None
+        return self.get(path) is not None
 
     def greatest_child(self, path: str) -> str | None:
         """See `ledger.rules.StateReader`; what was removed counts, too."""

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import polarise
-from polarise.errors import ConfigError, LogFork, ProofRejected, RequestRejected, SubnetError, Unavailable
+from polarise.errors import ConfigError, LogDamaged, LogFork, ProofRejected, RequestRejected, SubnetError, Unavailable
 
 EXIT_USAGE = 2
 EXIT_REFUSED = 3
@@ -59,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     from neurons.agent import command as agent_command
     from neurons.base import keys_command
     from neurons.demo import command as demo_command
+    from neurons.ledger import command as ledger_command
     from neurons.miner import command as miner_command
     from neurons.renter import command as renter_command
     from neurons.validator import command as validator_command
@@ -71,7 +72,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"polarise {polarise.__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (demo_command, miner_command, agent_command, validator_command, renter_command, keys_command):
+    for module in (
+        demo_command,
+        miner_command,
+        agent_command,
+        validator_command,
+        ledger_command,
+        renter_command,
+        keys_command,
+    ):
         module.add_parser(subparsers)
     return parser
 
@@ -85,7 +94,7 @@ def exit_status(err: SubnetError) -> int:
         return EXIT_NETWORK
     if isinstance(err, ConfigError):
         return EXIT_USAGE
-    return EXIT_NOT_VERIFIED if isinstance(err, ProofRejected | LogFork) else EXIT_REFUSED
+    return EXIT_NOT_VERIFIED if isinstance(err, ProofRejected | LogFork | LogDamaged) else EXIT_REFUSED
 
 
 def _describe(err: SubnetError) -> str:

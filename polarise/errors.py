@@ -4,6 +4,7 @@ SubnetError
 ├── ConfigError      the operator must change a file or a flag; exit status 2
 ├── RequestRejected  the caller's fault; carries an ErrorCode; HTTP 4xx
 ├── ProofRejected    the miner's fault; carries a RejectReason and the two values that disagreed; costs score
+├── LogDamaged       a stored log does not hold what was signed; names the place; exit status 7
 ├── LogFork          a log signed two histories; carries both notes as evidence; exit status 7
 └── Unavailable      Docker, GPU, ledger or a peer is away; HTTP 503 with Retry-After; never costs a miner anything
     ├── DeadlineExceeded  a peer did not finish its answer in time
@@ -159,6 +160,20 @@ class LogFork(SubnetError):
         self.first = first
         self.second = second
         super().__init__(message)
+
+
+class LogDamaged(SubnetError):
+    """The file does not hold what was signed; nothing is served from it.
+
+    Args:
+        place: Where: ``leaf 12``, ``node 3/0``, ``checkpoint 4``.
+        message: What differs.
+    """
+
+    def __init__(self, place: str, message: str) -> None:
+        self.place = place
+        self.message = message
+        super().__init__(f"{place}: {message}")
 
 
 class Unavailable(SubnetError):

@@ -65,11 +65,11 @@ class Archive:
         if not rows:
             return Frontier(), None
         size, frontier, note = rows[0]
-        return Frontier(int(str(size)), [bytes.fromhex(text) for text in json.loads(str(frontier))]), _bytes(note)
+        return Frontier(int(str(size)), tuple(bytes.fromhex(text) for text in json.loads(str(frontier)))), _bytes(note)
 
     def keep(self, origin: str, verified: Verified, frontier: Frontier) -> None:
         """Keep lines and move the cursor behind them, durably."""
-        hashes = json.dumps([value.hex() for value in frontier.hashes])
+        hashes = json.dumps([value.hex() for value in frontier.nodes])
         rows = [(origin, verified.first + index, line) for index, line in enumerate(verified.lines)]
         with self._lock:
             self._connection.execute("BEGIN IMMEDIATE")

@@ -19,13 +19,14 @@ from types import TracebackType
 from typing import Any, Self
 
 from polarise.checkpoint import SignedCheckpoint, parse_checkpoint
-from polarise.errors import ConfigError
+from polarise.errors import ConfigError, LogDamaged
+from polarise.frontier import Frontier
 from polarise.notes import NoteInvalid, parse_note
 from polarise.signing import SigningKey
 from tlog import tree
 from tlog.group_commit import GroupCommit
 from tlog.sqlite_file import connect, is_new
-from tlog.writer import LINE_BYTES_MAX, LogDamaged, Writer
+from tlog.writer import LINE_BYTES_MAX, Writer
 
 READ_BYTES_MAX = 8 * 1024 * 1024
 VERSION = 1
@@ -168,10 +169,16 @@ class LogStore:
 
     def root(self, size: int | None = None) -> bytes:
         """Return the root over the first ``size`` leaves, all of them when it is left out."""
-        wanted = self.size if size is None else size
-        if not 0 <= wanted <= self.size:
-            raise IndexError(f"a root of {wanted} leaves of a log of {self.size}")
-        return tree.load_frontier(self.node, wanted).root()
+        return self.frontier(self.size if size is None else size).root()
+
+    def frontier(self, size: int) -> Frontier:
+        """Return the right edge of the first ``size`` leaves.
+
+        Raises:
+            IndexError: The log is smaller.
+        """
+        self._require(size)
+        return tree.load_frontier(self.node, size)
 
     def inclusion(self, index: int, size: int) -> list[bytes]:
         """Return the inclusion proof of a leaf in the tree of the first ``size`` leaves.
@@ -197,7 +204,7 @@ class LogStore:
         Raises:
             LogDamaged: The node is not stored.
         """
-        rows = self.query("SELECT hash FROM node WHERE level = ? AND id = ?", (level, index))
+        rows = self.query("SELECT CAST(hash AS BLOB) FROM node WHERE level = ? AND id = ?", (level, index))
         if not rows:
             raise LogDamaged(f"node {level}/{index}", "is missing")
         return bytes(rows[0][0])
@@ -225,16 +232,16 @@ class LogStore:
             return firsts
 
     def _require(self, size: int) -> None:
-        if size > self.size:
-            raise IndexError(f"a proof in a tree of {size} leaves from a log of {self.size}")
+        if not 0 <= size <= self.size:
+            raise IndexError(f"a tree of {size} leaves of a log of {self.size}")
 
-    def _load(self) -> tuple[tree.Frontier, int]:
+    def _load(self) -> tuple[Frontier, int]:
         """Read size and right edge, and hold them against the newest checkpoint."""
         ((last,),) = self.query("SELECT MAX(id) FROM leaf")
         ((newest,),) = self.query("SELECT MAX(id) FROM checkpoint")
         size = 0 if last is None else int(last) + 1
         frontier = tree.load_frontier(self.node, size)
-        notes = self.query("SELECT id, note FROM checkpoint ORDER BY id DESC LIMIT 1")
+        notes = self.query("SELECT id, CAST(note AS BLOB) FROM checkpoint ORDER BY id DESC LIMIT 1")
         if notes:
             self._compare(f"checkpoint {notes[0][0]}", bytes(notes[0][1]), size)
         return frontier, 0 if newest is None else int(newest) + 1
@@ -255,7 +262,7 @@ def _migrate(connection: sqlite3.Connection, path: Path, origin: str, schema: st
     if is_new(connection, path, VERSION):
         (literal,) = connection.execute("SELECT quote(?)", (origin,)).fetchone()
         connection.executescript(
-            f"BEGIN; {_SCHEMA} {_ADD_ONLY} {schema} "
+            f"BEGIN; {_SCHEMA} {_ADD_ONLY} {schema} "  # noqa: S608  the origin was quoted by SQLite itself
             f"INSERT INTO log VALUES ({literal}); PRAGMA user_version = {VERSION}; COMMIT;"
         )
     stored = connection.execute("SELECT origin FROM log").fetchone()[0]

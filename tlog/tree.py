@@ -10,47 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from polarise.merkle import EMPTY_ROOT, node_hash
+from polarise.frontier import Frontier
+from polarise.merkle import node_hash
 
 ReadNode = Callable[[int, int], bytes]
-
-
-class Frontier:
-    """The complete subtrees under the right edge of a tree: all that is needed to go on adding leaves.
-
-    Args:
-        size: Leaves so far.
-        nodes: Hashes of the complete subtrees from left to right, one per set bit of ``size``.
-    """
-
-    def __init__(self, size: int = 0, nodes: tuple[bytes, ...] = ()) -> None:
-        self.size = size
-        self._nodes = list(nodes)
-
-    def copy(self) -> Frontier:
-        """Return a frontier that goes on by itself."""
-        return Frontier(self.size, tuple(self._nodes))
-
-    def add(self, leaf: bytes) -> list[tuple[int, int, bytes]]:
-        """Add a leaf hash and return the nodes (level, index, hash) that are complete now, the leaf itself first."""
-        completed = [(0, self.size, leaf)]
-        node, level, index = leaf, 0, self.size
-        while index & 1:
-            node = node_hash(self._nodes.pop(), node)
-            level, index = level + 1, index >> 1
-            completed.append((level, index, node))
-        self._nodes.append(node)
-        self.size += 1
-        return completed
-
-    def root(self) -> bytes:
-        """Return the root over all leaves so far."""
-        if not self._nodes:
-            return EMPTY_ROOT
-        *rest, node = self._nodes
-        for left in reversed(rest):
-            node = node_hash(left, node)
-        return node
 
 
 def load_frontier(read: ReadNode, size: int) -> Frontier:

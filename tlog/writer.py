@@ -7,32 +7,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from polarise.checkpoint import Checkpoint, SignedCheckpoint, sign_checkpoint
-from polarise.errors import SubnetError
+from polarise.frontier import Frontier
 from polarise.merkle import leaf_hash
 from polarise.signing import SigningKey
-from tlog import tree
 
 LINE_BYTES_MAX = 65535
-
-
-class LogDamaged(SubnetError):
-    """The file does not hold what was signed; nothing is served from it.
-
-    Args:
-        place: Where: ``leaf 12``, ``node 3/0``, ``checkpoint 4``.
-        message: What differs.
-    """
-
-    def __init__(self, place: str, message: str) -> None:
-        self.place = place
-        self.message = message
-        super().__init__(f"{place}: {message}")
 
 
 class Writer:
     """The log inside one transaction of the store; whoever holds it is the only one who writes."""
 
-    def __init__(self, connection: sqlite3.Connection, origin: str, frontier: tree.Frontier, checkpoints: int) -> None:
+    def __init__(self, connection: sqlite3.Connection, origin: str, frontier: Frontier, checkpoints: int) -> None:
         self.connection = connection
         self.frontier = frontier
         self.checkpoints_count = checkpoints

@@ -1,1 +1,1 @@
-"""The ledger server's room; empty until the ledger exists."""
+"""The ledger daemon: one process owns the file and the log key, everyone else uses its HTTP API."""

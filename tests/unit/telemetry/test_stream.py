@@ -137,10 +137,10 @@ def test_the_frontier_leads_to_the_root_of_every_size() -> None:
     for size in range(70):
         lines = [b"%d" % index for index in range(size)]
         assert edge.root() == root(lines)
-        assert Frontier(edge.size, edge.hashes).root() == edge.root()
+        assert Frontier(edge.size, edge.nodes).root() == edge.root()
         edge.add(leaf_hash(b"%d" % size))
     with pytest.raises(InvalidProof):
-        Frontier(3, edge.hashes[:1])
+        Frontier(3, edge.nodes[:1])
 
 
 def test_frames_survive_any_cut() -> None:

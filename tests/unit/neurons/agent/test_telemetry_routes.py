@@ -149,7 +149,7 @@ def test_one_page_proves_itself_without_what_came_before(market: Market) -> None
     for change in (0, 1):
         hashes = [bytes.fromhex(text) for text in page.frontier]
         hashes[0] = bytes([hashes[0][0] ^ change]) + hashes[0][1:]
-        reader = StreamVerifier(log, Frontier(page.first, hashes))
+        reader = StreamVerifier(log, Frontier(page.first, tuple(hashes)))
         for index, line in enumerate(page.lines):
             reader.add_line(page.first + index, line.encode())
         if change == 0:

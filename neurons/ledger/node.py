@@ -1,0 +1,102 @@
+"""The ledger, built on one screen: the only process that holds its file and its log key."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from config.schema import Config
+from ledger.embedded import EmbeddedLedger
+from neurons.base.access import RoleTable
+from neurons.base.health import Health
+from neurons.base.http_app import Gatekeeper, HttpApp
+from neurons.base.http_server import HttpService
+from neurons.base.metrics import MetricsTracker
+from neurons.base.node import BaseNode
+from neurons.base.nonces import NonceStore
+from neurons.base.service import Service
+from neurons.base.tokens import TokenIssuer, load_token_secrets
+from neurons.ledger.access_table import LEDGER_ACCESS
+from neurons.ledger.block_maker import BlockMaker
+from neurons.ledger.http_server import LedgerRoutes
+from polarise.genesis import Genesis, read_genesis
+from polarise.signing import Identity, Purpose
+from utils.clock import Clock, SystemClock
+
+LEDGER_FILE = "ledger.sqlite"
+GENESIS_FILE = "genesis.json"
+
+
+class LedgerNode(BaseNode):
+    """Takes signed transactions, makes blocks, answers questions about both.
+
+    Args:
+        config: The node's settings.
+        data_dir: Folder of this node; holds the genesis.
+        identity: The node's key; its log subkey signs blocks.
+        clock: Wall and monotonic clock.
+    """
+
+    role = "ledger"
+
+    def __init__(self, config: Config, data_dir: Path, identity: Identity, *, clock: Clock | None = None) -> None:
+        super().__init__(data_dir, identity)
+        self.config = config
+        self.clock = clock or SystemClock()
+
+    def build_services(self) -> Sequence[Service]:
+        """Build every part; the first block is made before the port opens to anybody."""
+        config, clock, files = self.config, self.clock, self.data_dir
+        self.ledger = self.closing(
+            EmbeddedLedger(
+                files.root / LEDGER_FILE,
+                self.read_genesis(),
+                self.identity.subkey(Purpose.LOG).key,
+                clock,
+                block_transactions_max=config.ledger.max_block_transactions,
+            )
+        )
+        blocks = BlockMaker(self.ledger, clock)
+        owner = self.identity.owner_certificate
+        gatekeeper = Gatekeeper(
+            self.identity.public_key,
+            RoleTable(owner.issuer if owner else None),
+            LEDGER_ACCESS,
+            self.closing(NonceStore(files.nonces)),
+            TokenIssuer(
+                load_token_secrets(files.token_secrets, config.security.secret_key), config.security.token_expiry
+            ),
+            clock,
+        )
+        app = HttpApp(
+            "ledger",
+            gatekeeper,
+            max_body_bytes=config.network.max_body_bytes,
+            streams_max=config.network.threads // 2,
+        )
+        metrics = MetricsTracker()
+        metrics.gauge("polarise_ledger_leaves", lambda: float(self.ledger.log.size))
+        metrics.gauge("polarise_ledger_height", lambda: float(self.ledger.last_block.block.height))
+        LedgerRoutes(self.identity.public_key, self.ledger, Health({"blocks": blocks.check}), metrics).register(app)
+        self.http = HttpService(
+            app.flask,
+            config.network.host,
+            config.network.port,
+            threads=config.network.threads,
+            keep_alive_seconds=config.network.request_timeout_seconds,
+        )
+        return [self.http, blocks]
+
+    def read_genesis(self) -> Genesis:
+        """Read the genesis that `ledger init` wrote, or the one the settings name."""
+        return read_genesis(self.config.ledger.genesis or self.data_dir.root / GENESIS_FILE)
+
+    def describe(self) -> dict[str, object]:
+        """Name the port and the ledger in the start line."""
+        block = self.ledger.last_block.block
+        return {
+            "url": f"http://{self.config.network.host}:{self.http.port}",
+            "net": self.ledger.genesis.net,
+            "height": block.height,
+            "size": block.size,
+        }
