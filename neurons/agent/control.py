@@ -149,7 +149,7 @@ class Control:
         with self._streams.reading(request.stream) as log:
             return Answer(
                 renter_key=lease.renter_key if lease else None,
-                is_open=lease is None or lease.is_open,
+                is_open=self._is_open(request.stream),
                 size=log.size,
                 signed_size=log.signed_size,
                 certificate=self._streams.certificate,
@@ -169,10 +169,15 @@ class Control:
                 frontier=tuple(value.hex() for value in log.frontier(first)) if page.lines else (),
                 note=page.note.decode() if page.note else None,
                 note_at_first=at_first.decode() if at_first else None,
+                is_open=self._is_open(request.stream),
                 size=log.size,
                 signed_size=log.signed_size,
                 certificate=self._streams.certificate,
             )
+
+    def _is_open(self, stream_id: str) -> bool:
+        lease = None if stream_id == SYSTEM else self._streams.lease(stream_id)
+        return lease is None or lease.is_open
 
     def _checkpoint(self, request: Request) -> Answer:
         with self._streams.reading(request.stream) as log:

@@ -88,6 +88,11 @@ class EventLog:
         """Durable lines, signed or not."""
         return self._store.size
 
+    @property
+    def size_bytes(self) -> int:
+        """What the log's file takes on disk."""
+        return self._store.path.stat().st_size
+
     def append(self, messages: Sequence[Mapping[str, JsonValue]], now_ns: int) -> list[int | RequestRejected]:
         """Add dispatched messages in one durable step.
 

@@ -192,10 +192,10 @@ class Streams:
         with self._using(stream_id) as log:
             return log.append(messages, self._clock.monotonic_ns())
 
-    def size(self, stream_id: str) -> int:
-        """Return the durable lines of an open stream, 0 for any other."""
+    def size_bytes(self, stream_id: str) -> int:
+        """Return what an open stream takes on disk, 0 for any other."""
         log = self._logs.get(stream_id)
-        return log.size if log else 0
+        return log.size_bytes if log else 0
 
     @contextlib.contextmanager
     def reading(self, stream_id: str) -> Iterator[EventLog]:

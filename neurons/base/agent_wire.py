@@ -77,7 +77,7 @@ class Answer(WireModel):
         folder: open: what is mounted into the container.
         leases: list: ids of the open lease streams.
         renter_key: info: whose a lease's stream is; None for the system's.
-        is_open: info: whether the stream goes on.
+        is_open: info, read: whether the stream goes on.
         size: info: durable lines.
         signed_size: info, checkpoint: lines under the newest checkpoint.
         certificate: info, read, checkpoint: the node's word for the log's key.

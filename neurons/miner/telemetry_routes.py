@@ -104,7 +104,7 @@ class TelemetryRoutes:
 
 
 class EventFeed:
-    """One open stream; see `neurons.base.http_app.ChunkSource`.
+    """One open stream, which ends with its lease; see `neurons.base.http_app.ChunkSource`.
 
     Args:
         agent: Where the lines come from.
@@ -139,7 +139,7 @@ class EventFeed:
         except Unavailable:
             return self._agent_is_away()
         if page.note is None:
-            return self._pulse() if self._follow else None
+            return self._pulse() if self._follow and page.is_open else None
         frames = [Frame("line", line.encode(), str(self._next + index)) for index, line in enumerate(page.lines)]
         self._next += len(page.lines)
         self._told = time.monotonic()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from neurons.agent.doors import BURST_LINES_MAX, LINES_PER_SECOND_MAX, Doors
 from neurons.agent.event_log import BATCH_LINES_MAX, EventLog
 from neurons.agent.sampling import Sampling
 from neurons.agent.streams import Streams
+from neurons.base.metrics import MetricsTracker
 from polarise.canonical import JsonValue
 from polarise.checkpoint import parse_checkpoint
 from polarise.envelope import Event, open_line
@@ -201,3 +204,13 @@ def test_a_container_s_sample_and_alert_go_into_its_lease_s_stream(streams: Stre
         ("telemetry.sample", "c1", None),
     ]
     assert host == [("telemetry.sample", "host_metrics", None), ("alert.raised", "threshold", "silence")]
+
+
+def test_a_container_that_used_up_its_allowance_is_not_listened_to_for_a_while(streams: Streams) -> None:
+    with tempfile.TemporaryDirectory(prefix="pl-") as folder:
+        doors = Doors(Path(folder), streams, MetricsTracker())
+        doors.prepare()
+        door = doors._doors[LEASE]
+        assert door.pause_seconds(BURST_LINES_MAX - LINES_PER_SECOND_MAX) == 0
+        assert 1.9 < door.pause_seconds(3 * LINES_PER_SECOND_MAX) <= 2
+        doors.close(LEASE)
