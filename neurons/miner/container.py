@@ -51,6 +51,7 @@ class StartedContainer:
     """A container that greets by ssh and whose limits were read back."""
 
     container_id: str
+    pid: int
     image_id: str
     host_key: str
     limits: Limits
@@ -87,6 +88,7 @@ class ContainerManager:
         client: The engine.
         settings: What they have in common.
         network: The node's bridge.
+        mount_events: Returns what puts a lease's event socket into its container.
         reach: Called with the name of each step; tests end the process there.
     """
 
@@ -95,11 +97,13 @@ class ContainerManager:
         client: docker.DockerClient,
         settings: ContainerSettings,
         network: NodeNetwork,
+        mount_events: Callable[[Lease], Mount],
         reach: StepObserver = lambda _step: None,
     ) -> None:
         self.client = client
         self.settings = settings
         self.network = network
+        self._mount_events = mount_events
         self._reach = reach
 
     def login_files(self, lease_id: LeaseId) -> LoginFiles:
@@ -128,7 +132,8 @@ class ContainerManager:
             self._wait_for_banner(container, lease)
             self._reach("allocate.greeted")
             self.check_limits(container, lease.limits)
-            return StartedContainer(str(container.id), image_id, host_key, lease.limits)
+            pid = int(container.attrs["State"]["Pid"])
+            return StartedContainer(str(container.id), pid, image_id, host_key, lease.limits)
         except BaseException:
             self._clean_up(lease)
             raise
@@ -195,6 +200,7 @@ class ContainerManager:
             "ports": {SSH_PORT_INSIDE: (self.settings.bind_address, lease.ssh_port)},
             "mounts": [
                 Mount(MOUNT, str(self.login_files(lease.lease_id).mounted), type="bind", read_only=True),
+                self._mount_events(lease),
             ],
             "mem_limit": limits.memory_bytes,
             "memswap_limit": limits.memory_bytes + limits.swap_bytes,
