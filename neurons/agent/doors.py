@@ -18,21 +18,19 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from neurons.agent.container_message import container_draft
 from neurons.agent.event_log import BATCH_LINES_MAX
 from neurons.agent.streams import Streams
 from neurons.base.metrics import MetricsTracker
 from neurons.base.unix_socket import listen
 from polarise import events
-from polarise.canonical import JsonValue
-from polarise.decode import decode_json
-from polarise.errors import ErrorCode, RequestRejected
+from polarise.errors import RequestRejected
 from polarise.ingress import Draft, draft_of
 from polarise.line import MAX_LINE_BYTES
-from polarise.payloads import check_container_kind
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +43,6 @@ LINES_PER_SECOND_MAX = 500
 STREAM_BYTES_MAX = 1024 * 1024 * 1024
 POLL_SECONDS = 0.2
 _READ_BYTES = 64 * 1024
-_FIELDS = frozenset({"message_id", "kind", "date", "payload", "dropped"})
 
 
 @dataclass(slots=True)
@@ -218,13 +215,12 @@ class Doors:
     def _drafts(self, visitor: _Visitor, lines: list[bytes]) -> Iterator[Draft]:
         for line in lines:
             try:
-                message = container_message(line)
-                dropped = message.pop("dropped", 0)
-                yield draft_of({**message, "visited": [_visit(message, visitor.door.lease_id)]})
+                draft, dropped = container_draft(line, visitor.door.lease_id)
             except RequestRejected as err:
                 self._refuse(visitor.door.lease_id, str(err))
                 continue
-            if isinstance(dropped, int) and visitor.dropped_told < dropped < 2**53:
+            yield draft
+            if dropped > visitor.dropped_told:
                 visitor.dropped_told = dropped
                 yield draft_of({"kind": "stream.dropped", "payload": {"dropped_count": dropped}})
 
@@ -254,27 +250,3 @@ class Doors:
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(connection)
         connection.close()
-
-
-def container_message(line: bytes) -> dict[str, JsonValue]:
-    """Return what a container said.
-
-    Raises:
-        RequestRejected: Not a message, a field that is not its business, or a kind that is not its own.
-    """
-    value = decode_json(line, max_bytes=MAX_LINE_BYTES)
-    if not isinstance(value, Mapping):
-        raise RequestRejected(ErrorCode.INVALID_FIELD, "a message is a JSON object", hint="send {...}")
-    if unknown := sorted(set(value) - _FIELDS):
-        raise RequestRejected(
-            ErrorCode.UNKNOWN_FIELD,
-            f"a container does not say {unknown[0][:100]!r}",
-            hint=f"known fields: {', '.join(sorted(_FIELDS))}",
-            field=unknown[0][:100],
-        )
-    check_container_kind(str(value.get("kind")))
-    return dict(value)
-
-
-def _visit(message: Mapping[str, JsonValue], lease_id: str) -> JsonValue:
-    return {"svc": "container", "tstamp": message.get("date", 0), "version": "events/1", "node": lease_id[:12]}

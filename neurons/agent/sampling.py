@@ -13,7 +13,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from neurons.agent.streams import LeaseStream, Streams
+from neurons.agent.lease_table import LeaseStream
+from neurons.agent.streams import Streams
 from polarise.canonical import JsonValue
 from polarise.errors import RequestRejected
 from polarise.stream import SYSTEM

@@ -9,20 +9,18 @@ Rules:
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import threading
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from neurons.agent.event_log import EventLog
-from neurons.base.database import Database
+from neurons.agent.lease_table import LeaseStream, LeaseTable
 from polarise import __version__
 from polarise.canonical import JsonValue
 from polarise.errors import ErrorCode, RequestRejected
@@ -34,38 +32,6 @@ from utils.clock import Clock
 LEASE_PATTERN = r"[0-9a-f]{32}"
 # Names the clients of one node by their key, as seed 004's client_id does.
 _CLIENTS = uuid.UUID("7d1c3c6e-6f0b-4d35-9a55-0f6c1f0f6b1a")
-_SCHEMA = """
-CREATE TABLE stream (
-    lease_id TEXT PRIMARY KEY,
-    renter_key TEXT NOT NULL,
-    devices TEXT NOT NULL,
-    container_id TEXT,
-    folders TEXT,
-    is_open INTEGER NOT NULL,
-    opened_unix_ms INTEGER NOT NULL
-) WITHOUT ROWID
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseStream:
-    """What is known about one lease's stream.
-
-    Attributes:
-        lease_id: 32 hex digits.
-        renter_key: Whose it is.
-        devices: UUIDs of the lease's GPUs.
-        container_id: Engine's id, None until the container runs.
-        folders: Its cgroup folders, see `telemetry.usage.cgroup_folders`.
-        is_open: Whether the lease goes on.
-    """
-
-    lease_id: str
-    renter_key: str
-    devices: tuple[str, ...]
-    container_id: str | None
-    folders: Mapping[str, str]
-    is_open: bool
 
 
 class Streams:
@@ -87,13 +53,13 @@ class Streams:
         self._hop = Hop("agent", f"v{__version__}", node_key[:12])
         self._lock = threading.RLock()
         self._resources = ExitStack()
-        self._table = self._resources.enter_context(Database(folder / "streams.sqlite", _SCHEMA, version=1))
+        self._table = self._resources.enter_context(LeaseTable(folder / "streams.sqlite"))
         self._logs: dict[str, EventLog] = {SYSTEM: self._open_log(SYSTEM)}
         # How many threads work with a log; one that has ended is closed by the last of them.
         self._users: Counter[EventLog] = Counter()
         self._ended: set[EventLog] = set()
         self._leases: dict[str, LeaseStream] = {}
-        for stream in self._rows("SELECT * FROM stream WHERE is_open"):
+        for stream in self._table.open_streams():
             self._admit(stream)
 
     def __enter__(self) -> Self:
@@ -124,12 +90,7 @@ class Streams:
                         ErrorCode.CONFLICT, f"the stream of lease {lease_id} is another's or closed", status=409
                     )
                 return found
-            stream = LeaseStream(lease_id, renter_key, tuple(devices), None, {}, is_open=True)
-            with self._table.transaction() as connection:
-                connection.execute(
-                    "INSERT INTO stream VALUES (?, ?, ?, NULL, NULL, 1, ?)",
-                    (lease_id, renter_key, json.dumps(list(devices)), self._clock.wall_unix_ms()),
-                )
+            stream = self._table.add(lease_id, renter_key, devices, self._clock.wall_unix_ms())
             self._admit(stream)
             self.emit(lease_id, "stream.opened", {"devices": list(devices)})
             return stream
@@ -143,13 +104,7 @@ class Streams:
         with self._lock:
             if lease_id not in self._leases:
                 raise _unknown(lease_id)
-            texts = {name: str(folder) for name, folder in folders.items()}
-            with self._table.transaction() as connection:
-                connection.execute(
-                    "UPDATE stream SET container_id = ?, folders = ? WHERE lease_id = ?",
-                    (container_id, json.dumps(texts), lease_id),
-                )
-            self._leases[lease_id] = self._rows("SELECT * FROM stream WHERE lease_id = ?", lease_id)[0]
+            self._leases[lease_id] = self._table.set_container(lease_id, container_id, folders)
             return self._leases[lease_id]
 
     def close(self, lease_id: str) -> None:
@@ -159,8 +114,7 @@ class Streams:
                 return
             self.emit(lease_id, "stream.closed", {})
             self._logs[lease_id].sign()
-            with self._table.transaction() as connection:
-                connection.execute("UPDATE stream SET is_open = 0 WHERE lease_id = ?", (lease_id,))
+            self._table.end(lease_id)
             del self._leases[lease_id]
             with self._using(lease_id) as log:
                 self._ended.add(log)
@@ -173,8 +127,7 @@ class Streams:
 
     def lease(self, lease_id: str) -> LeaseStream | None:
         """Return what is known about a lease's stream, also after its end."""
-        found = self._rows("SELECT * FROM stream WHERE lease_id = ?", lease_id)
-        return found[0] if found else None
+        return self._table.find(lease_id)
 
     def emit(self, stream_id: str, kind: str, payload: Mapping[str, JsonValue]) -> int | RequestRejected:
         """Add an event of the agent's own to an open stream and return its sequence number."""
@@ -253,19 +206,6 @@ class Streams:
             return Sender(str(uuid.uuid5(_CLIENTS, self.node_key)), is_authenticated=True)
         client_id = str(uuid.uuid5(_CLIENTS, lease.renter_key))
         return Sender(client_id, action_id=str(uuid.UUID(lease.lease_id)), is_authenticated=True)
-
-    def _rows(self, sql: str, *parameters: object) -> list[LeaseStream]:
-        return [
-            LeaseStream(
-                lease_id=row["lease_id"],
-                renter_key=row["renter_key"],
-                devices=tuple(json.loads(row["devices"])),
-                container_id=row["container_id"],
-                folders=json.loads(row["folders"] or "{}"),
-                is_open=bool(row["is_open"]),
-            )
-            for row in self._table.query(sql, parameters)
-        ]
 
 
 def _unknown(stream_id: str) -> RequestRejected:
