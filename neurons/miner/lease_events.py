@@ -55,10 +55,16 @@ class LeaseEvents:
         self._agent.watch(lease.lease_id, container_id, pid)
         self._agent.append([_status(lease.lease_id, Status.RUNNING, "lease granted")])
 
-    def ended(self, lease_id: LeaseId) -> None:
-        """Say that nothing is left of a lease; call it when its row is gone from the journal."""
+    def ended(self, lease_id: LeaseId, status: Status = Status.SUCCEEDED) -> None:
+        """Say that nothing is left of a lease; call it when its row is gone from the journal.
+
+        Args:
+            lease_id: Which.
+            status: FAILED for a lease that nobody ever got.
+        """
+        message = "lease ended" if status is Status.SUCCEEDED else "lease was not granted"
         try:
-            self._agent.append([_status(lease_id, Status.SUCCEEDED, "lease ended")])
+            self._agent.append([_status(lease_id, status, message)])
             self._agent.close_stream(lease_id)
         except Unavailable as err:
             logger.warning("the agent is told later", extra={"lease_id": lease_id, "cause": err.message})
