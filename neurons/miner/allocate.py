@@ -35,6 +35,7 @@ from neurons.miner.login import password_entry
 from polarise.canonical import digest_hex
 from polarise.errors import ErrorCode, RequestRejected, Unavailable
 from polarise.messages import AllocateRequest
+from polarise.payloads import Status
 from polarise.ssh_keys import parse_public_key
 from utils.clock import Clock
 
@@ -319,7 +320,7 @@ class ResourceAllocator:
             logger.warning("reservation kept until the engine answers", extra={"lease_id": lease.lease_id})
             return
         self.journal.forget(lease.lease_id)
-        self.events.ended(lease.lease_id)
+        self.events.ended(lease.lease_id, Status.FAILED)
 
     def _set_password(self, container_id: str) -> str:
         password = secrets.token_urlsafe(18)

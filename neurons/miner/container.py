@@ -103,7 +103,7 @@ class ContainerManager:
         self.client = client
         self.settings = settings
         self.network = network
-        self._mount_events = mount_events
+        self.mount_events = mount_events
         self._reach = reach
 
     def login_files(self, lease_id: LeaseId) -> LoginFiles:
@@ -132,8 +132,7 @@ class ContainerManager:
             self._wait_for_banner(container, lease)
             self._reach("allocate.greeted")
             self.check_limits(container, lease.limits)
-            pid = int(container.attrs["State"]["Pid"])
-            return StartedContainer(str(container.id), pid, image_id, host_key, lease.limits)
+            return StartedContainer(str(container.id), _pid_of(container), image_id, host_key, lease.limits)
         except BaseException:
             self._clean_up(lease)
             raise
@@ -169,9 +168,7 @@ class ContainerManager:
         Raises:
             LimitNotApplied: One differs, or cannot be read.
         """
-        with engine_errors():
-            container.reload()
-        pid = int(container.attrs["State"]["Pid"])
+        pid = _pid_of(container)
         try:
             differences = read_enforced(pid).differences(wanted)
         except (OSError, KeyError, ValueError) as err:
@@ -200,7 +197,7 @@ class ContainerManager:
             "ports": {SSH_PORT_INSIDE: (self.settings.bind_address, lease.ssh_port)},
             "mounts": [
                 Mount(MOUNT, str(self.login_files(lease.lease_id).mounted), type="bind", read_only=True),
-                self._mount_events(lease),
+                self.mount_events(lease),
             ],
             "mem_limit": limits.memory_bytes,
             "memswap_limit": limits.memory_bytes + limits.swap_bytes,
@@ -253,6 +250,12 @@ class ContainerManager:
         except Unavailable:
             # The journal still holds the lease as CREATING; reconcile removes what is left when the engine is back.
             logger.warning("could not clean up", extra={"lease_id": lease.lease_id})
+
+
+def _pid_of(container: Container) -> int:
+    with engine_errors():
+        container.reload()
+    return int(container.attrs["State"]["Pid"])
 
 
 def signal_container(client: docker.DockerClient, container_id: str, signal_name: str) -> None:
