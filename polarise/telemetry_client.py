@@ -5,10 +5,13 @@ from __future__ import annotations
 from pydantic import Field
 
 from polarise import __version__
-from polarise.answers import MAX_REFUSAL_BYTES, decoded, refusal_of
+from polarise.answers import MAX_REFUSAL_BYTES, decoded, raise_for_status, refusal_of
 from polarise.decode import WireModel
+from polarise.errors import AnswerInvalid
 from polarise.http_client import ByteStream, HttpClient, Response
 from polarise.http_signatures import sign_request
+from polarise.log_proof import LogProof, parse_log_proof
+from polarise.notes import NoteInvalid
 from polarise.signing import Certificate, Identity
 
 STREAM_ID_PATTERN = r"^(system|[0-9a-f]{32})$"
@@ -99,6 +102,19 @@ class TelemetryClient:
         query = [f"{name}={value}" for name, value in (("old", old_size), ("size", size)) if value is not None]
         target = f"/streams/{stream_id}/checkpoint" + ("?" + "&".join(query) if query else "")
         return decoded(CheckpointAnswer, self._get(target, timeout_seconds))
+
+    def proof(self, stream_id: str, seq: int, *, timeout_seconds: float = 30.0) -> LogProof:
+        """Return one line's proof; `LogProof.verify` with `polarise.stream.log_verifier` checks it.
+
+        Raises:
+            AnswerInvalid: The answer is no proof.
+        """
+        response = self._get(f"/streams/{stream_id}/proof?seq={seq}", timeout_seconds)
+        raise_for_status(response)
+        try:
+            return parse_log_proof(response.body)
+        except NoteInvalid as err:
+            raise AnswerInvalid(f"the answer is no proof: {err}") from err
 
     def _get(self, target: str, timeout_seconds: float) -> Response:
         return self._http.request("GET", target, headers=self._signed(target), timeout_seconds=timeout_seconds)

@@ -104,6 +104,7 @@ class Control:
             "info": self._info,
             "read": self._read,
             "checkpoint": self._checkpoint,
+            "proof": self._proof,
             "metrics": self._render,
         }
         try:
@@ -194,6 +195,13 @@ class Control:
                 signed_size=log.signed_size,
                 certificate=self._streams.certificate,
             )
+
+    def _proof(self, request: Request) -> Answer:
+        with self._streams.reading(request.stream) as log:
+            try:
+                return Answer(text=log.proof(request.first or 0).encode().decode())
+            except IndexError as err:
+                raise _invalid(f"{err}", "seq") from err
 
     def _render(self, _request: Request) -> Answer:
         return Answer(text=self._metrics.render() + exporter.render(self._sampling.newest))

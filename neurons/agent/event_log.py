@@ -22,6 +22,7 @@ from polarise.canonical import JsonValue
 from polarise.checkpoint import SignedCheckpoint, parse_checkpoint
 from polarise.errors import RequestRejected
 from polarise.ingress import place
+from polarise.log_proof import LogProof
 from polarise.notes import parse_note
 from polarise.payloads import is_urgent
 from polarise.signing import SigningKey
@@ -173,6 +174,18 @@ class EventLog:
             IndexError: The log was never so large.
         """
         return tuple(self._store.consistency(old_size, size))
+
+    def proof(self, seq: int) -> LogProof:
+        """Return one line with everything that proves it under the newest checkpoint.
+
+        Raises:
+            IndexError: No signed checkpoint covers it.
+        """
+        note = self.latest()
+        size = parse_checkpoint(parse_note(note).text).size if note else 0
+        if note is None or not 0 <= seq < size:
+            raise IndexError(f"line {seq} of a stream of {size} signed lines")
+        return LogProof(seq, tuple(self._store.inclusion(seq, size)), note, self._store.read(seq, seq + 1)[0])
 
     def _append_one(self, writer: Writer, message: Mapping[str, JsonValue]) -> int:
         found = writer.connection.execute(

@@ -105,6 +105,14 @@ class AgentClient:
         """Return the newest checkpoint, with the proof of consistency from ``old_size`` to ``size`` (or to itself)."""
         return self._call(Request(op="checkpoint", stream=stream_id, first=old_size, size=size))
 
+    def proof(self, stream_id: str, seq: int) -> str:
+        """Return the proof file of one line.
+
+        Raises:
+            RequestRejected: INVALID_FIELD, no checkpoint covers it yet.
+        """
+        return self._call(Request(op="proof", stream=stream_id, first=seq)).text
+
     def metrics(self) -> str:
         """Return the agent's figures as Prometheus text."""
         return self._call(Request(op="metrics")).text

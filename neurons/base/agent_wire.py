@@ -35,12 +35,12 @@ class Request(WireModel):
         renter_key: open: whose the stream will be.
         devices: open: UUIDs of the lease's GPUs.
         container_id: watch: the lease's container, whose first process has the host's process id ``pid``.
-        first: read: sequence number of the first line; checkpoint: with it, prove consistency from that size.
+        first: read: sequence number of the first line; proof: of the line to prove; checkpoint: with it, prove consistency from that size.
         size: checkpoint: the tree the proof leads to; the newest signed one when it is left out.
         wait_ms: read: how long to wait for something new.
     """
 
-    op: Literal["append", "open", "watch", "close", "list", "info", "read", "checkpoint", "metrics"]
+    op: Literal["append", "open", "watch", "close", "list", "info", "read", "checkpoint", "proof", "metrics"]
     stream: str = Field(default="system", pattern=STREAM_ID_PATTERN)
     events: tuple[dict[str, object], ...] = Field(default=(), max_length=1024)
     renter_key: str | None = None
@@ -87,7 +87,7 @@ class Answer(WireModel):
         note: read, checkpoint: the signed checkpoint.
         note_at_first: read: the checkpoint that was signed at exactly ``first``.
         consistency: checkpoint: hashes, hex.
-        text: metrics: Prometheus text.
+        text: metrics: Prometheus text; proof: a C2SP proof file.
     """
 
     refusal: Refusal | None = None

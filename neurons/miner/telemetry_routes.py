@@ -37,6 +37,7 @@ _READERS = {Role.OWNER: Scope.ANY, Role.VALIDATOR: Scope.OWN, Role.AUDITOR: Scop
 TELEMETRY_ACCESS: dict[tuple[str, str], RouteAccess] = {
     ("GET", "/telemetry/stream"): RouteAccess(_READERS),
     ("GET", "/streams/<stream_id>/events"): RouteAccess(_READERS),
+    ("GET", "/streams/<stream_id>/proof"): RouteAccess(_READERS),
     ("GET", "/streams/<stream_id>/checkpoint"): RouteAccess(_READERS),
 }
 
@@ -56,6 +57,7 @@ class TelemetryRoutes:
         self._app = app
         app.route("GET", "/telemetry/stream", self.stream)
         app.route("GET", "/streams/<stream_id>/events", self.events)
+        app.route("GET", "/streams/<stream_id>/proof", self.proof)
         app.route("GET", "/streams/<stream_id>/checkpoint", self.checkpoint)
 
     def stream(self, caller: Caller, _body: bytes) -> Response:
@@ -76,6 +78,11 @@ class TelemetryRoutes:
             lines=page.lines,
             checkpoint=page.note,
         )
+
+    def proof(self, caller: Caller, _body: bytes, stream_id: str) -> Response:
+        """Return one line's proof as a file that `polarise verify` reads."""
+        self._check_reader(caller, stream_id)
+        return Response(self._agent.proof(stream_id, _number("seq", 0)), mimetype="text/plain")
 
     def checkpoint(self, _caller: Caller, _body: bytes, stream_id: str) -> WireModel:
         """Return the newest checkpoint; ``old=`` asks for the proof from that size to it, or to ``size=``."""

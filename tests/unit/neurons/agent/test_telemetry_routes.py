@@ -23,6 +23,7 @@ from polarise.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
 from polarise.envelope import open_line
 from polarise.errors import ErrorCode, LogFork, ProofRejected, RejectReason, RequestRejected, SubnetError, Unavailable
 from polarise.frontier import Frontier
+from polarise.log_proof import parse_log_proof
 from polarise.merkle import InvalidProof, consistency_proof, leaf_hash, root
 from polarise.notes import Ed25519Verifier
 from polarise.signing import Identity, Purpose, SigningKey
@@ -157,6 +158,23 @@ def test_one_page_proves_itself_without_what_came_before(market: Market) -> None
         else:
             with pytest.raises(ProofRejected):
                 reader.add_checkpoint(page.checkpoint.encode())
+
+
+def test_one_event_is_proved_offline_by_a_file(market: Market) -> None:
+    [done] = market.agent.client.append([STATUS])
+    market.agent.client.append([STATUS] * 4)
+    assert done.seq is not None
+    proof = parse_log_proof(market.reader(AUDITOR).proof("system", done.seq).encode())
+    log = log_verifier(market.reader(AUDITOR).checkpoint("system").certificate, NODE_KEY, "system")
+    proof.verify(log)
+    assert proof.extra is not None
+    assert open_line(proof.extra).seq == done.seq
+    with pytest.raises(InvalidProof):
+        proof.verify(log, leaf=proof.extra.replace(b"RUNNING", b"RUNNINF"))
+    with pytest.raises(RequestRejected, match="signed lines"):
+        market.reader(AUDITOR).proof("system", 10_000)
+    with pytest.raises(RequestRejected):
+        market.reader(OTHER).proof("system", 0)
 
 
 @pytest.mark.parametrize("target", ["system?from=99999", "system?from=-1", "system?from=x", "nosuch?from=0", "0" * 32])
