@@ -54,7 +54,7 @@ def duration_ns(sent_ns: int, received_ns: int, rtt_min_ns: int) -> int:
 
     Args:
         sent_ns: Monotonic stamp when `/challenge/start` left.
-        received_ns: Monotonic stamp at the first byte of the signed commitment.
+        received_ns: Monotonic stamp at the last byte of the signed commitment; a miner can send the first one early.
         rtt_min_ns: Smallest round trip of the pings before, >= 0.
 
     Raises:

@@ -27,7 +27,6 @@ OTHER_VARIABLES = frozenset(
     {
         "POLARISE_CONFIG",
         "POLARISE_PASSPHRASE_FILE",
-        "POLARISE_OWNER_PASSPHRASE_FILE",
         "POLARISE_RENTER_KEY",
         "POLARISE_STATE_DIR",
     }
@@ -68,20 +67,42 @@ def load_config(
     Raises:
         ConfigError: Any problem; names file, key path, what is wrong and the fix.
     """
-    layers = _Layers()
+    layers, problems = _Layers(), []
     if file is not None:
         for path, value in _leaves(_read_yaml(file)):
             layers.put(path, value, str(file))
-    for variable, value in sorted((environ or {}).items()):
+    for variable, text in sorted((environ or {}).items()):
         if variable.startswith(PREFIX) and variable not in OTHER_VARIABLES:
-            layers.put(_path_of_variable(variable), yaml.safe_load(value), variable)
+            try:
+                path = _path_of_variable(variable)
+                layers.put(path, parse_value(path, text, variable), variable)
+            except ConfigError as err:
+                problems.append(err)
     for path, value in (flags or {}).items():
         layers.put(path, value, "command line")
     try:
         config = Config.model_validate(layers.values)
     except ValidationError as err:
-        raise _combined(err, layers.origins) from err
+        raise _combined([*problems, *_problems(err, layers.origins)]) from err
+    if problems:
+        raise _combined(problems)
     return _with_absolute_paths(config)
+
+
+def parse_value(path: str, text: str, origin: str) -> object:
+    """Read one value from a variable or a flag: YAML, but a secret is taken as it stands.
+
+    Raises:
+        ConfigError: Not YAML.
+    """
+    if path in SECRET_PATHS:
+        return text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as err:
+        raise ConfigError(
+            f"not a YAML value, got {text!r}", origin=origin, key_path=path, allowed="quote it, for example '\"[x]\"'"
+        ) from err
 
 
 def setting_paths(model: type[BaseModel] = Config, prefix: str = "") -> list[str]:
@@ -119,6 +140,8 @@ def _leaves(tree: Mapping[str, object], prefix: str = "") -> list[tuple[str, obj
     leaves: list[tuple[str, object]] = []
     for name, value in tree.items():
         path = f"{prefix}{name}"
+        if value is None and path not in known and any(other.startswith(f"{path}.") for other in known):
+            continue  # a section whose every key is commented out
         if isinstance(value, dict) and path not in known:
             leaves.extend(_leaves(value, f"{path}."))
         else:
@@ -139,8 +162,11 @@ def _path_of_variable(variable: str) -> str:
     )
 
 
-def _combined(err: ValidationError, origins: Mapping[str, str]) -> ConfigError:
-    problems = [_problem(dict(item), origins) for item in err.errors(include_url=False)]
+def _problems(err: ValidationError, origins: Mapping[str, str]) -> list[ConfigError]:
+    return [_problem(dict(item), origins) for item in err.errors(include_url=False)]
+
+
+def _combined(problems: Sequence[ConfigError]) -> ConfigError:
     if len(problems) == 1:
         return problems[0]
     text = "\n".join(str(problem) for problem in problems)
@@ -159,7 +185,8 @@ def _problem(item: Mapping[str, object], origins: Mapping[str, str]) -> ConfigEr
     message = str(item["msg"]).removeprefix("Value error, ")
     problem, _, fix = message.partition("; ")
     found = item.get("input")
-    if isinstance(found, str | int | float | bool) and path not in SECRET_PATHS and repr(found) not in problem:
+    may_show = not any(secret.startswith(path) for secret in SECRET_PATHS)
+    if isinstance(found, str | int | float | bool) and may_show and repr(found) not in problem:
         problem = f"{problem}, got {found!r}"
     return ConfigError(
         problem, origin=origin, key_path=path, allowed=fix or "a value that docs/configuration.md allows"

@@ -148,3 +148,7 @@ def _print_table(shown: Mapping[str, JsonValue]) -> None:
     for name, value in shown.items():
         text = json.dumps(value) if isinstance(value, dict | list) else value
         print(f"  {name}: {printable(text)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -6,7 +6,7 @@ SubnetError
 ├── ProofRejected    the miner's fault; carries a RejectReason and the two values that disagreed; costs score
 ├── LogDamaged       a stored log does not hold what was signed; names the place; exit status 7
 ├── LogFork          a log signed two histories; carries both notes as evidence; exit status 7
-└── Unavailable      Docker, GPU, ledger or a peer is away; HTTP 503 with Retry-After; never costs a miner anything
+└── Unavailable      Docker, GPU, ledger or a peer is away; HTTP 503 with Retry-After; what a node sees of itself
     ├── DeadlineExceeded  a peer did not finish its answer in time
     └── AnswerInvalid     a peer answered something that is no answer: another shape, or a receipt that does not hold
 
@@ -27,6 +27,8 @@ class ErrorCode(StrEnum):
     UNKNOWN_FIELD = "UNKNOWN_FIELD"
     INVALID_FIELD = "INVALID_FIELD"
     BODY_TOO_LARGE = "BODY_TOO_LARGE"
+    BODY_TOO_SLOW = "BODY_TOO_SLOW"
+    LENGTH_REQUIRED = "LENGTH_REQUIRED"
     UNSUPPORTED_MEDIA_TYPE = "UNSUPPORTED_MEDIA_TYPE"
     NOT_AUTHENTICATED = "NOT_AUTHENTICATED"
     BAD_SIGNATURE = "BAD_SIGNATURE"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from polarise.decode import WireModel
 
@@ -44,3 +44,11 @@ class HardwareClaim(WireModel):
     cpu_milli: int = Field(ge=1, lt=2**31)
     memory_bytes: int = Field(ge=1, lt=2**53)
     devices: tuple[DeviceClaim, ...] = Field(min_length=1, max_length=64)
+
+    @field_validator("devices")
+    @classmethod
+    def _distinct(cls, devices: tuple[DeviceClaim, ...]) -> tuple[DeviceClaim, ...]:
+        """Refuse one device listed twice: it would prove once and be paid for twice."""
+        if len({device.uuid for device in devices}) != len(devices):
+            raise ValueError("a device is listed twice")
+        return devices

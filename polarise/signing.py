@@ -17,6 +17,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from pydantic import Field
 
 from polarise.canonical import canonical_bytes
 from polarise.decode import WireModel
@@ -98,12 +99,12 @@ class Certificate(WireModel):
         signature: Issuer's signature over the other fields.
     """
 
-    subject: str
-    issuer: str
+    subject: str = Field(pattern=KEY_PATTERN)
+    issuer: str = Field(pattern=KEY_PATTERN)
     purpose: Purpose
-    counter: int
-    issued_unix_ms: int
-    signature: str
+    counter: int = Field(ge=0, lt=2**53)
+    issued_unix_ms: int = Field(ge=0, lt=2**53)
+    signature: str = Field(pattern=SIGNATURE_PATTERN)
 
     @staticmethod
     def issue(

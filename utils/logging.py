@@ -94,7 +94,8 @@ def _plain(value: object) -> str:
 
 
 def _plain_message(record: logging.LogRecord) -> str:
-    return record.getMessage().replace("\r", "\\r").replace("\n", "\\n")
+    message = record.getMessage()
+    return message if message.isprintable() else json.dumps(message)[1:-1]
 
 
 def _stamp(record: logging.LogRecord) -> str:

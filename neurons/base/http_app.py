@@ -1,7 +1,7 @@
 """The Flask side of every daemon: bodies bounded, callers authenticated, rights checked, errors in one shape.
 
 Rules:
-- A body is read from raw bytes, at most ``max_body_bytes``; a chunked body without a length is refused.
+- Bodies arrive complete and bounded (`http_front`) and are decoded from raw bytes.
 - A route exists only with an entry in the access table; authentication comes before decoding.
 - ``{status: "failure", code, message, hint, field?}`` is the only shape of an error; a defect says no more than
   INTERNAL and is logged with its traceback.
@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from werkzeug.exceptions import HTTPException
 
 from neurons.base.access import Caller, RoleTable, RouteAccess, admit
-from neurons.base.http_server import DISCONNECTED
+from neurons.base.http_front import DISCONNECTED
 from neurons.base.nonces import NonceStore
 from neurons.base.tokens import TokenIssuer
 from polarise.decode import WireModel, decode_model
@@ -28,10 +28,6 @@ from polarise.http_signatures import verify_request
 from utils.clock import Clock, utc_now
 
 logger = logging.getLogger(__name__)
-
-# A refused body is still read (and thrown away) up to this size, so that the caller sees the answer instead of a
-# reset connection.
-DRAIN_BYTES = 16 * 1024 * 1024
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 AccessTable = Mapping[tuple[str, str], RouteAccess]
@@ -104,10 +100,9 @@ class Gatekeeper:
 class HttpApp:
     """A Flask application whose routes receive the caller and the raw body."""
 
-    def __init__(self, name: str, gatekeeper: Gatekeeper, *, max_body_bytes: int, streams_max: int) -> None:
+    def __init__(self, name: str, gatekeeper: Gatekeeper, *, streams_max: int) -> None:
         self.flask = Flask(name, static_folder=None)
         self._gatekeeper = gatekeeper
-        self._max_body_bytes = max_body_bytes
         self._streams = threading.BoundedSemaphore(streams_max)
         self.flask.register_error_handler(Exception, _answer_error)
 
@@ -115,12 +110,14 @@ class HttpApp:
         """Register one route; ``view(caller, body, **path_variables)`` returns a model or a response."""
 
         def handle(**path_variables: str) -> Response:
-            body = self._read_body()
+            body = request.get_data(cache=False)
             caller = self._gatekeeper.admit(method, rule, body)
             answer = view(caller, body, **path_variables)
             return jsonify(answer.to_wire()) if isinstance(answer, WireModel) else answer
 
-        self.flask.add_url_rule(rule, endpoint=f"{method} {rule}", view_func=handle, methods=[method])
+        self.flask.add_url_rule(
+            rule, endpoint=f"{method} {rule}", view_func=handle, methods=[method], provide_automatic_options=False
+        )
 
     def stream(self, open_source: Callable[[threading.Event], ChunkSource], mimetype: str) -> Response:
         """Answer with a stream, at most half of the threads at a time.
@@ -144,22 +141,6 @@ class HttpApp:
         response.call_on_close(source.close)
         response.call_on_close(self._streams.release)
         return response
-
-    def _read_body(self) -> bytes:
-        length = request.content_length
-        if length is None and request.headers.get("Transfer-Encoding"):
-            raise RequestRejected(
-                ErrorCode.BAD_JSON, "a chunked body has no length", hint="send Content-Length", status=411
-            )
-        if length is not None and length > self._max_body_bytes:
-            _drain(min(length, DRAIN_BYTES))
-            raise RequestRejected(
-                ErrorCode.BODY_TOO_LARGE,
-                f"the body has {length} bytes, at most {self._max_body_bytes} are read",
-                hint="send a smaller request",
-                status=413,
-            )
-        return request.get_data(cache=False)
 
 
 def decode_body(model: type[ModelT], body: bytes) -> ModelT:
@@ -185,15 +166,6 @@ def _url_as_sent() -> str:
     query = scope["query_string"].decode("ascii")
     path = scope["raw_path"].decode("ascii")
     return f"{request.scheme}://{request.headers.get('Host', '')}{path}" + (f"?{query}" if query else "")
-
-
-def _drain(size: int) -> None:
-    remaining = size
-    while remaining > 0:
-        piece = request.stream.read(min(65536, remaining))
-        if not piece:
-            return
-        remaining -= len(piece)
 
 
 def _pump(source: ChunkSource, gone: threading.Event) -> Iterator[bytes]:
@@ -225,8 +197,6 @@ def _answer_http_exception(error: HTTPException) -> Response:
         )
     if status in (308, 404):  # 308: a path with "//" in it, which werkzeug would redirect
         return _failure(ErrorCode.NOT_FOUND, f"there is no {request.path[:100]}", "README, API reference", 404)
-    if status == 413:
-        return _failure(ErrorCode.BODY_TOO_LARGE, "the body is too large", "send a smaller request", 413)
     return _failure(ErrorCode.BAD_JSON, error.description or error.name, "README, API reference", status)
 
 

@@ -135,14 +135,14 @@ _TELLERS: dict[str, Callable[[Event], str]] = {
     "proof sent": lambda e: f"proof sent: matmul of {e.get('n')} x {e.get('n')}, {e.get('rounds')} chained rounds",
     "proof answered": lambda e: f"proof answered after {e.get('work_ms')} ms on the validator's clock",
     "proof verified": lambda e: (
-        f"proof verified in {e.get('verify_ms')} ms: {e.get('openings')} tiles recomputed, measured "
+        f"proof verified in {round(float(str(e.get('verify_ms'))))} ms: {e.get('openings')} tiles recomputed, measured "
         f"{_rate(e, 'measured_ops_per_second')} of claimed {_rate(e, 'claimed_ops_per_second')} G operations/s"
     ),
-    "proof rejected": lambda e: f"proof REJECTED: {e.get('reason')}: {e.get('message')}",
+    "proof rejected": lambda e: f"proof REJECTED: {e.get('reason')}: {e.get('detail')}",
     "container inspected": lambda e: (
         f"container inspected from inside in {e.get('inspect_ms')} ms: {e.get('checks_count')} checks held"
     ),
-    "inspection failed": lambda e: f"inspection FAILED: {e.get('reason')}: {e.get('message')}",
+    "inspection failed": lambda e: f"inspection FAILED: {e.get('reason')}: {e.get('detail')}",
     "miner scored": lambda e: (
         f"miner scored {e.get('score')} ({'accepted' if e.get('is_acceptable') else 'NOT accepted'}, 70.00 needed)"
     ),

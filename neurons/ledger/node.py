@@ -68,12 +68,7 @@ class LedgerNode(BaseNode):
             ),
             clock,
         )
-        app = HttpApp(
-            "ledger",
-            gatekeeper,
-            max_body_bytes=config.network.max_body_bytes,
-            streams_max=config.network.threads // 2,
-        )
+        app = HttpApp("ledger", gatekeeper, streams_max=config.network.threads // 2)
         metrics = MetricsTracker()
         metrics.gauge("polarise_ledger_leaves", lambda: float(self.ledger.log.size))
         metrics.gauge("polarise_ledger_height", lambda: float(self.ledger.last_block.block.height))
@@ -83,7 +78,8 @@ class LedgerNode(BaseNode):
             config.network.host,
             config.network.port,
             threads=config.network.threads,
-            keep_alive_seconds=config.network.request_timeout_seconds,
+            max_body_bytes=config.network.max_body_bytes,
+            idle_seconds=config.network.request_timeout_seconds,
         )
         return [self.http, blocks]
 

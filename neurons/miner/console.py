@@ -14,7 +14,7 @@ import os
 import signal
 import socket
 import threading
-from typing import cast
+from typing import Any, cast
 
 import docker
 from docker.errors import APIError
@@ -38,8 +38,9 @@ def set_password(client: docker.DockerClient, container_id: str, entry: bytes) -
     """
     with engine_errors():
         created = client.api.exec_create(container_id, ["chpasswd", "-e"], stdin=True, tty=False)
-        stream = _raw_socket(client.api.exec_start(created["Id"], socket=True))
-        with contextlib.closing(stream):
+        connection = _ExecConnection(client.api.exec_start(created["Id"], socket=True))
+        with contextlib.closing(connection):
+            stream = connection.socket
             stream.settimeout(10)
             stream.sendall(entry)
             stream.shutdown(socket.SHUT_WR)
@@ -71,9 +72,10 @@ class LogReader:
         with engine_errors():
             try:
                 self._exec_id = client.api.exec_create(container_id, command, stderr=False)["Id"]
-                self._stream = _raw_socket(client.api.exec_start(self._exec_id, socket=True))
+                self._connection = _ExecConnection(client.api.exec_start(self._exec_id, socket=True))
             except APIError as err:
                 raise Unavailable(f"the container's log cannot be read: {err.explanation}") from err
+        self._stream = self._connection.socket
         self._stream.settimeout(POLL_SECONDS)
         self._frame_remaining = 0
 
@@ -97,7 +99,7 @@ class LogReader:
     def close(self) -> None:
         """End the reader inside the container and the connection to the engine."""
         with contextlib.suppress(OSError):
-            self._stream.close()
+            self._connection.close()
         with contextlib.suppress(APIError, Unavailable, OSError), engine_errors():
             state = self._client.api.exec_inspect(self._exec_id)
             if state["Running"] and state["Pid"] > 1:
@@ -118,6 +120,22 @@ class LogReader:
         return received
 
 
-def _raw_socket(stream: object) -> socket.socket:
-    # docker-py wraps a unix socket in SocketIO; the socket below knows time-outs and half-closing.
-    return cast(socket.socket, getattr(stream, "_sock", stream))
+class _ExecConnection:
+    """One connection to a program inside a container, as docker-py hands it out.
+
+    docker-py wraps a unix socket in SocketIO; the socket below knows time-outs and half-closing. Its file descriptor
+    lives until the wrapper, the response around it and the socket are all closed; as they refer to each other, only
+    the garbage collector would do it for us.
+    """
+
+    def __init__(self, stream: Any) -> None:  # noqa: ANN401  docker-py says no more
+        self._stream = stream
+        self.socket = cast(socket.socket, getattr(stream, "_sock", stream))
+
+    def close(self) -> None:
+        """Close all of it."""
+        response = getattr(self._stream, "_response", None)
+        if response is not None:
+            response.close()
+        self._stream.close()
+        self.socket.close()

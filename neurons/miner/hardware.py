@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable
 
 from challenges.matmul_messages import MatmulParams
+from challenges.timing import fit_params
 from neurons.miner.solver import SolverProcess
 from polarise.hardware import CPU_DEVICE, DeviceClaim, HardwareClaim
 from utils import gpu, host
 
 MEASUREMENTS = 3
+SECONDS_EACH = 1
 PROBE = MatmulParams(n=1024, rounds=8)
 # A miner claims what it can hold: a CPU is shared with whatever else runs, a GPU is not.
 CPU_CLAIM_PERCENT = 70
@@ -66,15 +68,19 @@ def measure_claim(
 
 
 def _measured_rate(device: str) -> int:
-    """Return the median rate of a few proofs in operations per second."""
-    rates = []
-    for number in range(MEASUREMENTS):
-        solver = SolverProcess()
-        try:
-            solver.prepare(device, PROBE)
-            began = time.monotonic_ns()
-            solver.solve(number.to_bytes(32, "big"), deadline_seconds=120)
-            rates.append(PROBE.operations * 1_000_000_000 // (time.monotonic_ns() - began))
-        finally:
-            solver.close()
-    return int(statistics.median(rates))
+    """Return the median rate of a few proofs of the size a validator asks for, in operations per second."""
+    solver = SolverProcess()
+    try:
+        solver.prepare(device, PROBE)
+        first = _rate(solver, PROBE, 0)
+        params = fit_params(first, SECONDS_EACH)
+        solver.prepare(device, params)
+        return int(statistics.median(_rate(solver, params, number) for number in range(1, MEASUREMENTS + 1)))
+    finally:
+        solver.close()
+
+
+def _rate(solver: SolverProcess, params: MatmulParams, number: int) -> int:
+    began = time.monotonic_ns()
+    solver.solve(number.to_bytes(32, "big"), deadline_seconds=120)
+    return params.operations * 1_000_000_000 // (time.monotonic_ns() - began)

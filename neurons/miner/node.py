@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -70,13 +71,14 @@ class MinerNode(BaseNode):
         """Build every part; the engine and the port come first, so that what is missing is said at once."""
         config, clock, files = self.config, self.clock, self.data_dir
         client = connect(config.docker.host)
+        self.closing(contextlib.closing(client))
         network = NodeNetwork(self.node_id)
         container_settings = settings.container_settings(config, self.node_id, files)
         agent = AgentClient(files.root)
         events = LeaseEvents(agent)
         manager = self.build_manager(ContainerManager(client, container_settings, network, events.mount, self.reach))
         journal = self.closing(Journal(files.journal))
-        allocator = ResourceAllocator(
+        self.allocator = ResourceAllocator(
             manager,
             journal,
             settings.inventory(config, self.node_id),
@@ -110,13 +112,12 @@ class MinerNode(BaseNode):
         app = HttpApp(
             "miner",
             gatekeeper,
-            max_body_bytes=config.network.max_body_bytes,
             streams_max=config.network.threads // 2,
         )
         engine = EngineWatch(client, network, container_settings.label, settings.base_image(config))
         MinerRoutes(
             self.identity.public_key,
-            allocator,
+            self.allocator,
             challenges,
             ReceiptWriter(self.identity, config.network.advertised_host),
             ResourceMonitor(client),
@@ -131,9 +132,11 @@ class MinerNode(BaseNode):
             config.network.host,
             config.network.port,
             threads=config.network.threads,
-            keep_alive_seconds=config.network.request_timeout_seconds,
+            max_body_bytes=config.network.max_body_bytes,
+            idle_seconds=config.network.request_timeout_seconds,
         )
-        return [engine, Reconciler(allocator, clock), LeaseKeeper(allocator, clock), self.http]
+        self.reconciler = Reconciler(self.allocator, clock)
+        return [engine, self.reconciler, LeaseKeeper(self.allocator, clock), self.http]
 
     def build_manager(self, manager: ContainerManager) -> ContainerManager:
         """Return the container manager; a cheating miner replaces it."""

@@ -37,7 +37,10 @@ class SolverProcess:
 
     def __init__(self, command: Sequence[str] = (sys.executable, "-m", "neurons.miner.solver")) -> None:
         self._process = subprocess.Popen(
-            list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+            list(command),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
         )
 
     def prepare(self, device: str, params: MatmulParams) -> None:

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
-STATE_DIR = Path("~/.local/state/polarise")
-
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add ``renter`` with its commands."""
@@ -75,7 +73,9 @@ def _add(commands: Subparsers, name: str, text: str, *, module: str = "") -> arg
     parser.add_argument("--registry", type=Path, metavar="DIR", help="folder of signed registry entries")
     parser.add_argument("--key", type=Path, metavar="FILE", help="your key file (POLARISE_RENTER_KEY)")
     parser.add_argument("--passphrase-file", type=Path, metavar="FILE", help="file with its passphrase, mode 0600")
-    parser.add_argument("--state-dir", type=Path, default=STATE_DIR, metavar="DIR", help=f"default {STATE_DIR}")
+    parser.add_argument(
+        "--state-dir", type=Path, metavar="DIR", help="default ~/.local/state/polarise (POLARISE_STATE_DIR)"
+    )
     parser.add_argument("--timeout", type=float, default=None, metavar="SECONDS", help="deadline of each request")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="how to print")
     parser.set_defaults(handler=_handler(module or name))

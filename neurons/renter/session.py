@@ -16,6 +16,8 @@ from polarise.keyfile import KeyKind
 from polarise.signing import Identity
 from utils.crypto import read_passphrase
 
+STATE_DIR = "~/.local/state/polarise"
+STATE_VARIABLE = "POLARISE_STATE_DIR"
 TIMEOUT_SECONDS = 30.0
 ALLOCATE_TIMEOUT_SECONDS = 120.0
 
@@ -91,4 +93,4 @@ def open_session(args: argparse.Namespace, *, timeout_seconds: float = TIMEOUT_S
 
 def state_dir_of(args: argparse.Namespace) -> Path:
     """Return where leases and pins are kept."""
-    return Path(args.state_dir).expanduser()
+    return Path(args.state_dir or os.environ.get(STATE_VARIABLE) or STATE_DIR).expanduser()

@@ -19,6 +19,7 @@ from polarise.answers import printable
 from polarise.canonical import canonical_bytes
 from polarise.clients import MinerClient
 from polarise.errors import DeadlineExceeded, ErrorCode, ProofRejected, RejectReason, RequestRejected, SubnetError
+from polarise.evidence import openings_digest
 from polarise.messages import CommitmentBody, OpenRequest, Position
 from polarise.signing import SignatureInvalid
 from polarise.statement import SignedStatement
@@ -113,8 +114,16 @@ class MatmulRound:
             raise _missing("sent no commitment", err) from err
         trace.first_byte_after_ns = timed.first_byte_ns - timed.sent_ns
         trace.last_byte_after_ns = timed.last_byte_ns - timed.sent_ns
-        trace.commitment = timed.answer.commitment
-        return timed.answer.commitment
+        statement = timed.answer.commitment
+        # What has no canonical form can be neither verified nor kept.
+        try:
+            signed_bytes(statement)
+        except ValueError as err:
+            raise ProofRejected(
+                RejectReason.BAD_SIGNATURE, f"the commitment has no canonical form: {err}"[:400]
+            ) from err
+        trace.commitment = statement
+        return statement
 
     def _open(
         self, client: MinerClient, challenge: MatmulChallenge, positions: tuple[tuple[int, ...], ...]
@@ -126,7 +135,7 @@ class MatmulRound:
             ),
         )
         try:
-            return client.open(request, deadline_seconds=OPEN_SECONDS).openings
+            openings = client.open(request, deadline_seconds=OPEN_SECONDS).openings
         except DeadlineExceeded as err:
             raise ProofRejected(
                 RejectReason.OPENING_LATE,
@@ -136,6 +145,11 @@ class MatmulRound:
             ) from err
         except (SubnetError, ValueError) as err:
             raise _missing("sent no openings", err) from err
+        try:
+            openings_digest(openings)
+        except ValueError as err:
+            raise ProofRejected(RejectReason.MALFORMED, f"the openings have no canonical form: {err}"[:400]) from err
+        return openings
 
 
 def check_commitment(challenge: MatmulChallenge, statement: SignedStatement) -> MatmulCommitment:
@@ -146,7 +160,6 @@ def check_commitment(challenge: MatmulChallenge, statement: SignedStatement) -> 
     """
     try:
         body = statement.open(STATEMENT_KIND, CommitmentBody, signer=challenge.miner_key)
-        signed_bytes(statement)
     except (SignatureInvalid, ValueError) as err:
         raise ProofRejected(
             RejectReason.BAD_SIGNATURE, f"the commitment does not hold: {printable(err)}"[:400]

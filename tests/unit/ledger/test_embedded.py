@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -330,3 +331,35 @@ def test_two_threads_with_one_nonce_get_one_yes_and_one_no(ledger: EmbeddedLedge
     for thread in threads:
         thread.join()
     assert sorted(outcomes) == ["NONCE_REUSED", "taken"]
+
+
+def test_a_commit_that_fails_leaves_ledger_and_memory_as_they_were(
+    ledger: EmbeddedLedger,
+) -> None:
+    """The disk is full in the middle of a batch: nothing was taken, and the next block's state root is right."""
+    sender = Sender(MINER)
+    ledger.submit(sender.register(1).raw)
+    second = sender.register(2)
+    with sqlite3.connect(ledger.log.path) as other:
+        other.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON child WHEN NEW.parent = '' BEGIN SELECT RAISE(FAIL, 'full'); END"
+        )
+    other.close()
+    with pytest.raises(sqlite3.IntegrityError, match="full"):
+        ledger.submit(second.raw)
+    with sqlite3.connect(ledger.log.path) as other:
+        other.execute("DROP TRIGGER full")
+    other.close()
+    assert ledger.log.size == 1
+    ledger.make_block()
+    assert ledger.submit(second.raw).index == 1
+    ledger.make_block()
+
+
+def test_blocks_made_at_once_stand_in_one_chain(ledger: EmbeddedLedger) -> None:
+    threads = [threading.Thread(target=lambda: [ledger.make_block() for _ in range(20)]) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert ledger.last_block.block.height == 60

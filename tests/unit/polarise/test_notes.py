@@ -95,10 +95,10 @@ def test_the_same_key_under_another_name_is_another_key() -> None:
         "text\n\n—  c29tZXRoaW5n\n".encode(),
         "text\n\n— name c29t\n".encode(),
         "text\n\n— name c29tZXRoaW5n".encode(),
-        "te\txt\n\n— name c29tZXRoaW5n\n".encode(),
-        "te\rxt\n\n— name c29tZXRoaW5n\n".encode(),
+        "tab\tbed\n\n— name c29tZXRoaW5n\n".encode(),
+        "return\red\n\n— name c29tZXRoaW5n\n".encode(),
         "text\n\n— name c29tZXRoaW5nMR==\n".encode(),
-        b"te\xff\n\n\xe2\x80\x94 name c29tZXRoaW5n\n",
+        b"text\xff\n\n\xe2\x80\x94 name c29tZXRoaW5n\n",
     ],
 )
 def test_what_is_no_note_is_refused(raw: bytes) -> None:

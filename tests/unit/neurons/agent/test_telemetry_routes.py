@@ -51,7 +51,7 @@ class Market:
 
 
 def serve(flask: Flask) -> tuple[Supervisor, str]:
-    http = HttpService(flask, "127.0.0.1", 0, threads=8, keep_alive_seconds=5)
+    http = HttpService(flask, "127.0.0.1", 0, threads=8, max_body_bytes=65536, idle_seconds=5)
     http.prepare()
     url = f"http://127.0.0.1:{http.port}"
     supervisor = Supervisor(http)
@@ -69,7 +69,7 @@ def market(agent: AgentProcess, tmp_path: Path) -> Iterator[Market]:
     )
     with NonceStore(tmp_path / "nonces.sqlite") as nonces:
         gatekeeper = Gatekeeper(NODE_KEY, roles, TELEMETRY_ACCESS, nonces, TokenIssuer(["x" * 32], 3600), SystemClock())
-        app = HttpApp("miner", gatekeeper, max_body_bytes=65536, streams_max=4)
+        app = HttpApp("miner", gatekeeper, streams_max=4)
         TelemetryRoutes(AgentClient(agent.node_dir)).register(app)
         supervisor, url = serve(app.flask)
         yield Market(agent, url)

@@ -14,16 +14,22 @@ import pytest
 from neurons.ledger.access_table import LEDGER_ACCESS
 from neurons.ledger.node import LedgerNode
 from polarise import merkle
+from polarise.beacon import check_beacon, find_beacon
 from polarise.block import open_block
 from polarise.block_follower import FileMemory
 from polarise.cli import main as polarise_cli
 from polarise.errors import AnswerInvalid, ErrorCode, RequestRejected, Unavailable
+from polarise.hardware import DeviceClaim, HardwareClaim
 from polarise.http_client import HttpClient
 from polarise.ledger_client import LedgerClient, WaitState
 from polarise.ledger_feed import Followed, follow
+from polarise.ledger_registry import read_ledger_registry, registration, withdrawal
 from polarise.log_proof import parse_log_proof
+from polarise.registry import RegistryEntry
+from polarise.signing import Certificate, Identity, Purpose
+from polarise.statement import sign_statement
 from polarise.transaction import decode_transaction
-from tests.unit.ledger.small_market import LEDGER, MINER, VALIDATOR, Sender, genesis
+from tests.unit.ledger.small_market import LEDGER, MINER, VALIDATOR, Sender, genesis, identity
 from tests.unit.neurons.ledger.ledger_process import SLOW, running
 from tlog.tiles import parse_tile, read_tile
 
@@ -96,7 +102,7 @@ def test_every_refusal_has_its_code(market: Market) -> None:
         (good.raw.replace(b'"nonce":0', b'"nonce":0,"nonce":0'), ErrorCode.DUPLICATE_KEY, 400),
         (good.raw.replace(b'"nonce":0', b'"nonce":0.5'), ErrorCode.INVALID_FIELD, 400),
         (good.raw.replace(b'"nonce":0', b'"nonce":1'), ErrorCode.BAD_SIGNATURE, 403),
-        (good.raw.replace(b"set_value", b"transfer"), ErrorCode.NOT_SUPPORTED, 400),
+        (good.raw.replace(b"set_value", b"transfer"), ErrorCode.NOT_SUPPORTED, 422),
         (b"x" * 65536, ErrorCode.BODY_TOO_LARGE, 413),
         (b"x" * 1_000_000, ErrorCode.BODY_TOO_LARGE, 413),
         (Sender(MINER).register().raw, ErrorCode.WRONG_NET, 409),
@@ -264,3 +270,56 @@ def test_a_proof_over_http_is_the_standard_file(market: Market) -> None:
     raw = HttpClient(market.url).request("GET", f"/prove?hash={sent.hash}").body
     assert parse_log_proof(raw).verify(SLOW.log).checkpoint.size == 1
     assert LEDGER.public_key == market.client.status().node_key
+
+
+def test_the_beacon_is_the_first_final_block_over_the_commitment(market: Market) -> None:
+    market.client.submit(market.miner.register())
+    before = market.block()
+    commitment = market.validator.commit(1)
+    market.client.submit(commitment)
+    assert find_beacon(market.client, commitment.hash) is None
+    market.block()
+    market.client.submit(market.miner.register(2))
+    market.block()
+    beacon = find_beacon(market.client, commitment.hash)
+    assert beacon is not None
+    assert beacon.block.height == before + 1
+    blocks = list(market.client.blocks(0))
+    assert beacon.hash == blocks[before + 1].hash
+    check_beacon(1, blocks[before], blocks[before + 1])
+    for first, second in ((before - 1, before), (before + 1, before + 2), (before, before + 2)):
+        with pytest.raises(AnswerInvalid):
+            check_beacon(1, blocks[first], blocks[second])
+
+
+def test_the_registry_is_read_from_the_ledger_and_checked_again(market: Market) -> None:
+    """An entry that its own writer did not sign properly is reported, not believed."""
+    owner = identity(9)
+    certificate = Certificate.issue(owner.key, MINER.public_key, Purpose.NODE)
+    entry = RegistryEntry(
+        node_key=MINER.public_key,
+        owner_key=owner.public_key,
+        owner_certificate=certificate,
+        endpoint="http://127.0.0.1:8080",
+        advertised_host="127.0.0.1",
+        hardware=HardwareClaim(
+            cpu_model="a cpu",
+            cpu_milli=1000,
+            memory_bytes=1,
+            devices=(DeviceClaim(uuid="cpu", kind="cpu", name="a", memory_bytes=1, matmul_ops_per_second=1),),
+        ),
+        price_micros_per_hour=5,
+        created_unix_ms=1,
+    )
+    statement = sign_statement(Identity(MINER.key, certificate), "registry", entry)
+    op = registration(statement)
+    market.client.submit(market.miner.sign(op.path, op.value))
+    market.client.submit(market.validator.register({"kind": "registry"}))
+    market.block()
+    errors: list[str] = []
+    found = read_ledger_registry(market.client, lambda name, _err: errors.append(name))
+    assert found == {MINER.public_key: (statement, entry)}
+    assert errors == [VALIDATOR.public_key]
+    market.client.submit(market.miner.sign(withdrawal(MINER.public_key).path, None))
+    market.block()
+    assert read_ledger_registry(market.client, lambda _name, _err: None) == {}

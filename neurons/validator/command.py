@@ -1,0 +1,169 @@
+"""`python main.py validator [scores|explain|replay]`: run the daemon, or read what it found.
+
+This module is stdlib only at import, so that building the parser needs no virtual environment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from neurons.validator.metrics import MetricsHandler, StoredScore
+
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+EXIT_OK = 0
+EXIT_NOT_VERIFIED = 7
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add ``validator`` with its verbs; without one it runs the daemon."""
+    from neurons.base.startup import add_daemon_options
+
+    parser = subparsers.add_parser("validator", help="run a validator, or read its scores")
+    add_daemon_options(parser)
+    parser.set_defaults(handler=run)
+    verbs = parser.add_subparsers(dest="verb", metavar="{scores,explain,replay}")
+    scores = verbs.add_parser("scores", help="print every miner's newest score")
+    _add_reading_options(scores)
+    scores.set_defaults(handler=run_scores)
+    explain = verbs.add_parser("explain", help="print each lost point of one miner, and its fix")
+    explain.add_argument("miner", metavar="MINER", help="node key, or the unique beginning of one")
+    _add_reading_options(explain)
+    explain.set_defaults(handler=run_explain)
+    replay = verbs.add_parser("replay", help="check an evidence bundle, offline")
+    replay.add_argument("bundle", type=Path, metavar="BUNDLE", help="file of evidence/, or of a validator's API")
+    _add_output(replay)
+    replay.set_defaults(handler=run_replay)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the daemon until it is told to stop."""
+    from config.schema import RoleName
+    from neurons.base import startup
+    from neurons.validator.node import ValidatorNode
+
+    started = startup.load(args, RoleName.VALIDATOR)
+    return ValidatorNode(started.config, started.data_dir, started.identity).run()
+
+
+def run_scores(args: argparse.Namespace) -> int:
+    """Print the newest score of every miner."""
+    from neurons.validator.scoring import ACCEPTABLE_PPM, points
+
+    with _open_metrics(args) as metrics:
+        found = metrics.newest_of_all()
+    rows = [
+        {
+            "miner_key": score.miner_key,
+            "score": points(score.record.score_ppm),
+            "is_acceptable": score.record.score_ppm >= ACCEPTABLE_PPM,
+            "epoch": score.epoch,
+            "reasons": [str(reason) for reason in score.record.reasons],
+            "evidence": score.evidence,
+        }
+        for score in found
+    ]
+    if args.output == "json":
+        print(json.dumps(rows, indent=2))
+        return EXIT_OK
+    print(f"{'MINER':<16}  {'SCORE':>6}  {'ACCEPTED':<8}  {'EPOCH':<10}  REASONS")
+    for score in found:
+        record = score.record
+        accepted = "yes" if record.score_ppm >= ACCEPTABLE_PPM else "no"
+        reasons = ", ".join(record.reasons) or "-"
+        print(f"{score.miner_key[:16]}  {points(record.score_ppm):>6}  {accepted:<8}  {score.epoch:<10}  {reasons}")
+    return EXIT_OK
+
+
+def run_explain(args: argparse.Namespace) -> int:
+    """Print where one miner lost its points."""
+    from neurons.validator.explain import explain, explanation_wire
+    from neurons.validator.scoring import points
+
+    with _open_metrics(args) as metrics:
+        stored = _find(metrics.newest_of_all(), args.miner)
+    if args.output == "json":
+        print(json.dumps(explanation_wire(stored), indent=2))
+        return EXIT_OK
+    print(f"miner {stored.miner_key}  epoch {stored.epoch}  score {points(stored.record.score_ppm)}")
+    print(f"evidence {stored.evidence}")
+    for line in explain(stored.record):
+        share = f"{line.weight_ppm / 10_000:.1f} %" if line.weight_ppm else "left out"
+        compared = f"{line.measured} of {line.claimed}" if line.claimed else line.measured
+        print(f"{line.part:<10}  weight {share:<8}  lost {points(line.lost_ppm):>6}  {compared}")
+        if line.reasons or line.message:
+            print(f"            {', '.join(line.reasons)}{': ' if line.reasons and line.message else ''}{line.message}")
+        for fix in line.fixes:
+            print(f"            fix: {fix}")
+    return EXIT_OK
+
+
+def run_replay(args: argparse.Namespace) -> int:
+    """Check a bundle; exit status 7 when something does not hold."""
+    from neurons.validator.replay import replay
+    from polarise.errors import ConfigError, RequestRejected
+    from polarise.evidence import read_bundle
+
+    try:
+        bundle = read_bundle(args.bundle)
+    except OSError as err:
+        raise ConfigError(f"cannot be read: {err.strerror}", origin=str(args.bundle), allowed="a bundle") from err
+    except RequestRejected as err:
+        print(f"{args.bundle}: does not hold: {err}")
+        return EXIT_NOT_VERIFIED
+    findings = replay(bundle)
+    is_broken = any(finding.holds is False for finding in findings)
+    if args.output == "json":
+        lines = [{"what": f.what, "holds": f.holds, "detail": f.detail} for f in findings]
+        print(json.dumps({"name": bundle.digest(), "holds": not is_broken, "findings": lines}, indent=2))
+        return EXIT_NOT_VERIFIED if is_broken else EXIT_OK
+    print(f"bundle {bundle.digest()}  epoch {bundle.epoch}  miner {bundle.miner_key}")
+    words = {True: "holds", False: "DOES NOT HOLD", None: "not recomputable"}
+    for finding in findings:
+        print(f"{words[finding.holds]:<16}  {finding.what}{': ' + finding.detail if finding.detail else ''}")
+    return EXIT_NOT_VERIFIED if is_broken else EXIT_OK
+
+
+def _add_reading_options(parser: argparse.ArgumentParser) -> None:
+    # Not given again after the verb, the values given before it stay.
+    parser.add_argument(
+        "--data-dir", type=Path, metavar="DIR", default=argparse.SUPPRESS, help="the validator's folder"
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", default=argparse.SUPPRESS, help="settings file")
+    _add_output(parser)
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="how to print")
+
+
+def _open_metrics(args: argparse.Namespace) -> MetricsHandler:
+    from config.schema import RoleName
+    from neurons.base import startup
+    from neurons.validator.metrics import FILE_NAME, MetricsHandler
+    from polarise.errors import ConfigError
+
+    path = startup.data_dir_of(args, RoleName.VALIDATOR) / FILE_NAME
+    if not path.exists():
+        raise ConfigError(
+            "no scores there yet",
+            origin=str(path),
+            allowed="run `python main.py validator` first, or name its folder with --data-dir",
+        )
+    return MetricsHandler(path)
+
+
+def _find(scores: list[StoredScore], prefix: str) -> StoredScore:
+    from polarise.errors import ErrorCode, RequestRejected
+
+    found = [score for score in scores if score.miner_key.startswith(prefix.lower())]
+    if len(found) == 1:
+        return found[0]
+    message = f"{len(found)} miners begin with {prefix!r}" if found else f"no miner begins with {prefix!r}"
+    raise RequestRejected(
+        ErrorCode.NOT_FOUND, message, hint="`python main.py validator scores` lists them", field="MINER", status=404
+    )

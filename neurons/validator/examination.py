@@ -1,0 +1,204 @@
+"""One miner in one epoch: prove each device, inspect one container, score, and keep the evidence of all of it.
+
+Between its steps it asks whether to stop; a miner whose examination was broken off is not scored.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from neurons.validator.challenges import ChallengeGenerator, EpochSecret, MatmulChallenge
+from neurons.validator.inspection import Inspector
+from neurons.validator.matmul_round import MatmulRound, ProofTrace
+from neurons.validator.metrics import MetricsHandler, StoredScore
+from neurons.validator.scoring import ScoringSystem, points
+from neurons.validator.verification import Verdict, VerificationEngine
+from polarise.answers import printable
+from polarise.clients import MinerClient
+from polarise.errors import ProofRejected, RejectReason, Unavailable
+from polarise.evidence import (
+    EvidenceBundle,
+    InspectionEvidence,
+    MatmulSizes,
+    ProofEvidence,
+    VerdictRecord,
+    openings_digest,
+    write_bundle,
+)
+from polarise.messages import Position
+from polarise.registry import RegistryEntry
+from polarise.statement import SignedStatement
+from utils.clock import Clock
+
+logger = logging.getLogger(__name__)
+
+ClientFactory = Callable[[RegistryEntry], MinerClient]
+
+
+class Examiner:
+    """Examines miners one after another.
+
+    Args:
+        validator_key: Our public key.
+        generator: Makes challenges.
+        rounds: Leads them over the network.
+        engine: Judges them.
+        inspector: Rents containers; None to leave that out.
+        scoring: The rules.
+        metrics: Where scores are kept.
+        evidence: Folder of the bundles.
+        clients: Registry entry -> client.
+        clock: Wall clock.
+    """
+
+    def __init__(
+        self,
+        validator_key: str,
+        generator: ChallengeGenerator,
+        rounds: MatmulRound,
+        engine: VerificationEngine,
+        inspector: Inspector | None,
+        scoring: ScoringSystem,
+        metrics: MetricsHandler,
+        evidence: Path,
+        clients: ClientFactory,
+        clock: Clock,
+    ) -> None:
+        self._validator_key = validator_key
+        self._generator = generator
+        self._rounds = rounds
+        self._engine = engine
+        self._inspector = inspector
+        self._scoring = scoring
+        self._metrics = metrics
+        self._evidence = evidence
+        self._clients = clients
+        self._clock = clock
+
+    def examine(
+        self, secret: EpochSecret, statement: SignedStatement, entry: RegistryEntry, stop: threading.Event
+    ) -> None:
+        """Examine, score and keep one miner; returns without a score when ``stop`` is set on the way."""
+        proofs = []
+        for index, device in enumerate(entry.hardware.devices):
+            if stop.is_set():
+                return
+            proofs.append(self._prove(entry, self._generator.matmul(secret, statement, device, index)))
+        if stop.is_set():
+            return
+        self._keep(secret, statement, tuple(proofs), self._inspect(entry))
+
+    def _prove(self, entry: RegistryEntry, challenge: MatmulChallenge) -> ProofEvidence:
+        trace = ProofTrace()
+        try:
+            self._rounds.run(self._client(entry), challenge, trace)
+            verdict = self._engine.verify_resources(challenge, trace)
+        except ProofRejected as err:
+            verdict = Verdict.of(err)
+        _log_verdict(challenge, verdict)
+        return _proof_evidence(challenge, trace, verdict)
+
+    def _client(self, entry: RegistryEntry) -> MinerClient:
+        try:
+            return self._clients(entry)
+        except Unavailable as err:
+            raise ProofRejected(RejectReason.MISSING, f"the endpoint cannot be called: {printable(err)}"[:400]) from err
+
+    def _inspect(self, entry: RegistryEntry) -> InspectionEvidence | None:
+        if self._inspector is None:
+            return None
+        try:
+            client = self._clients(entry)
+        except Unavailable as err:
+            return self._inspector.unreachable(err)
+        return self._inspector.inspect(client)
+
+    def _keep(
+        self,
+        secret: EpochSecret,
+        statement: SignedStatement,
+        proofs: tuple[ProofEvidence, ...],
+        inspection: InspectionEvidence | None,
+    ) -> None:
+        newest = self._metrics.newest(statement.signer)
+        previous = newest.record if newest else None
+        score = self._scoring.calculate_score(proofs, inspection, previous)
+        now_unix_ms = self._clock.wall_unix_ms()
+        bundle = EvidenceBundle(
+            epoch=secret.epoch,
+            examined_unix_ms=now_unix_ms,
+            validator_key=self._validator_key,
+            miner_key=statement.signer,
+            registry=statement,
+            opening_key=secret.opening_key.hex(),
+            miner_set_root=secret.miner_set_root.hex(),
+            challenge_commit=secret.commit.hex(),
+            proofs=proofs,
+            inspection=inspection,
+            previous=previous,
+            score=score,
+        )
+        path = write_bundle(self._evidence, bundle)
+        self._metrics.record(StoredScore(secret.epoch, statement.signer, score, path.stem, now_unix_ms))
+        logger.info(
+            "miner scored",
+            extra={
+                "miner_key": statement.signer,
+                "score": points(score.score_ppm),
+                "is_acceptable": self._scoring.is_score_acceptable(score),
+                "reasons": [str(reason) for reason in score.reasons],
+                "evidence": path.stem,
+            },
+        )
+
+
+def _proof_evidence(challenge: MatmulChallenge, trace: ProofTrace, verdict: Verdict) -> ProofEvidence:
+    params = challenge.params
+    return ProofEvidence(
+        challenge_id=challenge.challenge_id,
+        device=challenge.device.uuid,
+        device_index=challenge.device_index,
+        claimed_ops_per_second=challenge.device.matmul_ops_per_second,
+        sizes=MatmulSizes(n=params.n, rounds=params.rounds, tile=params.tile, openings=params.openings),
+        nonce=challenge.nonce.hex(),
+        beacon=challenge.beacon.hex(),
+        seed=challenge.seed.hex(),
+        rtt_min_ns=trace.rtt_min_ns,
+        first_byte_after_ns=trace.first_byte_after_ns,
+        last_byte_after_ns=trace.last_byte_after_ns,
+        commitment=trace.commitment,
+        positions=tuple(Position(round_index=r, tile_row=i, tile_column=j) for r, i, j in trace.positions),
+        openings=trace.openings,
+        openings_digest=None if trace.openings is None else openings_digest(trace.openings),
+        measured_ops_per_second=verdict.measured_ops_per_second,
+        verdict=VerdictRecord(
+            reason=verdict.reason, message=verdict.message, got=verdict.got, expected=verdict.expected
+        ),
+    )
+
+
+def _log_verdict(challenge: MatmulChallenge, verdict: Verdict) -> None:
+    fields: dict[str, object] = {
+        "challenge_id": challenge.challenge_id,
+        "miner_key": challenge.miner_key,
+        "device": challenge.device.uuid,
+    }
+    if verdict.verified:
+        logger.info(
+            "proof verified",
+            extra={
+                **fields,
+                "verify_ms": verdict.verify_ms,
+                "openings": challenge.params.openings,
+                "measured_ops_per_second": verdict.measured_ops_per_second,
+                "claimed_ops_per_second": challenge.device.matmul_ops_per_second,
+            },
+        )
+        return
+    detail = verdict.message
+    if verdict.got is not None or verdict.expected is not None:
+        detail = f"{detail} (got {verdict.got}, expected {verdict.expected})"
+    logger.warning("proof rejected", extra={**fields, "reason": str(verdict.reason), "detail": detail})

@@ -1,0 +1,117 @@
+"""A score taken apart: per part what was measured, claimed, weighed and lost, why, and what to do about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from neurons.validator.fixes import FIXES
+from neurons.validator.metrics import StoredScore
+from neurons.validator.scoring import ACCEPTABLE_PPM, GATE_REASONS, effective_weights, points
+from polarise.errors import RejectReason
+from polarise.evidence import PartScore, ScoreRecord
+
+PPM = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """One line of an explanation.
+
+    Attributes:
+        part: Which part, or ``gate`` and ``smoothing``.
+        measured: Measured figure, as text.
+        claimed: What it is compared with, as text.
+        weight_ppm: Share of the whole that this part had.
+        lost_ppm: Points lost to it, in millionths of the whole score.
+        reasons: Reason codes.
+        message: What happened.
+        fixes: What to do, in the order of the reasons.
+    """
+
+    part: str
+    measured: str
+    claimed: str
+    weight_ppm: int
+    lost_ppm: int
+    reasons: tuple[RejectReason, ...]
+    message: str
+    fixes: tuple[str, ...]
+
+    def to_wire(self) -> dict[str, object]:
+        """Return the line as JSON-ready values."""
+        return {
+            "part": self.part,
+            "measured": self.measured,
+            "claimed": self.claimed,
+            "weight_ppm": self.weight_ppm,
+            "lost_points": points(self.lost_ppm),
+            "reasons": [str(reason) for reason in self.reasons],
+            "message": self.message,
+            "fixes": list(self.fixes),
+        }
+
+
+def explain(score: ScoreRecord) -> list[Loss]:
+    """Return one line per part, then what smoothing and the gate did."""
+    weights = effective_weights(score.parts)
+    lines = [_part_line(part, weights.get(part.name, 0)) for part in score.parts]
+    if score.raw_ppm is not None and score.smoothed_ppm != score.raw_ppm:
+        lines.append(_smoothing_line(score.raw_ppm, score.smoothed_ppm))
+    if score.gate == 0:
+        closing = tuple(reason for reason in score.reasons if reason in GATE_REASONS)
+        lines.append(
+            Loss(
+                "gate",
+                "closed",
+                "open",
+                PPM,
+                score.smoothed_ppm,
+                closing,
+                "a rejected proof or a broken promise takes all points of its epoch",
+                _fixes(closing),
+            )
+        )
+    return lines
+
+
+def explanation_wire(stored: StoredScore) -> dict[str, object]:
+    """Return a whole explanation as JSON-ready values."""
+    return {
+        "miner_key": stored.miner_key,
+        "epoch": stored.epoch,
+        "score": points(stored.record.score_ppm),
+        "is_acceptable": stored.record.score_ppm >= ACCEPTABLE_PPM,
+        "rules_version": stored.record.rules_version,
+        "evidence": stored.evidence,
+        "parts": [line.to_wire() for line in explain(stored.record)],
+    }
+
+
+def _part_line(part: PartScore, weight_ppm: int) -> Loss:
+    lost_ppm = 0 if part.value_ppm is None else weight_ppm * (PPM - part.value_ppm) // PPM
+    unit = " op/s" if part.name == "compute" else ""
+    return Loss(
+        part.name,
+        "not measured" if part.measured is None else f"{part.measured}{unit}",
+        "" if part.claimed is None else f"{part.claimed}{unit}",
+        weight_ppm,
+        lost_ppm,
+        part.reasons,
+        part.message,
+        # A part that nobody measures yet has no fix.
+        _fixes(part.reasons) if part.value_ppm is not None or part.declines_count else (),
+    )
+
+
+def _smoothing_line(raw_ppm: int, smoothed_ppm: int) -> Loss:
+    # Negative when earlier, better epochs still help.
+    direction = (
+        "earlier epochs were better" if smoothed_ppm > raw_ppm else "earlier epochs were worse; it passes by itself"
+    )
+    return Loss(
+        "smoothing", points(smoothed_ppm), points(raw_ppm), 0, max(raw_ppm - smoothed_ppm, 0), (), direction, ()
+    )
+
+
+def _fixes(reasons: tuple[RejectReason, ...]) -> tuple[str, ...]:
+    return tuple(FIXES[reason] for reason in reasons)

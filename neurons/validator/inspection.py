@@ -1,0 +1,173 @@
+"""Does the container keep the promise: rent like anybody, log in with the pinned host key, look, try, give back.
+
+Rules:
+- What was rented is given back whatever happens; a lease that cannot be ended is TERMINATE_FAILED.
+- NO_CAPACITY (409) and TOO_MANY_REQUESTS (429) mean that the miner declined: NOT_MEASURED, neutral for a while (see
+  `scoring`). Every other failure to allocate, 503 included, is ALLOCATE_FAILED: a renter would stand there too.
+- The lease ends by itself after two minutes, should this process die in between.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from importlib import resources
+
+from neurons.validator.findings import MAX_OUTPUT_BYTES, Findings, check_findings, check_receipt, decode_findings
+from neurons.validator.login import PinnedLogin
+from neurons.validator.verification import Verdict
+from polarise.answers import open_receipt, printable
+from polarise.clients import MinerClient
+from polarise.errors import ErrorCode, ProofRejected, RejectReason, RequestRejected, SubnetError
+from polarise.evidence import InspectionEvidence, VerdictRecord
+from polarise.messages import AllocateAnswer, AllocateRequest
+from polarise.receipt import Receipt
+from polarise.ssh_keys import generate_key_pair
+from polarise.statement import SignedStatement
+
+logger = logging.getLogger(__name__)
+
+TTL_SECONDS = 120
+ALLOCATE_SECONDS = 60.0
+PROBE_SECONDS = 30.0
+DECLINED = {ErrorCode.NO_CAPACITY, ErrorCode.TOO_MANY_REQUESTS}
+
+
+@dataclass
+class InspectionTrace:
+    """What happened in one inspection, filled as it happens."""
+
+    allocate_ms: int | None = None
+    login_ms: int | None = None
+    receipt: SignedStatement | None = None
+    findings: Findings | None = None
+    checks_count: int = 0
+
+
+class Inspector:
+    """Inspects one container per miner and epoch.
+
+    Args:
+        renter_key: The validator's public key; receipts must be made out to it.
+        memory_bytes: Memory it rents.
+        cpu_milli: CPU time it rents.
+        allow_private: Whether containers may be on loopback and private addresses.
+    """
+
+    def __init__(self, renter_key: str, *, memory_bytes: int, cpu_milli: int, allow_private: bool) -> None:
+        self._renter_key = renter_key
+        self._memory_bytes = memory_bytes
+        self._cpu_milli = cpu_milli
+        self._allow_private = allow_private
+        self._probe = resources.files("neurons.validator").joinpath("probe.py").read_text(encoding="utf-8")
+
+    def inspect(self, client: MinerClient) -> InspectionEvidence:
+        """Rent, look and give back; never raises for what the miner does."""
+        began_ns = time.monotonic_ns()
+        trace = InspectionTrace()
+        try:
+            self._rent_and_look(client, trace)
+        except ProofRejected as err:
+            return self._failed(client.node_key, trace, err)
+        receipt = self._receipt(client, trace)
+        logger.info(
+            "container inspected",
+            extra={
+                "miner_key": client.node_key,
+                "container_id": receipt.container_id,
+                **receipt.limits.to_wire(),
+                "checks_count": trace.checks_count,
+                "allocate_ms": trace.allocate_ms,
+                "login_ms": trace.login_ms,
+                "inspect_ms": _since_ms(began_ns),
+            },
+        )
+        return self._evidence(trace, VerdictRecord())
+
+    def unreachable(self, err: SubnetError) -> InspectionEvidence:
+        """Return the evidence for a miner whose endpoint cannot even be called."""
+        record = VerdictRecord(reason=RejectReason.ALLOCATE_FAILED, message=printable(err, 400))
+        return self._evidence(InspectionTrace(), record)
+
+    def _rent_and_look(self, client: MinerClient, trace: InspectionTrace) -> None:
+        private_pem, public_line = generate_key_pair()
+        answer = self._allocate(client, public_line, trace)
+        is_looked_at = False
+        try:
+            self._look(self._receipt(client, trace), private_pem, trace)
+            is_looked_at = True
+        finally:
+            _terminate(client, answer.container_id, is_worse_known=not is_looked_at)
+
+    def _allocate(self, client: MinerClient, public_line: str, trace: InspectionTrace) -> AllocateAnswer:
+        began_ns = time.monotonic_ns()
+        request = AllocateRequest(
+            memory=str(self._memory_bytes),
+            cpu_count=self._cpu_milli / 1000,
+            devices=(),
+            ssh_public_key=public_line,
+            ttl_seconds=TTL_SECONDS,
+        )
+        try:
+            answer = client.allocate(request, timeout_seconds=ALLOCATE_SECONDS)
+        except RequestRejected as err:
+            reason = RejectReason.NOT_MEASURED if err.code in DECLINED else RejectReason.ALLOCATE_FAILED
+            raise ProofRejected(reason, f"{err.code}: {printable(err.message)}"[:400]) from err
+        except (SubnetError, ValueError) as err:
+            raise ProofRejected(RejectReason.ALLOCATE_FAILED, printable(err, 400)) from err
+        trace.allocate_ms = _since_ms(began_ns)
+        trace.receipt = answer.receipt
+        return answer
+
+    def _look(self, receipt: Receipt, private_pem: str, trace: InspectionTrace) -> None:
+        check_receipt(receipt, memory_bytes=self._memory_bytes, cpu_milli=self._cpu_milli)
+        began_ns = time.monotonic_ns()
+        with PinnedLogin(receipt, private_pem, allow_private=self._allow_private) as login:
+            trace.login_ms = _since_ms(began_ns)
+            command = f"python3 -I - {receipt.nonce} {receipt.limits.memory_bytes} {receipt.limits.cpu_milli}"
+            output = login.run(command, self._probe, max_bytes=MAX_OUTPUT_BYTES, deadline_seconds=PROBE_SECONDS)
+        trace.findings = decode_findings(output)
+        trace.checks_count = check_findings(trace.findings, receipt)
+
+    def _receipt(self, client: MinerClient, trace: InspectionTrace) -> Receipt:
+        if trace.receipt is None:
+            raise ValueError("an allocation without a receipt is none")
+        return open_receipt(trace.receipt, node_key=client.node_key, renter_key=self._renter_key)
+
+    def _failed(self, miner_key: str, trace: InspectionTrace, err: ProofRejected) -> InspectionEvidence:
+        verdict = Verdict.of(err)
+        record = VerdictRecord(reason=err.reason, message=verdict.message, got=verdict.got, expected=verdict.expected)
+        extra = {"miner_key": miner_key, "reason": str(err.reason), "detail": str(err)}
+        logger.warning("inspection failed", extra=extra)
+        return self._evidence(trace, record)
+
+    def _evidence(self, trace: InspectionTrace, record: VerdictRecord) -> InspectionEvidence:
+        return InspectionEvidence(
+            asked_memory_bytes=self._memory_bytes,
+            asked_cpu_milli=self._cpu_milli,
+            allocate_ms=trace.allocate_ms,
+            login_ms=trace.login_ms,
+            receipt=trace.receipt,
+            findings=None if trace.findings is None else dict(trace.findings.to_wire()),
+            verdict=record,
+        )
+
+
+def _terminate(client: MinerClient, container_id: str, *, is_worse_known: bool) -> None:
+    """End the lease.
+
+    Raises:
+        ProofRejected: TERMINATE_FAILED, unless something worse is on its way up already.
+    """
+    try:
+        client.terminate(container_id)
+    except (SubnetError, ValueError) as err:
+        if is_worse_known:
+            logger.warning("container not terminated", extra={"container_id": container_id, "cause": printable(err)})
+            return
+        raise ProofRejected(RejectReason.TERMINATE_FAILED, printable(err, 400)) from err
+
+
+def _since_ms(began_ns: int) -> int:
+    return (time.monotonic_ns() - began_ns) // 1_000_000

@@ -1,0 +1,294 @@
+"""Runs inside a rented container, sent over stdin to its python3, and prints what it finds as one JSON object.
+
+The validator never runs this file; it sends its text. Arguments: nonce, memory limit in bytes, CPU limit in milli.
+
+Rules:
+- Standard library only, and of it only what Debian's python3-minimal has: no json, ctypes, mmap, resource.
+- Limits are read from the control group files, and then tried: files can be faked more easily than a kill.
+- An attempt that should fail changes nothing lasting where it does not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import subprocess
+import sys
+import time
+
+CGROUP = "/sys/fs/cgroup"
+CHAIN_LENGTH = 200_000
+CPU_SECONDS = 0.7
+MEMORY_BEYOND = 64 << 20
+MEMORY_TRIED_MAX = 1 << 30
+BLOCK = 4 << 20
+UNLIMITED = 1 << 62
+
+
+def main(nonce: str, memory_bytes: int, cpu_milli: int) -> None:
+    """Look, try, compute, and print."""
+    status = read_status()
+    found = {
+        "python_version": ".".join(str(part) for part in sys.version_info[:3]),
+        "cgroup_version": 1 if os.path.isdir(CGROUP + "/memory") else 2,
+        "cgroup_lines": read("/proc/self/cgroup")[:4000],
+        "memory_bytes": memory_limit(),
+        "swap_bytes": swap_limit(),
+        "cpu_quota_us": cpu_quota()[0],
+        "cpu_period_us": cpu_quota()[1],
+        "pids_count": limit("pids", "pids.max", "pids.max"),
+        "shm_bytes": shm_bytes(),
+        "capabilities_bounding": status.get("CapBnd", "")[:16],
+        "capabilities_effective": status.get("CapEff", "")[:16],
+        "no_new_privileges": status.get("NoNewPrivs") == "1",
+        "seccomp_mode": int(status.get("Seccomp", "-1")),
+        "attempts": {name: outcome(attempt) for name, attempt in ATTEMPTS.items()},
+        "chain": chain(nonce),
+        "cpu": burn(cpu_milli // 1000 + 2),
+        "memory": exhaust(memory_bytes) if memory_bytes <= MEMORY_TRIED_MAX else None,
+    }
+    sys.stdout.write(encode(found) + "\n")
+
+
+def encode(value: object) -> str:
+    """Encode None, bool, int, str and dict as JSON; python3-minimal has no json."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, dict):
+        return "{" + ",".join(encode(str(key)) + ":" + encode(item) for key, item in value.items()) + "}"
+    return '"' + "".join(c if c.isalnum() and c.isascii() else f"\\u{ord(c) & 0xFFFF:04x}" for c in str(value)) + '"'
+
+
+def read(path: str) -> str:
+    """Return a file's text, empty when it cannot be read."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as handle:
+            return handle.read().strip()
+    except OSError:
+        return ""
+
+
+def read_status() -> dict[str, str]:
+    """Return the fields of /proc/self/status."""
+    pairs = (line.partition(":") for line in read("/proc/self/status").splitlines())
+    return {name: value.strip() for name, _, value in pairs}
+
+
+def limit(controller: str, name_v1: str, name_v2: str) -> int | None:
+    """Return one limit of our control group, None when there is none."""
+    text = (
+        read(f"{CGROUP}/{controller}/{name_v1}")
+        or read(f"{CGROUP}/{own_path()}/{name_v2}")
+        or read(f"{CGROUP}/{name_v2}")
+    )
+    if not text.isdigit() or int(text) >= UNLIMITED:
+        return None
+    return int(text)
+
+
+def own_path() -> str:
+    """Return our path in the v2 tree; "" inside a control group namespace of our own."""
+    for line in read("/proc/self/cgroup").splitlines():
+        if line.startswith("0::"):
+            return line[3:].strip("/")
+    return ""
+
+
+def memory_limit() -> int | None:
+    """Return the memory limit."""
+    return limit("memory", "memory.limit_in_bytes", "memory.max")
+
+
+def swap_limit() -> int | None:
+    """Return how much swap we may use on top of memory."""
+    if not os.path.isdir(CGROUP + "/memory"):
+        return limit("memory", "-", "memory.swap.max")
+    memory, both = memory_limit(), limit("memory", "memory.memsw.limit_in_bytes", "-")
+    if memory is not None and both is not None:
+        return both - memory
+    # Without swap accounting nothing limits swap; that is no harm where the host has none.
+    has_none = any(line.split() == ["SwapTotal:", "0", "kB"] for line in read("/proc/meminfo").splitlines())
+    return 0 if has_none else None
+
+
+def cpu_quota() -> tuple[int | None, int | None]:
+    """Return quota and period of CPU time in microseconds; the quota is None when nothing limits us."""
+    quota, period = read(CGROUP + "/cpu/cpu.cfs_quota_us"), read(CGROUP + "/cpu/cpu.cfs_period_us")
+    if not quota:
+        text = read(f"{CGROUP}/{own_path()}/cpu.max") or read(CGROUP + "/cpu.max")
+        quota, _, period = text.partition(" ")
+    return (int(quota) if quota.isdigit() else None), (int(period) if period.isdigit() else None)
+
+
+def shm_bytes() -> int | None:
+    """Return the size of /dev/shm."""
+    try:
+        size = os.statvfs("/dev/shm")  # noqa: S108  looked at, not written
+    except OSError:
+        return None
+    return size.f_blocks * size.f_frsize
+
+
+def outcome(attempt: object) -> str:
+    """Say whether something that must not be possible was stopped."""
+    try:
+        attempt()  # type: ignore[operator]  # one of the functions below
+    except FileNotFoundError:
+        return "untried"
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return "stopped"
+    return "succeeded"
+
+
+def program(*command: str) -> None:
+    """Run a program that must fail."""
+    subprocess.run(command, check=True, timeout=5, stdin=subprocess.DEVNULL, capture_output=True)
+
+
+def mount_tmpfs() -> None:
+    """Mount something."""
+    program("mount", "-t", "tmpfs", "none", "/mnt")
+    program("umount", "/mnt")
+
+
+def make_block_device() -> None:
+    """Make a device file of the host's first disk."""
+    path = f"/tmp/block-{os.getpid()}"  # noqa: S108  gone in the next line, in a container of our own
+    os.mknod(path, 0o600 | 0o060000, os.makedev(254, 0))
+    os.unlink(path)
+
+
+def open_raw_socket() -> None:
+    """Open a raw socket."""
+    socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP).close()
+
+
+def open_packet_socket() -> None:
+    """Listen to the bridge."""
+    socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0x0300).close()
+
+
+def set_host_name() -> None:
+    """Set the host name, to what it is."""
+    socket.sethostname(socket.gethostname())
+
+
+def make_user_namespace() -> None:
+    """Become root in a namespace of our own."""
+    program("unshare", "--user", "--map-root-user", "true")
+
+
+def make_mount_namespace() -> None:
+    """Leave the mounts we were given."""
+    program("unshare", "--mount", "true")
+
+
+def raise_priority() -> None:
+    """Take time from others."""
+    os.nice(-5)
+
+
+def write_kernel_setting() -> None:
+    """Open a setting of the host's kernel for writing."""
+    os.close(os.open("/proc/sys/kernel/printk", os.O_WRONLY))
+
+
+def write_sysrq() -> None:
+    """Open the switch that reboots the host, without touching it."""
+    os.close(os.open("/proc/sysrq-trigger", os.O_WRONLY))
+
+
+def read_kernel_memory() -> None:
+    """Read the kernel's memory; Docker puts an empty file over it, which counts as stopped."""
+    with open("/proc/kcore", "rb", buffering=0) as handle:
+        if not handle.read(4):
+            raise ValueError("empty")
+
+
+def raise_own_limit() -> None:
+    """Open our own memory limit for writing."""
+    name = "/memory/memory.limit_in_bytes" if os.path.isdir(CGROUP + "/memory") else "/memory.max"
+    os.close(os.open(CGROUP + name, os.O_WRONLY))
+
+
+ATTEMPTS = {
+    "mount_tmpfs": mount_tmpfs,
+    "make_block_device": make_block_device,
+    "open_raw_socket": open_raw_socket,
+    "open_packet_socket": open_packet_socket,
+    "set_host_name": set_host_name,
+    "make_user_namespace": make_user_namespace,
+    "make_mount_namespace": make_mount_namespace,
+    "raise_priority": raise_priority,
+    "write_kernel_setting": write_kernel_setting,
+    "write_sysrq": write_sysrq,
+    "read_kernel_memory": read_kernel_memory,
+    "raise_own_limit": raise_own_limit,
+}
+
+
+def chain(nonce: str) -> str:
+    """Hash the receipt's nonce many times over; whoever answers has it and has computed."""
+    digest = bytes.fromhex(nonce)
+    for _ in range(CHAIN_LENGTH):
+        digest = hashlib.sha256(digest).digest()
+    return digest.hex()
+
+
+def burn(processes: int) -> dict[str, int]:
+    """Let processes compute at once; return the CPU time they got and the time that passed, in microseconds."""
+    before, began = os.times(), time.monotonic()
+    for child in [fork_and(spin) for _ in range(min(processes, 16))]:
+        os.waitpid(child, 0)
+    after, wall = os.times(), time.monotonic() - began
+    spent = after.children_user - before.children_user + after.children_system - before.children_system
+    return {"spent_us": int(spent * 1e6), "wall_us": int(wall * 1e6)}
+
+
+def spin() -> None:
+    """Compute until the time is over."""
+    end = time.monotonic() + CPU_SECONDS
+    while time.monotonic() < end:
+        pass
+
+
+def exhaust(memory_bytes: int) -> dict[str, int]:
+    """Let a child touch more memory than there may be; return how far it came and which signal ended it."""
+    reader, writer = os.pipe()
+
+    def touch() -> None:
+        os.close(reader)
+        held: list[bytes] = []
+        while len(held) * BLOCK < memory_bytes + MEMORY_BEYOND:
+            held.append(b"\x01" * BLOCK)
+            os.write(writer, b".")
+
+    child = fork_and(touch)
+    os.close(writer)
+    blocks = 0
+    while chunk := os.read(reader, 4096):
+        blocks += len(chunk)
+    os.close(reader)
+    _, status = os.waitpid(child, 0)
+    return {"touched_bytes": blocks * BLOCK, "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0}
+
+
+def fork_and(work: object) -> int:
+    """Run a function in a child that ends with it."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        work()  # type: ignore[operator]  # spin or touch
+    except MemoryError:
+        os._exit(1)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

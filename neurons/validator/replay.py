@@ -1,0 +1,188 @@
+"""A bundle checked offline: every signature, draw, seed, tile, limit and score computed anew from the evidence alone.
+
+Rules:
+- Nothing is believed but the validator's own words, which are named as such: stamps, silence, what was seen inside.
+- A verdict that can be recomputed must come out with the same reason; a score must come out equal to the last integer.
+- The same functions that judged live judge here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from challenges import draw
+from challenges.hardware import HardwareTable
+from challenges.matmul_messages import MatmulParams
+from neurons.validator.challenges import MatmulChallenge, recompute
+from neurons.validator.findings import Findings, check_findings, check_receipt
+from neurons.validator.matmul_round import ProofTrace, check_commitment, signed_bytes
+from neurons.validator.scoring import ScoringSystem
+from neurons.validator.verification import check_answer, judge
+from polarise.answers import open_receipt, printable
+from polarise.canonical import canonical_bytes
+from polarise.decode import decode_model
+from polarise.errors import ProofRejected, RejectReason, SubnetError
+from polarise.evidence import EvidenceBundle, InspectionEvidence, ProofEvidence
+from polarise.registry import RegistryEntry, open_entry
+from polarise.signing import SignatureInvalid
+
+# What only the validator saw: nobody can recompute a silence.
+WITNESSED = frozenset(
+    {
+        RejectReason.MISSING,
+        RejectReason.OPENING_LATE,
+        RejectReason.NOT_MEASURED,
+        RejectReason.ALLOCATE_FAILED,
+        RejectReason.SSH_FAILED,
+        RejectReason.HOST_KEY_MISMATCH,
+        RejectReason.TERMINATE_FAILED,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of a replay.
+
+    Attributes:
+        what: What was checked.
+        holds: Whether it came out the same; None where only the validator's word stands.
+        detail: What differed, or why it cannot be recomputed.
+    """
+
+    what: str
+    holds: bool | None
+    detail: str = ""
+
+
+def replay(bundle: EvidenceBundle) -> list[Finding]:
+    """Check everything in a bundle that can be checked."""
+    try:
+        entry = open_entry(bundle.registry)
+    except (SignatureInvalid, ValueError) as err:
+        return [Finding("registry entry", False, printable(err))]
+    findings = [Finding("registry entry", entry.node_key == bundle.miner_key), _commit(bundle)]
+    findings.append(Finding("one proof per device", _is_complete(bundle, entry)))
+    for proof in bundle.proofs:
+        findings.extend(_proof(bundle, entry, proof))
+    if bundle.inspection is not None:
+        findings.extend(_inspection(bundle, bundle.inspection))
+    score = ScoringSystem().calculate_score(bundle.proofs, bundle.inspection, bundle.previous)
+    findings.append(Finding("score", score == bundle.score, f"recomputed {score.score_ppm} ppm"))
+    return findings
+
+
+def _commit(bundle: EvidenceBundle) -> Finding:
+    commit = draw.challenge_commit(
+        bundle.epoch, bytes.fromhex(bundle.opening_key), bytes.fromhex(bundle.miner_set_root)
+    )
+    return Finding("challenge commit", commit.hex() == bundle.challenge_commit)
+
+
+def _is_complete(bundle: EvidenceBundle, entry: RegistryEntry) -> bool:
+    proven = [(proof.device_index, proof.device, proof.claimed_ops_per_second) for proof in bundle.proofs]
+    claimed = [
+        (index, device.uuid, device.matmul_ops_per_second) for index, device in enumerate(entry.hardware.devices)
+    ]
+    return proven == claimed
+
+
+def _proof(bundle: EvidenceBundle, entry: RegistryEntry, proof: ProofEvidence) -> Iterator[Finding]:
+    name = f"proof of {printable(proof.device, 40)}"
+    try:
+        challenge = _challenge(bundle, entry, proof)
+    except (ValueError, IndexError) as err:
+        yield Finding(f"{name}: sizes", False, printable(err))
+        return
+    drawn = (challenge.beacon.hex(), challenge.nonce.hex(), challenge.seed.hex())
+    yield Finding(f"{name}: beacon, nonce and seed", drawn == (proof.beacon, proof.nonce, proof.seed))
+    yield from _answer(name, challenge, proof)
+
+
+def _challenge(bundle: EvidenceBundle, entry: RegistryEntry, proof: ProofEvidence) -> MatmulChallenge:
+    sizes = proof.sizes
+    return recompute(
+        challenge_id=proof.challenge_id,
+        epoch=bundle.epoch,
+        validator_key=bundle.validator_key,
+        statement=bundle.registry,
+        device=entry.hardware.devices[proof.device_index],
+        device_index=proof.device_index,
+        params=MatmulParams(sizes.n, sizes.rounds, sizes.tile, sizes.openings),
+        opening_key=bytes.fromhex(bundle.opening_key),
+    )
+
+
+def _answer(name: str, challenge: MatmulChallenge, proof: ProofEvidence) -> Iterator[Finding]:
+    if proof.commitment is None:
+        yield _witnessed(name, proof.verdict.reason)
+        return
+    try:
+        commitment = check_commitment(challenge, proof.commitment)
+    except ProofRejected as err:
+        yield _same_reason(f"{name}: commitment", err.reason, proof)
+        return
+    positions = challenge.positions(signed_bytes(proof.commitment))
+    kept = tuple((p.round_index, p.tile_row, p.tile_column) for p in proof.positions)
+    yield Finding(f"{name}: positions", positions == kept)
+    if proof.openings_digest is None:
+        yield _witnessed(name, proof.verdict.reason)
+        return
+    if proof.openings is None:
+        yield Finding(f"{name}: openings", None, "thrown away after their retention; their digest stands")
+        return
+    checked = check_answer(challenge.params, challenge.seed, commitment.roots, positions, proof.openings)
+    if checked.reason is not None:
+        yield _same_reason(f"{name}: openings", RejectReason(checked.reason), proof)
+        return
+    if proof.verdict.reason is RejectReason.NOT_MEASURED:
+        yield _witnessed(name, proof.verdict.reason)
+        return
+    verdict = judge(challenge.params, challenge.device, HardwareTable.load(), _trace(proof))
+    is_same = verdict.measured_ops_per_second == proof.measured_ops_per_second
+    yield Finding(f"{name}: rate from the stamps", is_same, f"recomputed {verdict.measured_ops_per_second} op/s")
+    yield _same_reason(f"{name}: openings", verdict.reason, proof)
+
+
+def _trace(proof: ProofEvidence) -> ProofTrace:
+    return ProofTrace(rtt_min_ns=proof.rtt_min_ns or 0, last_byte_after_ns=proof.last_byte_after_ns or 0)
+
+
+def _inspection(bundle: EvidenceBundle, inspection: InspectionEvidence) -> Iterator[Finding]:
+    if inspection.receipt is None:
+        yield _witnessed("inspection", inspection.verdict.reason)
+        return
+    try:
+        receipt = open_receipt(inspection.receipt, node_key=bundle.miner_key, renter_key=bundle.validator_key)
+    except (SubnetError, ValueError) as err:
+        yield Finding("inspection: receipt", False, printable(err))
+        return
+    yield Finding("inspection: receipt", True)
+    reason: RejectReason | None = None
+    try:
+        check_receipt(receipt, memory_bytes=inspection.asked_memory_bytes, cpu_milli=inspection.asked_cpu_milli)
+        if inspection.findings is None:
+            yield _witnessed("inspection", inspection.verdict.reason)
+            return
+        raw = canonical_bytes(inspection.findings)  # type: ignore[arg-type]  # came through JSON, so it is JSON
+        check_findings(decode_model(Findings, raw), receipt)
+    except (SubnetError, ValueError) as err:
+        reason = err.reason if isinstance(err, ProofRejected) else RejectReason.SSH_FAILED
+    found = inspection.verdict.reason
+    if reason is None and found is RejectReason.TERMINATE_FAILED:
+        yield _witnessed("inspection", found)
+        return
+    yield Finding("inspection: limits", reason is found, f"recomputed {reason}, bundle says {found}")
+
+
+def _same_reason(what: str, reason: RejectReason | None, proof: ProofEvidence) -> Finding:
+    found = proof.verdict.reason
+    return Finding(what, reason is found, f"recomputed {reason or 'passed'}, bundle says {found or 'passed'}")
+
+
+def _witnessed(what: str, reason: RejectReason | None) -> Finding:
+    """Accept a verdict without evidence only where nothing but the validator's word can exist."""
+    if reason in WITNESSED:
+        return Finding(what, None, f"{reason}: the validator's word")
+    return Finding(what, False, f"{reason or 'passed'} without evidence")

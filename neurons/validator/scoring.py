@@ -1,0 +1,217 @@
+"""From evidence to a score, in integers, so that anyone computes it equal; design section 7.
+
+Rules (version 1):
+- raw = 0.40 compute + 0.25 memory + 0.25 service + 0.10 telemetry. Parts nobody measures yet are left out with reason
+  NOT_MEASURED and the others weigh more; all figures are millionths, every division rounds down.
+- compute = sum of min(measured, claimed) over sum of claimed, over the devices that were measured; a missing or rejected
+  proof counts 0. service = 1 when the rented container kept every promise and could be given back, else 0.
+- A miner that declines (429, NO_CAPACITY) keeps its newest measured value for 12 rounds; then it halves per round.
+  Without that, a miner that always declines would live on the parts it does allow. A compute part that was never
+  measured is 0, a service part left out for the first 12 rounds: a miner can be full when a validator meets it.
+- Smoothed by a moving average with alpha 1/2 over the raw values: one missing proof takes even a perfect miner below
+  70 in its own epoch (38.46 and 100 give 69.23), one good epoch brings it back.
+- Gate: a rejected proof, a claim not met, another host key or a limit that does not hold takes all points of the epoch.
+  A broken promise of the container is treated like a rejected proof: both are untruths somebody would pay for.
+- Nobody is accepted below 70.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from challenges.timing import PPM
+from polarise.errors import RejectReason
+from polarise.evidence import (
+    TEXT_CHARS_MAX,
+    InspectionEvidence,
+    PartName,
+    PartScore,
+    ProofEvidence,
+    ScoreRecord,
+    VerdictRecord,
+)
+
+RULES_VERSION = 1
+WEIGHTS_PPM: dict[PartName, int] = {"compute": 400_000, "memory": 250_000, "service": 250_000, "telemetry": 100_000}
+ALPHA_PPM = 500_000
+ACCEPTABLE_PPM = 700_000
+DECLINES_NEUTRAL = 12
+
+# Reasons that say "untrue", not "away": they close the gate.
+GATE_REASONS = frozenset(
+    {
+        RejectReason.MALFORMED,
+        RejectReason.BAD_SIGNATURE,
+        RejectReason.SEED_MISMATCH,
+        RejectReason.WRONG_COUNT,
+        RejectReason.BAD_MERKLE_PATH,
+        RejectReason.TILE_MISMATCH,
+        RejectReason.TOO_FAST,
+        RejectReason.OPENING_LATE,
+        RejectReason.CLAIM_NOT_MET,
+        RejectReason.HOST_KEY_MISMATCH,
+        RejectReason.LIMIT_NOT_HELD,
+    }
+)
+
+
+class ScoringSystem:
+    """The rules of version 1; holds nothing."""
+
+    def calculate_score(
+        self,
+        proofs: Sequence[ProofEvidence],
+        inspection: InspectionEvidence | None,
+        previous: ScoreRecord | None,
+    ) -> ScoreRecord:
+        """Score one miner in one epoch.
+
+        Args:
+            proofs: One per device.
+            inspection: The rented container; None when this validator does not inspect.
+            previous: The miner's newest score before; None for a miner never scored.
+        """
+        parts = (
+            _compute(proofs, previous),
+            _unmeasured("memory", "the memory proof comes with a later version", previous),
+            _service(inspection, previous),
+            _unmeasured("telemetry", "telemetry comes with a later version", previous),
+        )
+        raw = _weighted_mean(parts)
+        smoothed = _smooth(raw, None if previous is None else previous.smoothed_ppm)
+        found = dict.fromkeys(reason for part in parts for reason in part.reasons)
+        reasons = tuple(sorted(found, key=lambda reason: reason is RejectReason.NOT_MEASURED))
+        gate = 0 if GATE_REASONS.intersection(reasons) else 1
+        return ScoreRecord(
+            rules_version=RULES_VERSION,
+            parts=parts,
+            raw_ppm=raw,
+            smoothed_ppm=smoothed,
+            gate=0 if gate == 0 else 1,
+            score_ppm=smoothed * gate,
+            reasons=reasons,
+        )
+
+    def is_score_acceptable(self, score: ScoreRecord | int) -> bool:
+        """Whether a score, or its millionths, reaches 70 points."""
+        score_ppm = score if isinstance(score, int) else score.score_ppm
+        return score_ppm >= ACCEPTABLE_PPM
+
+
+def points(score_ppm: int) -> str:
+    """Return millionths as points with two decimals, rounded down, so that 69.999 never reads 70.00."""
+    return f"{score_ppm // 10_000}.{score_ppm % 10_000 // 100:02d}"
+
+
+def effective_weights(parts: Iterable[PartScore]) -> dict[PartName, int]:
+    """Return each counted part's share of the whole in millionths."""
+    counted = [part for part in parts if part.value_ppm is not None]
+    total = sum(part.weight_ppm for part in counted)
+    return {part.name: part.weight_ppm * PPM // total for part in counted}
+
+
+def _compute(proofs: Sequence[ProofEvidence], previous: ScoreRecord | None) -> PartScore:
+    measured = [proof for proof in proofs if proof.verdict.reason is not RejectReason.NOT_MEASURED]
+    last = _last("compute", previous)
+    if not measured:
+        message = next((proof.verdict.message for proof in proofs), "no device was proven")
+        declined = _declined("compute", message, last)
+        # Nobody lives on a part that was never shown.
+        return declined if declined.value_ppm is not None else declined.model_copy(update={"value_ppm": 0})
+    counted = sum(_counted(proof) for proof in measured)
+    claimed = sum(proof.claimed_ops_per_second for proof in measured)
+    value = counted * PPM // claimed
+    return PartScore(
+        name="compute",
+        weight_ppm=WEIGHTS_PPM["compute"],
+        value_ppm=value,
+        measured=sum(proof.measured_ops_per_second for proof in measured),
+        claimed=claimed,
+        reasons=_reasons(proof.verdict.reason for proof in proofs),
+        message=next((_sentence(proof.verdict) for proof in proofs if proof.verdict.message), ""),
+        last_ppm=value,
+    )
+
+
+def _counted(proof: ProofEvidence) -> int:
+    if proof.verdict.reason in {None, RejectReason.CLAIM_NOT_MET}:
+        return min(proof.measured_ops_per_second, proof.claimed_ops_per_second)
+    return 0
+
+
+def _service(inspection: InspectionEvidence | None, previous: ScoreRecord | None) -> PartScore:
+    if inspection is None:
+        return _unmeasured("service", "this validator does not inspect", previous)
+    verdict = inspection.verdict
+    if verdict.reason is RejectReason.NOT_MEASURED:
+        return _declined("service", verdict.message, _last("service", previous))
+    value = PPM if verdict.is_passed else 0
+    return PartScore(
+        name="service",
+        weight_ppm=WEIGHTS_PPM["service"],
+        value_ppm=value,
+        measured=int(verdict.is_passed),
+        claimed=1,
+        reasons=_reasons([verdict.reason]),
+        message=_sentence(verdict),
+        last_ppm=value,
+    )
+
+
+def _unmeasured(name: PartName, message: str, previous: ScoreRecord | None) -> PartScore:
+    """Return a part that this validator does not measure; that is no doing of the miner's."""
+    last = _last(name, previous)
+    return PartScore(
+        name=name,
+        weight_ppm=WEIGHTS_PPM[name],
+        value_ppm=None,
+        reasons=(RejectReason.NOT_MEASURED,),
+        message=message,
+        last_ppm=last.last_ppm if last else None,
+        declines_count=last.declines_count if last else 0,
+    )
+
+
+def _declined(name: PartName, message: str, last: PartScore | None) -> PartScore:
+    """Return a part that the miner did not let us measure."""
+    declines_count = (last.declines_count if last else 0) + 1
+    newest = last.last_ppm if last else None
+    over = declines_count - DECLINES_NEUTRAL
+    return PartScore(
+        name=name,
+        weight_ppm=WEIGHTS_PPM[name],
+        value_ppm=newest if over <= 0 else (newest or 0) >> over,
+        reasons=(RejectReason.NOT_MEASURED,),
+        message=message,
+        last_ppm=newest,
+        declines_count=declines_count,
+    )
+
+
+def _last(name: PartName, previous: ScoreRecord | None) -> PartScore | None:
+    return None if previous is None else previous.part(name)
+
+
+def _reasons(reasons: Iterable[RejectReason | None]) -> tuple[RejectReason, ...]:
+    return tuple(dict.fromkeys(reason for reason in reasons if reason is not None))
+
+
+def _sentence(verdict: VerdictRecord) -> str:
+    if verdict.got is None and verdict.expected is None:
+        return verdict.message
+    return f"{verdict.message} (got {verdict.got}, expected {verdict.expected})"[:TEXT_CHARS_MAX]
+
+
+def _weighted_mean(parts: Iterable[PartScore]) -> int | None:
+    counted = [(part.weight_ppm, part.value_ppm) for part in parts if part.value_ppm is not None]
+    if not counted:
+        return None
+    return sum(weight * value for weight, value in counted) // sum(weight for weight, _ in counted)
+
+
+def _smooth(raw: int | None, previous: int | None) -> int:
+    if raw is None:
+        return previous or 0
+    if previous is None:
+        return raw
+    return (ALPHA_PPM * raw + (PPM - ALPHA_PPM) * previous) // PPM

@@ -1,0 +1,87 @@
+"""What every test may ask for: ``--require``, the people of a test, a running miner.
+
+Rules:
+- A test marked ``docker`` or ``gpu`` is skipped, with the reason, where the thing is missing; ``--require docker`` turns
+  that into a failure of the whole run, so that a green run says what it looked at.
+- Nothing here needs more than requirements.txt installs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from neurons.miner.node import MinerNode
+from polarise.signing import Identity
+from tests.support.engine import remove_everything_of, why_no_engine
+from tests.support.identities import People, fresh_node_identity
+from tests.support.miners import RunningMiner, engineless, miner_config, running
+from utils.gpu import list_gpus
+
+
+def why_no_gpu() -> str | None:
+    """Return why tests marked gpu cannot run here, None when they can."""
+    return None if list_gpus() else "NVML finds no GPU on this machine"
+
+
+REQUIREMENTS: dict[str, Callable[[], str | None]] = {"docker": why_no_engine, "gpu": why_no_gpu}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--require",
+        action="append",
+        default=[],
+        metavar="THING",
+        help=f"fail instead of skipping when this is missing; any of {', '.join(REQUIREMENTS)}; may be repeated",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name in (part.strip() for value in config.getoption("--require") for part in value.split(",")):
+        if name not in REQUIREMENTS:
+            raise pytest.UsageError(f"--require {name}: known are {', '.join(REQUIREMENTS)}")
+        if cause := REQUIREMENTS[name]():
+            raise pytest.UsageError(f"--require {name}: {cause}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for name, why_missing in REQUIREMENTS.items():
+        marked = [item for item in items if item.get_closest_marker(name)]
+        if marked and (cause := why_missing()):
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason=f"needs {name}: {cause}"))
+
+
+@pytest.fixture(scope="session")
+def people() -> People:
+    """Owner, renters, validator, auditor and a stranger."""
+    return People()
+
+
+@pytest.fixture(scope="module")
+def node_identity(people: People) -> Iterator[Identity]:
+    """A node of this module's own; all that it left on the engine is removed."""
+    identity = fresh_node_identity(people.owner)
+    yield identity
+    if why_no_engine() is None:
+        remove_everything_of(identity.public_key[:12])
+
+
+@pytest.fixture(scope="module")
+def engineless_miner(
+    people: People, node_identity: Identity, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningMiner]:
+    """The real miner, serving, with an engine that is not there."""
+    data_dir = tmp_path_factory.mktemp("engineless")
+    with running(MinerNode(engineless(people), data_dir, node_identity)) as miner:
+        yield miner
+
+
+@pytest.fixture(scope="module")
+def miner(people: People, node_identity: Identity, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMiner]:
+    """The real miner, serving, with this host's engine; for tests marked docker."""
+    data_dir = tmp_path_factory.mktemp("miner")
+    with running(MinerNode(miner_config(people), data_dir, node_identity)) as miner:
+        yield miner

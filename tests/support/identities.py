@@ -1,0 +1,51 @@
+"""The people of a test: fixed keys, so that a failure looks the same twice."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import dataclass, field
+
+from polarise.signing import Certificate, Identity, Purpose, SigningKey
+from polarise.ssh_keys import generate_key_pair
+
+
+def identity(name: str) -> Identity:
+    """Return the identity of this name, the same in every run."""
+    return Identity(SigningKey(hashlib.sha256(name.encode()).digest()))
+
+
+def node_identity(name: str, owner: Identity) -> Identity:
+    """Return a node of this name, certified by its owner."""
+    key = SigningKey(hashlib.sha256(name.encode()).digest())
+    return Identity(key, Certificate.issue(owner.key, key.public_key, Purpose.NODE))
+
+
+def fresh_node_identity(owner: Identity) -> Identity:
+    """Return a node nobody has seen; its label, ports and network meet no other run's on this host."""
+    key = SigningKey(secrets.token_bytes(32))
+    return Identity(key, Certificate.issue(owner.key, key.public_key, Purpose.NODE))
+
+
+@dataclass(frozen=True)
+class People:
+    """Everybody who calls one miner."""
+
+    owner: Identity = field(default_factory=lambda: identity("owner"))
+    renter: Identity = field(default_factory=lambda: identity("renter"))
+    other_renter: Identity = field(default_factory=lambda: identity("other renter"))
+    validator: Identity = field(default_factory=lambda: identity("validator"))
+    auditor: Identity = field(default_factory=lambda: identity("auditor"))
+    stranger: Identity = field(default_factory=lambda: identity("stranger"))
+
+    def access(self) -> dict[str, object]:
+        """Return the access section that lets them in; the stranger stands nowhere."""
+        return {
+            "renters": [self.renter.public_key, self.other_renter.public_key],
+            "validators": [self.validator.public_key],
+            "auditors": [self.auditor.public_key],
+            "quota_leases": 16,
+        }
+
+
+__all__ = ["People", "fresh_node_identity", "generate_key_pair", "identity", "node_identity"]

@@ -1,0 +1,153 @@
+"""A miner on loopback that only proves: the real HTTP stack, the real challenge handler, a real solver process."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from flask import Response
+
+from neurons.base.access import Caller, Role, RoleTable, RouteAccess, Scope
+from neurons.base.health import Health
+from neurons.base.http_app import Gatekeeper, HttpApp, decode_body
+from neurons.base.http_server import HttpService
+from neurons.base.nonces import NonceStore
+from neurons.base.tokens import TokenIssuer
+from neurons.miner.pow import ChallengeHandler
+from neurons.miner.solver import SolverProcess
+from neurons.miner.validations import ValidationTracker
+from neurons.validator.challenges import ChallengeGenerator, EpochSecret, MatmulChallenge
+from polarise.clients import MinerClient
+from polarise.decode import WireModel
+from polarise.hardware import DeviceClaim, HardwareClaim
+from polarise.messages import CommitAnswer, OpenAnswer, OpenRequest, PrepareRequest, StartRequest, SuccessAnswer
+from polarise.registry import STATEMENT_KIND, RegistryEntry
+from polarise.signing import Certificate, Identity, Purpose, SigningKey
+from polarise.statement import SignedStatement, sign_statement
+from utils.clock import SystemClock
+
+OWNER = SigningKey(b"o" * 32)
+VALIDATOR = Identity(SigningKey(b"v" * 32))
+MINER = Identity(SigningKey(b"m" * 32), Certificate.issue(OWNER, SigningKey(b"m" * 32).public_key, Purpose.NODE))
+# 100 Mop/s for a second: n = 256 and three rounds, a few milliseconds on any machine.
+CPU = DeviceClaim(uuid="cpu", kind="cpu", name="a processor", memory_bytes=1 << 30, matmul_ops_per_second=100_000_000)
+PROVE_ONLY = RouteAccess({Role.VALIDATOR: Scope.OWN}, needs_signature=True)
+TABLE = {
+    ("POST", "/challenge/prepare"): PROVE_ONLY,
+    ("POST", "/challenge/start"): PROVE_ONLY,
+    ("POST", "/challenge/open"): PROVE_ONLY,
+    ("GET", "/healthz"): RouteAccess(is_public=True),
+}
+
+_SOLVER = "from neurons.miner import solver\nfrom challenges.solver import NumpyBackend\n"
+HONEST = f"{_SOLVER}solver.main(lambda device: NumpyBackend())\n"
+SKIPPING = f"""{_SOLVER}
+class Skipping(NumpyBackend):
+    def multiply(self, a, b):
+        product = super().multiply(a, b)
+        side = len(product) // 64
+        for tile in range(0, side * side, 5):
+            row, column = divmod(tile, side)
+            product[row * 64:(row + 1) * 64, column * 64:(column + 1) * 64] = 0
+        return product
+solver.main(lambda device: Skipping())
+"""
+
+View = Callable[[Caller, bytes], WireModel | Response]
+
+
+@dataclass
+class ProvingMiner:
+    """Its endpoint and what a test may change: the solver's program, and the views by path."""
+
+    endpoint: str
+    handler: ChallengeHandler
+    views: dict[str, View]
+
+    def client(self, *, timeout_seconds: float = 10.0) -> MinerClient:
+        """Return the validator's end."""
+        return MinerClient(self.endpoint, MINER.public_key, VALIDATOR, timeout_seconds=timeout_seconds)
+
+
+@contextlib.contextmanager
+def proving_miner(folder: Path, *, program: str = HONEST) -> Iterator[ProvingMiner]:
+    """Serve on a free port until the block ends."""
+    tracker = ValidationTracker(folder / "validations.sqlite")
+    handler = ChallengeHandler(
+        MINER,
+        (CPU,),
+        tracker,
+        SystemClock(),
+        proof_seconds_max=60,
+        start_solver=lambda: SolverProcess((sys.executable, "-c", program)),
+    )
+    nonces = NonceStore(folder / "nonces.sqlite")
+    gatekeeper = Gatekeeper(
+        MINER.public_key,
+        RoleTable(OWNER.public_key, validators=[VALIDATOR.public_key]),
+        TABLE,
+        nonces,
+        TokenIssuer(["s" * 32], 60),
+        SystemClock(),
+    )
+    app = HttpApp("proving miner", gatekeeper, streams_max=1)
+    views = _views(handler)
+    for path in list(views):
+        app.route("POST", path, lambda caller, body, path=path: views[path](caller, body))
+    app.route("GET", "/healthz", lambda _caller, _body: Health({}).healthz())
+    service = HttpService(app.flask, "127.0.0.1", 0, threads=4, max_body_bytes=65536, idle_seconds=5)
+    service.prepare()
+    endpoint = f"http://127.0.0.1:{service.port}"
+    stop = threading.Event()
+    thread = threading.Thread(target=service.run, args=(stop,), name="proving miner")
+    thread.start()
+    try:
+        yield ProvingMiner(endpoint, handler, views)
+    finally:
+        stop.set()
+        thread.join()
+        handler.close()
+        tracker.close()
+        nonces.close()
+
+
+def _views(handler: ChallengeHandler) -> dict[str, View]:
+    def prepare(caller: Caller, body: bytes) -> WireModel:
+        handler.prepare(decode_body(PrepareRequest, body), caller.key)
+        return SuccessAnswer()
+
+    def start(caller: Caller, body: bytes) -> WireModel:
+        return CommitAnswer(commitment=handler.start(decode_body(StartRequest, body), caller.key))
+
+    def show(caller: Caller, body: bytes) -> WireModel:
+        return OpenAnswer(openings=tuple(handler.open(decode_body(OpenRequest, body), caller.key)))
+
+    return {"/challenge/prepare": prepare, "/challenge/start": start, "/challenge/open": show}
+
+
+def entry_of(endpoint: str = "http://127.0.0.1:1", *, devices: tuple[DeviceClaim, ...] = (CPU,)) -> SignedStatement:
+    """Return a signed registry entry of the miner."""
+    certificate = MINER.owner_certificate
+    assert certificate is not None
+    entry = RegistryEntry(
+        node_key=MINER.public_key,
+        owner_key=OWNER.public_key,
+        owner_certificate=certificate,
+        endpoint=endpoint,
+        advertised_host="127.0.0.1",
+        hardware=HardwareClaim(cpu_model="a processor", cpu_milli=2000, memory_bytes=1 << 30, devices=devices),
+        price_micros_per_hour=0,
+        created_unix_ms=1,
+    )
+    return sign_statement(MINER, STATEMENT_KIND, entry)
+
+
+def challenge_of(statement: SignedStatement, *, epoch: int = 7) -> tuple[EpochSecret, MatmulChallenge]:
+    """Return an epoch and the challenge of the miner's only device in it."""
+    generator = ChallengeGenerator(VALIDATOR.public_key, target_seconds=1, openings=32)
+    secret = generator.begin_epoch(epoch, [statement])
+    return secret, generator.matmul(secret, statement, CPU, 0)

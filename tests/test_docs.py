@@ -1,0 +1,132 @@
+"""The documents say what the code does: generated pages are current, links lead somewhere, named commands exist."""
+
+import argparse
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from config import reference
+from neurons.cli import build_parser
+from neurons.miner.access_table import MINER_ACCESS
+from neurons.setup.command import doctor_parser, setup_parser
+from polarise.errors import ErrorCode, RejectReason
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PACKAGES = ("polarise", "utils", "tlog", "challenges", "telemetry", "ledger", "config", "neurons")
+PACKAGE_FILES = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("__init__.py"))
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
+COMMAND_PAGES = [path for path in DOCUMENTS if "adr" not in path.parts]
+
+
+@pytest.mark.parametrize("name", sorted(reference.DOCUMENTS))
+def test_generated_document_is_current(name: str) -> None:
+    text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    assert text == reference.DOCUMENTS[name](), f"run: python -m config.reference {name} > docs/{name}.md"
+
+
+def test_every_code_and_reason_has_a_meaning() -> None:
+    assert set(reference.ERROR_CODES) == set(ErrorCode)
+    assert set(reference.REJECT_REASONS) == set(RejectReason)
+
+
+def test_every_setting_is_described() -> None:
+    rows = [line for line in reference.configuration().splitlines() if line.startswith("| `")]
+    assert [row for row in rows if row.rstrip(" |").endswith("`")] == []
+
+
+@pytest.mark.parametrize("path", PACKAGE_FILES, ids=lambda path: str(path.parent.relative_to(ROOT)))
+def test_every_package_says_what_it_is(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_relative_link_leads_somewhere(path: Path) -> None:
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", _without_code(path.read_text(encoding="utf-8"))):
+        if re.match(r"[a-z]+://|mailto:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (path.parent / name).resolve() if name else path
+        if not file.exists() or (anchor and anchor not in _anchors(file)):
+            broken.append(target)
+    assert broken == []
+
+
+@pytest.mark.parametrize("path", COMMAND_PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_named_command_exists(path: Path) -> None:
+    """`python main.py a b --flag` is a command of the parser that has this flag."""
+    problems = []
+    for line in re.findall(r"python3? main\.py((?: [^\s`|;&)]+)+)", path.read_text(encoding="utf-8")):
+        words = line.split()
+        if words[0] == "COMMAND" or words[0].startswith("#"):
+            continue
+        parser, rest = _parser_of(words)
+        flags = {option for action in parser._actions for option in action.option_strings}
+        own = rest[: rest.index("--")] if "--" in rest else rest
+        problems += [f"{line}: {word}" for word in own if word.startswith("-") and word not in flags]
+        if _lacks_command(parser, rest):
+            problems.append(f"{line}: no such command")
+    assert problems == []
+
+
+@pytest.mark.parametrize("path", COMMAND_PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_named_make_target_exists(path: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    named = set(re.findall(r"(?:^|`)make ([a-z][a-z-]*)", path.read_text(encoding="utf-8"), re.MULTILINE))
+    assert named <= targets
+
+
+def test_readme_lists_every_route() -> None:
+    rows = {(method, re.sub(r"<\w+>", "{id}", rule)) for method, rule in MINER_ACCESS}
+    listed = set(re.findall(r"^\| `([A-Z]+) (/\S*)`", README, re.MULTILINE))
+    assert listed == rows
+
+
+def test_readme_marks_the_routes_that_need_a_signature() -> None:
+    signed = {re.sub(r"<\w+>", "{id}", rule) for (_, rule), access in MINER_ACCESS.items() if access.needs_signature}
+    assert set(re.findall(r"^\| `[A-Z]+ (/\S*)` \*signed\*", README, re.MULTILINE)) == signed
+
+
+def test_readme_lists_every_error_code() -> None:
+    listed = set(re.findall(r"`([A-Z][A-Z_]+)`", README))
+    assert {str(code) for code in ErrorCode} <= listed
+
+
+def _without_code(text: str) -> str:
+    return re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
+
+
+def _anchors(path: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+def _parser_of(words: list[str]) -> tuple[argparse.ArgumentParser, list[str]]:
+    """Follow the commands among the words; return the innermost parser and what is left."""
+    if words[0] == "setup":
+        return setup_parser(), words[1:]
+    if words[0] == "doctor":
+        return doctor_parser(), words[1:]
+    parser, rest = build_parser(), list(words)
+    while rest and (found := _commands(parser).get(rest[0])):
+        parser, rest = found, rest[1:]
+    return parser, rest
+
+
+def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return dict(action.choices)
+    return {}
+
+
+def _lacks_command(parser: argparse.ArgumentParser, rest: list[str]) -> bool:
+    """Whether what follows is neither a command of the parser nor something it takes instead of one."""
+    actions = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not actions or {"--help", "--version"} & set(rest):
+        return False
+    is_word = bool(rest) and not rest[0].startswith(("-", "#"))
+    return is_word or any(action.required for action in actions)

@@ -1,0 +1,129 @@
+"""The rules of version 1, each obeyed once and broken by the least amount."""
+
+from __future__ import annotations
+
+import pytest
+
+from neurons.validator.explain import explain
+from neurons.validator.fixes import FIXES
+from neurons.validator.scoring import DECLINES_NEUTRAL, GATE_REASONS, RULES_VERSION, ScoringSystem, points
+from polarise.errors import RejectReason
+from polarise.evidence import ScoreRecord
+from tests.support.evidence import CLAIM, inspection, proof, score
+
+SCORING = ScoringSystem()
+
+
+def test_perfect_miner_has_all_points_of_what_is_measured() -> None:
+    found = SCORING.calculate_score([proof()], inspection(), None)
+    assert found.score_ppm == 1_000_000
+    assert found.reasons == (RejectReason.NOT_MEASURED,)
+    assert found.rules_version == RULES_VERSION
+    assert SCORING.is_score_acceptable(found)
+
+
+@pytest.mark.parametrize(
+    ("measured", "expected_ppm"),
+    [
+        (CLAIM, 1_000_000),
+        (2 * CLAIM, 1_000_000),  # more than claimed is worth no more
+        (900_000, (400_000 * 900_000 + 250_000 * 1_000_000) // 650_000),
+        (600_000, (400_000 * 600_000 + 250_000 * 1_000_000) // 650_000),
+    ],
+)
+def test_parts_are_weighted_and_renormalised(measured: int, expected_ppm: int) -> None:
+    found = SCORING.calculate_score([proof(measured=measured)], inspection(), None)
+    assert found.raw_ppm == found.score_ppm == expected_ppm
+
+
+def test_only_one_measured_part_counts_alone() -> None:
+    found = SCORING.calculate_score([proof(measured=900_000)], None, None)
+    assert found.score_ppm == 900_000
+
+
+def test_devices_count_by_their_claims() -> None:
+    proofs = [proof(), proof(RejectReason.MISSING, measured=0, device="GPU-1")]
+    found = SCORING.calculate_score(proofs, inspection(), None)
+    assert found.part("compute").value_ppm == 500_000
+    assert found.gate == 1
+
+
+@pytest.mark.parametrize(("alone_ppm", "is_acceptable"), [(700_000, True), (699_999, False)])
+def test_seventy_points_are_accepted_and_nothing_below(alone_ppm: int, is_acceptable: bool) -> None:
+    assert SCORING.is_score_acceptable(alone_ppm) is is_acceptable
+    assert points(alone_ppm) == ("70.00" if is_acceptable else "69.99")
+
+
+def test_score_moves_by_half_of_the_difference() -> None:
+    found = SCORING.calculate_score([proof()], inspection(), score(500_001))
+    assert found.smoothed_ppm == 750_000
+
+
+def test_one_missing_proof_takes_a_perfect_miner_below_seventy_and_one_good_epoch_back() -> None:
+    missed = SCORING.calculate_score([proof(RejectReason.MISSING, measured=0)], inspection(), score(1_000_000))
+    assert missed.gate == 1
+    assert points(missed.score_ppm) == "69.23"
+    assert SCORING.is_score_acceptable(SCORING.calculate_score([proof()], inspection(), missed))
+
+
+@pytest.mark.parametrize("reason", sorted(GATE_REASONS))
+def test_untruth_takes_every_point_of_its_epoch(reason: RejectReason) -> None:
+    is_inspection = reason in {RejectReason.LIMIT_NOT_HELD, RejectReason.HOST_KEY_MISMATCH}
+    proofs = [proof() if is_inspection else proof(reason, measured=CLAIM // 2)]
+    found = SCORING.calculate_score(proofs, inspection(reason if is_inspection else None), score(1_000_000))
+    assert found.gate == 0
+    assert found.score_ppm == 0
+    assert found.smoothed_ppm > 0
+    assert reason in found.reasons
+
+
+@pytest.mark.parametrize("reason", [r for r in RejectReason if r in {"ALLOCATE_FAILED", "SSH_FAILED"}])
+def test_container_that_cannot_be_used_costs_the_service_part(reason: RejectReason) -> None:
+    found = SCORING.calculate_score([proof()], inspection(reason), None)
+    assert found.gate == 1
+    assert not SCORING.is_score_acceptable(found)
+
+
+def test_miner_that_declines_keeps_its_last_value_for_a_while_and_then_loses_it() -> None:
+    busy = [proof(RejectReason.NOT_MEASURED, measured=0)]
+    record: ScoreRecord = SCORING.calculate_score([proof()], inspection(), None)
+    for _ in range(DECLINES_NEUTRAL):
+        record = SCORING.calculate_score(busy, inspection(), record)
+        assert record.score_ppm == 1_000_000
+    record = SCORING.calculate_score(busy, inspection(), record)
+    assert record.part("compute").value_ppm == 500_000
+    assert SCORING.calculate_score([proof()], inspection(), record).part("compute").value_ppm == 1_000_000
+
+
+def test_miner_that_never_proved_anything_cannot_live_on_its_container() -> None:
+    found = SCORING.calculate_score([proof(RejectReason.NOT_MEASURED, measured=0)], inspection(), None)
+    assert found.part("compute").value_ppm == 0
+    assert not SCORING.is_score_acceptable(found)
+
+
+def test_full_miner_is_not_blamed_when_it_is_met_first() -> None:
+    found = SCORING.calculate_score([proof()], inspection(RejectReason.NOT_MEASURED), None)
+    assert found.score_ppm == 1_000_000
+    for _ in range(DECLINES_NEUTRAL + 1):
+        found = SCORING.calculate_score([proof()], inspection(RejectReason.NOT_MEASURED), found)
+    assert not SCORING.is_score_acceptable(found.raw_ppm or 0)
+
+
+def test_every_reason_has_a_fix() -> None:
+    assert set(FIXES) == set(RejectReason)
+    assert all(fix.endswith(".") and "\n" not in fix for fix in FIXES.values())
+
+
+@pytest.mark.parametrize("reason", list(RejectReason))
+def test_explanation_names_each_reason_with_its_fix(reason: RejectReason) -> None:
+    found = SCORING.calculate_score([proof(reason, measured=CLAIM // 2)], inspection(reason), score(900_000))
+    lines = explain(found)
+    assert any(reason in line.reasons and FIXES[reason] in line.fixes for line in lines)
+    gate = [line for line in lines if line.part == "gate"]
+    assert bool(gate) == (reason in GATE_REASONS)
+
+
+def test_lost_points_add_up() -> None:
+    found = SCORING.calculate_score([proof(measured=700_000)], inspection(RejectReason.SSH_FAILED), None)
+    lost = sum(line.lost_ppm for line in explain(found))
+    assert abs(1_000_000 - lost - found.score_ppm) <= 5
