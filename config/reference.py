@@ -45,6 +45,9 @@ ERROR_CODES: Mapping[ErrorCode, CodeMeaning] = {
         "400, 408, 411", "The body is no JSON document, came too slowly, or has no length.", "Send one."
     ),
     ErrorCode.DUPLICATE_KEY: CodeMeaning("400", "A key stands twice in one object.", "Send each key once."),
+    ErrorCode.NOT_CANONICAL: CodeMeaning(
+        "400", "A line is sound JSON in another spelling than RFC 8785.", "Take the bytes as the log has them."
+    ),
     ErrorCode.UNKNOWN_FIELD: CodeMeaning("400", "A field nobody knows.", "The hint names the nearest known one."),
     ErrorCode.INVALID_FIELD: CodeMeaning(
         "400, 422", "A field has the wrong type, or a value out of range.", "`field` and `hint` say which and why."
@@ -132,6 +135,7 @@ REJECT_REASONS: Mapping[RejectReason, str] = {
     RejectReason.WRONG_COUNT: "There are more or fewer roots or openings than were asked for.",
     RejectReason.BAD_MERKLE_PATH: "An opened tile does not lead to the committed root.",
     RejectReason.TILE_MISMATCH: "A tile computed anew differs from the committed one: the work was not done.",
+    RejectReason.SHARE_INVALID: "A share of the proof of work misses its target: it was not found, it was made up.",
     RejectReason.TOO_FAST: "The rate is above 1.15 of the vendor's peak: nobody believes it.",
     RejectReason.OPENING_LATE: "The openings took longer than two seconds.",
     RejectReason.MISSING: "No proof came: silence, a refusal, or a failure after the question was sent.",
@@ -142,6 +146,9 @@ REJECT_REASONS: Mapping[RejectReason, str] = {
     RejectReason.LIMIT_NOT_HELD: "Seen from inside, a limit is not the one of the receipt.",
     RejectReason.TERMINATE_FAILED: "The container could not be ended, or answered after its end.",
     RejectReason.NOT_MEASURED: "This part was not measured; it is left out and costs nothing.",
+    RejectReason.LOG_FORK: "The miner's log signed two histories: what was told was changed afterwards.",
+    RejectReason.LOG_MISMATCH: "The event lines that came are not those the log signed.",
+    RejectReason.LOG_GAP: "An event line is missing, repeated or moved.",
 }
 
 _TYPE_WORDS: Mapping[object, str] = {

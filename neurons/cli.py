@@ -79,6 +79,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser with every command."""
+    from neurons.agent import command as agent_command
     from neurons.base import keys_command
     from neurons.demo import command as demo_command
     from neurons.ledger import command as ledger_command
@@ -94,7 +95,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"polarise {polarise.__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (demo_command, miner_command, validator_command, ledger_command, renter_command, keys_command):
+    for module in (
+        demo_command,
+        miner_command,
+        agent_command,
+        validator_command,
+        ledger_command,
+        renter_command,
+        keys_command,
+    ):
         module.add_parser(subparsers)
     return parser
 

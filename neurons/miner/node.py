@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from config.schema import Config
+from neurons.base.agent_client import AgentClient
 from neurons.base.health import Health
 from neurons.base.http_app import Gatekeeper, HttpApp
 from neurons.base.http_server import HttpService
@@ -25,12 +26,14 @@ from neurons.miner.hardware import detect_devices
 from neurons.miner.http_server import MinerRoutes
 from neurons.miner.journal import Journal
 from neurons.miner.keeper import LeaseKeeper
+from neurons.miner.lease_events import LeaseEvents
 from neurons.miner.monitor import ResourceMonitor
 from neurons.miner.network import NodeNetwork
 from neurons.miner.pow import ChallengeHandler
 from neurons.miner.receipts import ReceiptWriter
 from neurons.miner.reconcile import Reconciler
 from neurons.miner.solver import SolverProcess
+from neurons.miner.telemetry_routes import TelemetryRoutes
 from neurons.miner.validations import ValidationTracker
 from polarise.signing import Identity
 from utils.clock import Clock, SystemClock
@@ -71,13 +74,16 @@ class MinerNode(BaseNode):
         self.closing(contextlib.closing(client))
         network = NodeNetwork(self.node_id)
         container_settings = settings.container_settings(config, self.node_id, files)
-        manager = self.build_manager(ContainerManager(client, container_settings, network, self.reach))
+        agent = AgentClient(files.root)
+        events = LeaseEvents(agent)
+        manager = self.build_manager(ContainerManager(client, container_settings, network, events.mount, self.reach))
         journal = self.closing(Journal(files.journal))
         self.allocator = ResourceAllocator(
             manager,
             journal,
             settings.inventory(config, self.node_id),
             Admission(settings.allocation_defaults(config)),
+            events,
             clock,
             self.reach,
         )
@@ -120,6 +126,7 @@ class MinerNode(BaseNode):
             MetricsTracker(),
             clock,
         ).register(app)
+        TelemetryRoutes(agent).register(app)
         self.http = HttpService(
             app.flask,
             config.network.host,
