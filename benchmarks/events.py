@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--agent", metavar="DIR", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.agent:
-        sys.exit(AgentNode(Config(), Path(args.agent), NODE).run())
+        sys.exit(AgentNode(Config(), Path(args.agent), NODE.public_key, NODE.subkey(Purpose.LOG)).run())
     print(f"{cpu_model()}, Python {platform.python_version()}, {args.n} events")
     compare_emit(args.n)
     compare_verify(args.n)

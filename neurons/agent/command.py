@@ -13,7 +13,9 @@ def add_parser(subparsers: Subparsers) -> None:
     """Add ``agent``."""
     from neurons.base.startup import add_daemon_options
 
-    parser = subparsers.add_parser("agent", help="run the agent: it keeps and signs the node's event log")
+    parser = subparsers.add_parser(
+        "agent", help="run a miner's agent by itself (telemetry.start_agent: false); it keeps and signs the event log"
+    )
     add_daemon_options(parser)
     parser.set_defaults(handler=run_agent)
 
@@ -23,6 +25,8 @@ def run_agent(args: argparse.Namespace) -> int:
     from config.schema import RoleName
     from neurons.agent.node import AgentNode
     from neurons.base.startup import load
+    from polarise.signing import Purpose
 
     started = load(args, RoleName.MINER)
-    return AgentNode(started.config, started.data_dir, started.identity).run()
+    subkey = started.identity.subkey(Purpose.LOG)
+    return AgentNode(started.config, started.data_dir, started.identity.public_key, subkey).run()

@@ -13,7 +13,7 @@ from neurons.agent.streams import Streams
 from neurons.base.metrics import MetricsTracker
 from neurons.base.node import BaseNode
 from neurons.base.service import Service
-from polarise.signing import Identity, Purpose
+from polarise.signing import Subkey
 from telemetry.sampler import Sampler
 from telemetry.thresholds import Limits, Thresholds
 from utils.clock import Clock, SystemClock
@@ -28,14 +28,18 @@ class AgentNode(BaseNode):
     Args:
         config: The node's settings.
         node_dir: The node's data directory.
-        identity: The node's key; only its log subkey is used.
+        node_key: The node's public key.
+        log_subkey: The only key this process holds.
         clock: Wall and monotonic clock.
     """
 
     role = "agent"
 
-    def __init__(self, config: Config, node_dir: Path, identity: Identity, *, clock: Clock | None = None) -> None:
-        super().__init__(node_dir / "agent", identity)
+    def __init__(
+        self, config: Config, node_dir: Path, node_key: str, log_subkey: Subkey, *, clock: Clock | None = None
+    ) -> None:
+        super().__init__(node_dir / "agent", node_key)
+        self.log_subkey = log_subkey
         self.data_dir.folders = (self.data_dir.root,)
         self.config = config
         self.sockets = node_dir / "run"
@@ -44,9 +48,7 @@ class AgentNode(BaseNode):
     def build_services(self) -> Sequence[Service]:
         """Build every part; the streams are open before the first socket is."""
         clock, metrics = self.clock, MetricsTracker()
-        streams = self.closing(
-            Streams(self.data_dir.root, self.identity.public_key, self.identity.subkey(Purpose.LOG), clock)
-        )
+        streams = self.closing(Streams(self.data_dir.root, self.node_key, self.log_subkey, clock))
         doors = Doors(self.sockets / "events", streams, metrics)
         limits = self.config.telemetry
         thresholds = Thresholds(

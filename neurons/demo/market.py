@@ -100,7 +100,7 @@ class Market:
             Unavailable: It did not start.
         """
         daemon = self._start("ledger", ("main.py", "ledger"), {"role": "ledger", "network": {"port": 0}})
-        self.ledger_url = str(daemon.wait_for("started", START_SECONDS)["url"])
+        self.ledger_url = _url_of(daemon)
         return daemon
 
     def start_miner(self, program: tuple[str, ...] = ("main.py", "miner")) -> tuple[Daemon, str]:
@@ -113,7 +113,7 @@ class Market:
             Unavailable: It did not start; the message holds the end of its log.
         """
         daemon = self._start("miner", program, self._miner_config())
-        self.miner_url = str(daemon.wait_for("started", START_SECONDS)["url"])
+        self.miner_url = _url_of(daemon)
         return daemon, self.miner_url
 
     def register_miner(self, url: str, on_measured: Callable[[str, int], None]) -> RegistryEntry:
@@ -131,7 +131,7 @@ class Market:
             Unavailable: It did not start.
         """
         daemon = self._start("validator", ("main.py", "validator"), self._validator_config())
-        daemon.wait_for("started", START_SECONDS)
+        daemon.wait_for("started", START_SECONDS, role="validator")
         return daemon
 
     def renter_command(self, *arguments: str) -> list[str]:
@@ -251,3 +251,8 @@ def _merged(
     base: dict[str, dict[str, object]], extra: Mapping[str, Mapping[str, object]]
 ) -> dict[str, dict[str, object]]:
     return {name: {**base.get(name, {}), **extra.get(name, {})} for name in {**base, **extra}}
+
+
+def _url_of(daemon: Daemon) -> str:
+    """Return the URL in the daemon's start line; a miner's agent says "started" too."""
+    return str(daemon.wait_for("started", START_SECONDS, role=daemon.name)["url"])

@@ -40,7 +40,8 @@ class LedgerNode(BaseNode):
     role = "ledger"
 
     def __init__(self, config: Config, data_dir: Path, identity: Identity, *, clock: Clock | None = None) -> None:
-        super().__init__(data_dir, identity)
+        super().__init__(data_dir, identity.public_key)
+        self.identity = identity
         self.config = config
         self.clock = clock or SystemClock()
 

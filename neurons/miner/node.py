@@ -19,6 +19,7 @@ from neurons.base.tokens import TokenIssuer, load_token_secrets
 from neurons.miner import settings
 from neurons.miner.access_table import MINER_ACCESS
 from neurons.miner.admission import Admission
+from neurons.miner.agent_process import AgentProcess
 from neurons.miner.allocate import ResourceAllocator
 from neurons.miner.container import ContainerManager
 from neurons.miner.engine import EngineWatch
@@ -62,7 +63,8 @@ class MinerNode(BaseNode):
         clock: Clock | None = None,
         reach: Callable[[str], None] = lambda _step: None,
     ) -> None:
-        super().__init__(data_dir, identity)
+        super().__init__(data_dir, identity.public_key)
+        self.identity = identity
         self.config = config
         self.clock = clock or SystemClock()
         self.reach = reach
@@ -136,7 +138,10 @@ class MinerNode(BaseNode):
             idle_seconds=config.network.request_timeout_seconds,
         )
         self.reconciler = Reconciler(self.allocator, clock)
-        return [engine, self.reconciler, LeaseKeeper(self.allocator, clock), self.http]
+        services: list[Service] = [engine, self.reconciler, LeaseKeeper(self.allocator, clock), self.http]
+        if config.telemetry.start_agent:
+            services.insert(0, AgentProcess(config, files.root, self.identity, agent))
+        return services
 
     def build_manager(self, manager: ContainerManager) -> ContainerManager:
         """Return the container manager; a cheating miner replaces it."""

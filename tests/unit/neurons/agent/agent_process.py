@@ -11,7 +11,7 @@ from pathlib import Path
 
 from neurons.base.agent_client import AgentClient
 from polarise.errors import Unavailable
-from polarise.signing import Identity, SigningKey
+from polarise.signing import Identity, Purpose, SigningKey
 
 ROOT = Path(__file__).parents[4]
 SEED = b"\x07" * 32
@@ -72,4 +72,4 @@ if __name__ == "__main__":
     from utils.logging import configure_logging
 
     configure_logging("INFO", "text", None)
-    sys.exit(AgentNode(Config(), Path(sys.argv[1]), IDENTITY).run())
+    sys.exit(AgentNode(Config(), Path(sys.argv[1]), NODE_KEY, IDENTITY.subkey(Purpose.LOG)).run())
