@@ -32,6 +32,9 @@ class Puller:
         client: The node's event routes.
         archive: Where verified lines are kept.
         on_verified: Called after lines were kept, for example to cosign the checkpoint.
+
+    Attributes:
+        certificates: Stream id -> the node's certificate of the key that signed what was pulled last.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class Puller:
         self._client = client
         self._archive = archive
         self._on_verified = on_verified
+        self.certificates: dict[str, Certificate] = {}
 
     def pull(self, stream_id: str, *, follow: bool = False, idle_seconds: float = 60.0) -> int:
         """Read a stream to its end, or as long as it goes on; return how many lines were kept.
@@ -57,7 +61,9 @@ class Puller:
             for piece in pieces:
                 for frame in reader.feed(piece):
                     if verifier is None:
-                        log = log_verifier(_certificate(frame), self._client.node_key, stream_id)
+                        certificate = _certificate(frame)
+                        log = log_verifier(certificate, self._client.node_key, stream_id)
+                        self.certificates[stream_id] = certificate
                         verifier = StreamVerifier(log, frontier, note)
                     else:
                         kept += self._take(verifier, frame, stream_id)
