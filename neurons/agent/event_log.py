@@ -33,7 +33,7 @@ BATCH_LINES_MAX = 256
 BATCH_BYTES_MAX = 256 * 1024
 FLUSH_NS = 250_000_000
 SAMPLE_FLUSH_NS = 5_000_000_000
-_SCHEMA = "CREATE TABLE message (message_id TEXT PRIMARY KEY, leaf INTEGER NOT NULL) WITHOUT ROWID;"
+SCHEMA = "CREATE TABLE message (message_id TEXT PRIMARY KEY, leaf INTEGER NOT NULL) WITHOUT ROWID;"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class EventLog:
 
     def __init__(self, path: Path, origin: str, key: SigningKey) -> None:
         self.origin = origin
-        self._store = LogStore(path, origin, schema=_SCHEMA)
+        self._store = LogStore(path, origin, schema=SCHEMA)
         self._key = key
         self._grown = threading.Condition()
         latest = self._store.latest_checkpoint()

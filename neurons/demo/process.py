@@ -31,10 +31,14 @@ class Daemon:
         arguments: What follows ``python``.
         environ: Its whole environment.
         log: Its log lines are also kept here.
+        role: What it says of itself in its start line; its name when left out.
     """
 
-    def __init__(self, name: str, arguments: Sequence[str], environ: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self, name: str, arguments: Sequence[str], environ: Mapping[str, str], log: Path, *, role: str | None = None
+    ) -> None:
         self.name = name
+        self.role = role or name
         self._log = log
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._process = subprocess.Popen(

@@ -14,10 +14,13 @@ from types import FrameType
 from neurons.demo.market import Market
 from neurons.demo.narrator import Narrator
 from neurons.demo.process import Daemon, Event
+from neurons.demo.stage import Cheat, chosen, play
 from polarise.errors import SubnetError
 from polarise.quantities import format_size
 
 EPOCH_SECONDS = 180
+# Short epochs, so that every act is over soon.
+STAGE_SETTINGS = {"validator": {"epoch_seconds": 10, "proof_target_seconds": 1}}
 INTERRUPTED = 130
 RENT = ("--memory", "512m", "--cpus", "0.5", "--ttl", "600")
 # What a renter looks at first: how much memory, how many CPUs, how many processes (cgroup v1, then v2).
@@ -28,13 +31,14 @@ SHOW_LIMITS = (
 )
 
 
-def run(*, once: bool, json_file: Path | None, keep: Path | None) -> int:
+def run(*, once: bool, json_file: Path | None, keep: Path | None, cheat: str | None = None) -> int:
     """Run the demo.
 
     Args:
         once: End after one round; else go on until Ctrl-C.
         json_file: Also write what happened there.
         keep: Folder to work in and leave; None for a temporary one.
+        cheat: Which cheats play, see `neurons.demo.stage.chosen`; None for none of it.
 
     Returns:
         0 when the miner's score was acceptable and the renter got what was promised, 130 when stopped before.
@@ -43,11 +47,12 @@ def run(*, once: bool, json_file: Path | None, keep: Path | None) -> int:
     if json_file is not None:
         json_file.touch()
     narrator = Narrator()
+    acts = chosen(cheat) if cheat is not None else ()
     outcome: dict[str, object] = {"ok": False}
     status = 1
     try:
-        with Market(keep) as market:
-            outcome, validator = _play(market, narrator)
+        with Market(keep, validator_settings=STAGE_SETTINGS if acts else None) as market:
+            outcome, validator = _play(market, narrator, acts)
             if not once and outcome["ok"]:
                 _stay(market, validator, narrator)
     except KeyboardInterrupt:
@@ -64,7 +69,7 @@ def run(*, once: bool, json_file: Path | None, keep: Path | None) -> int:
     return 0 if outcome["ok"] else status
 
 
-def _play(market: Market, narrator: Narrator) -> tuple[dict[str, object], Daemon]:
+def _play(market: Market, narrator: Narrator, acts: tuple[Cheat, ...]) -> tuple[dict[str, object], Daemon]:
     narrator.step("keys made: an owner, a ledger, a miner and a validator certified by it, a renter")
     market.start_ledger()
     narrator.step(
@@ -85,8 +90,12 @@ def _play(market: Market, narrator: Narrator) -> tuple[dict[str, object], Daemon
     narrator.step("validator up; it imports no torch and needs no GPU", node_key=market.validator_identity.public_key)
     scored = _watch_epoch(validator, narrator)
     _rent(market, narrator, url)
+    outcomes = play(market, validator, narrator, entry.hardware, acts)
+    is_right = all(outcome.is_right for outcome in outcomes)
+    cheats = {outcome.name: list(outcome.reasons) for outcome in outcomes}
     score = str(scored.get("score"))
-    return {"ok": bool(scored.get("is_acceptable")), "score": score, "reasons": scored.get("reasons")}, validator
+    outcome = {"ok": bool(scored.get("is_acceptable")) and is_right, "score": score, "reasons": scored.get("reasons")}
+    return {**outcome, "cheats": cheats}, validator
 
 
 def _watch_epoch(validator: Daemon, narrator: Narrator) -> Event:
