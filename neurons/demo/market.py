@@ -24,6 +24,7 @@ from neurons.miner.join import post_entry, registry_statement
 from neurons.miner.network import NodeNetwork
 from polarise.errors import SubnetError, Unavailable
 from polarise.genesis import Genesis, Member, write_genesis
+from polarise.hardware import DeviceClaim
 from polarise.keyfile import KeyKind, create_key_file
 from polarise.ledger_client import LedgerClient
 from polarise.registry import RegistryEntry, open_entry
@@ -114,7 +115,7 @@ class Market:
         self.miner_url = str(daemon.wait_for("started", START_SECONDS)["url"])
         return daemon, self.miner_url
 
-    def register_miner(self, url: str, on_measured: Callable[[str, int], None]) -> RegistryEntry:
+    def register_miner(self, url: str, on_measured: Callable[[DeviceClaim], None]) -> RegistryEntry:
         """Measure the miner's hardware and put its signed registry entry on the ledger."""
         statement = registry_statement(
             Config.model_validate(self._miner_config()), self.miner_identity, url, on_measured

@@ -9,6 +9,7 @@ from config.schema import Config
 from neurons.miner import settings
 from neurons.miner.hardware import measure_claim
 from polarise.errors import ConfigError, Unavailable
+from polarise.hardware import DeviceClaim
 from polarise.ledger_client import LedgerClient, WaitState
 from polarise.registry import STATEMENT_KIND, RegistryEntry
 from polarise.signing import Identity
@@ -19,7 +20,7 @@ FINAL_SECONDS = 60.0
 
 
 def registry_statement(
-    config: Config, identity: Identity, endpoint: str, on_measured: Callable[[str, int], None]
+    config: Config, identity: Identity, endpoint: str, on_measured: Callable[[DeviceClaim], None]
 ) -> SignedStatement:
     """Measure the devices and sign the entry.
 
@@ -27,7 +28,7 @@ def registry_statement(
         config: Settings; what is for lease is claimed.
         identity: The node, certified by its owner.
         endpoint: Base URL of the API.
-        on_measured: Called with a device's name and its claimed rate.
+        on_measured: Called with each device and its claims.
 
     Raises:
         ConfigError: The node key has no owner.
