@@ -167,6 +167,18 @@ class ValidatorConfig(Section):
     )
 
 
+class TelemetryConfig(Section):
+    """The agent that keeps the event log, and where its alerts begin; they clear five points below."""
+
+    start_agent: bool = Field(
+        True,
+        description="The miner starts its agent itself; false where a service manager runs `python main.py agent`.",
+    )
+    gpu_usage_percent: float = Field(90, gt=5, le=100, description="Alert above this GPU utilisation.")
+    memory_usage_percent: float = Field(90, gt=5, le=100, description="Alert above this share of any memory.")
+    temperature_celsius: float = Field(85, gt=5, le=150, description="Alert above this GPU temperature.")
+
+
 class LedgerConfig(Section):
     """Which ledger this node uses, or, for the ledger itself, what it takes."""
 
@@ -205,5 +217,6 @@ class Config(Section):
     docker: DockerConfig = DockerConfig()
     miner: MinerConfig = MinerConfig()
     validator: ValidatorConfig = ValidatorConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
     ledger: LedgerConfig = LedgerConfig()
     logging: LoggingConfig = LoggingConfig()

@@ -23,7 +23,7 @@ from polarise.decode import WireModel, decode_model
 from polarise.errors import ErrorCode, RejectReason, RequestRejected
 from polarise.messages import Position, ProofKind, SizedProof
 from polarise.notes import MAX_NOTE_BYTES
-from polarise.signing import KEY_PATTERN
+from polarise.signing import KEY_PATTERN, Certificate
 from polarise.statement import SignedStatement
 
 MAX_BUNDLE_BYTES = 16 * 1024 * 1024
@@ -136,6 +136,28 @@ class KindRate(WireModel):
     claimed_per_second: Count
 
 
+class TelemetryEvidence(WireModel):
+    """What a miner's own log was found to be.
+
+    Attributes:
+        origin: Name of the log.
+        size: Lines verified so far, from the first on.
+        new_lines: Lines verified in this epoch.
+        certificate: The node's certificate of the key that signs the log; None when it was not seen.
+        checkpoint: Newest signed checkpoint that was verified; None when there is none.
+        fork: The two signed checkpoints that do not fit together.
+        verdict: What came of it.
+    """
+
+    origin: str = Field(max_length=200)
+    size: Count
+    new_lines: Count
+    certificate: Certificate | None = None
+    checkpoint: str | None = Field(default=None, max_length=MAX_NOTE_BYTES)
+    fork: tuple[str, str] | None = None
+    verdict: VerdictRecord
+
+
 class PartScore(WireModel):
     """One part of a score.
 
@@ -213,6 +235,7 @@ class EvidenceBundle(WireModel):
         beacon_block: The signed block whose hash is the beacon of all proofs.
         proofs: One per device and kind.
         inspection: The rented container; None when this validator does not inspect.
+        telemetry: The miner's log; None when this validator does not read it.
         previous: The miner's score before.
         score: The score that follows.
     """
@@ -229,6 +252,7 @@ class EvidenceBundle(WireModel):
     beacon_block: str = Field(max_length=MAX_NOTE_BYTES)
     proofs: tuple[ProofEvidence, ...]
     inspection: InspectionEvidence | None
+    telemetry: TelemetryEvidence | None = None
     previous: ScoreRecord | None
     score: ScoreRecord
 

@@ -22,7 +22,7 @@ from neurons.ledger.genesis import new_genesis
 from neurons.ledger.node import GENESIS_FILE
 from neurons.miner.join import post_entry, registry_statement
 from neurons.miner.network import NodeNetwork
-from polarise.errors import SubnetError, Unavailable
+from polarise.errors import ConfigError, SubnetError, Unavailable
 from polarise.genesis import Genesis, Member, write_genesis
 from polarise.hardware import DeviceClaim
 from polarise.keyfile import KeyKind, create_key_file
@@ -60,6 +60,8 @@ class Market:
         self._is_kept = keep is not None
         self.root = keep.absolute() if keep else Path(tempfile.mkdtemp(prefix="polarise-demo-"))
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if any(self.root.iterdir()):
+            raise ConfigError("the folder is not empty", origin=str(self.root), allowed="a new or empty folder")
         self.renter_key_file = self.root / "renter.key"
         self.passphrase_file = self.root / "passphrase"
         self._miner_settings = dict(miner_settings or {})
@@ -99,7 +101,7 @@ class Market:
             Unavailable: It did not start.
         """
         daemon = self._start("ledger", ("main.py", "ledger"), {"role": "ledger", "network": {"port": 0}})
-        self.ledger_url = str(daemon.wait_for("started", START_SECONDS)["url"])
+        self.ledger_url = _url_of(daemon)
         return daemon
 
     def start_miner(self, program: tuple[str, ...] = ("main.py", "miner")) -> tuple[Daemon, str]:
@@ -112,7 +114,7 @@ class Market:
             Unavailable: It did not start; the message holds the end of its log.
         """
         daemon = self._start("miner", program, self._miner_config())
-        self.miner_url = str(daemon.wait_for("started", START_SECONDS)["url"])
+        self.miner_url = _url_of(daemon)
         return daemon, self.miner_url
 
     def register_miner(self, url: str, on_measured: Callable[[DeviceClaim], None]) -> RegistryEntry:
@@ -130,7 +132,7 @@ class Market:
             Unavailable: It did not start.
         """
         daemon = self._start("validator", ("main.py", "validator"), self._validator_config())
-        daemon.wait_for("started", START_SECONDS)
+        daemon.wait_for("started", START_SECONDS, role="validator")
         return daemon
 
     def renter_command(self, *arguments: str) -> list[str]:
@@ -250,3 +252,8 @@ def _merged(
     base: dict[str, dict[str, object]], extra: Mapping[str, Mapping[str, object]]
 ) -> dict[str, dict[str, object]]:
     return {name: {**base.get(name, {}), **extra.get(name, {})} for name in {**base, **extra}}
+
+
+def _url_of(daemon: Daemon) -> str:
+    """Return the URL in the daemon's start line; a miner's agent says "started" too."""
+    return str(daemon.wait_for("started", START_SECONDS, role=daemon.name)["url"])

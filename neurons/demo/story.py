@@ -18,6 +18,7 @@ from polarise.errors import SubnetError
 from polarise.quantities import format_size
 
 EPOCH_SECONDS = 180
+INTERRUPTED = 130
 RENT = ("--memory", "512m", "--cpus", "0.5", "--ttl", "600")
 # What a renter looks at first: how much memory, how many CPUs, how many processes (cgroup v1, then v2).
 SHOW_LIMITS = (
@@ -36,11 +37,14 @@ def run(*, once: bool, json_file: Path | None, keep: Path | None) -> int:
         keep: Folder to work in and leave; None for a temporary one.
 
     Returns:
-        0 when the miner's score was acceptable and the renter got what was promised.
+        0 when the miner's score was acceptable and the renter got what was promised, 130 when stopped before.
     """
     signal.signal(signal.SIGTERM, _as_interrupt)
+    if json_file is not None:
+        json_file.touch()
     narrator = Narrator()
     outcome: dict[str, object] = {"ok": False}
+    status = 1
     try:
         with Market(keep) as market:
             outcome, validator = _play(market, narrator)
@@ -48,13 +52,16 @@ def run(*, once: bool, json_file: Path | None, keep: Path | None) -> int:
                 _stay(market, validator, narrator)
     except KeyboardInterrupt:
         narrator.note("stopped")
+        if not outcome["ok"]:
+            outcome["error"] = "stopped by the user"
+            status = INTERRUPTED
     except SubnetError as err:
         outcome["error"] = str(err)
         print(f"demo: {err}", file=sys.stderr)
     narrator.note("everything is stopped and removed" + (f"; kept: {keep}" if keep else ""))
     if json_file is not None:
         narrator.write_json(json_file, outcome)
-    return 0 if outcome["ok"] else 1
+    return 0 if outcome["ok"] else status
 
 
 def _play(market: Market, narrator: Narrator) -> tuple[dict[str, object], Daemon]:

@@ -64,7 +64,7 @@ def run_join(args: argparse.Namespace) -> int:
     from polarise.registry import write_entry
 
     started = load(args, RoleName.MINER)
-    endpoint = args.endpoint or _endpoint(started.config)
+    endpoint = _checked(args.endpoint) if args.endpoint else _endpoint(started.config)
     print("measuring every device with both proofs, this takes some seconds …")
     statement = registry_statement(
         started.config,
@@ -83,6 +83,18 @@ def run_join(args: argparse.Namespace) -> int:
         height = post_entry(ledger_client(started.config, started.data_dir), started.identity, statement)
         print(f"registered on the ledger, final in block {height}")
     return 0
+
+
+def _checked(endpoint: str) -> str:
+    """Refuse an endpoint that no registry entry may hold, before anything is measured."""
+    import re
+
+    from polarise.errors import ConfigError
+
+    trimmed = endpoint.rstrip("/")
+    if not re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+", trimmed):
+        raise ConfigError(f"{endpoint[:100]!r} is no base URL", origin="--endpoint", allowed="http://host:port")
+    return trimmed
 
 
 def _endpoint(config: Config) -> str:

@@ -11,10 +11,11 @@ from neurons.miner.hardware import measure_claim
 from polarise.errors import ConfigError, Unavailable
 from polarise.hardware import DeviceClaim
 from polarise.ledger_client import LedgerClient, WaitState
+from polarise.ledger_registry import registration
 from polarise.registry import STATEMENT_KIND, RegistryEntry
 from polarise.signing import Identity
 from polarise.statement import SignedStatement, sign_statement
-from polarise.transaction import SetValue, sign_transaction
+from polarise.transaction import sign_transaction
 
 FINAL_SECONDS = 60.0
 
@@ -65,7 +66,7 @@ def post_entry(client: LedgerClient, identity: Identity, statement: SignedStatem
     """
     transaction = sign_transaction(
         identity,
-        SetValue(path=f"/registry/{identity.public_key}", value=statement.to_wire()),
+        registration(statement),
         net=client.genesis.net,
         nonce=client.next_nonce(identity.public_key),
         time_unix_ms=time.time_ns() // 1_000_000,

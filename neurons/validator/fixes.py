@@ -22,4 +22,7 @@ FIXES: dict[RejectReason, str] = {
     RejectReason.LIMIT_NOT_HELD: "Run an unmodified miner; `python main.py doctor` checks the control groups that hold limits.",
     RejectReason.TERMINATE_FAILED: "See that DELETE /terminate works (`renter release`) and that the Docker engine answers.",
     RejectReason.NOT_MEASURED: "Nothing is wrong; leave some capacity free and answer proofs, so that it can be measured.",
+    RejectReason.LOG_FORK: "Never edit or restore the agent's log; after a restore from backup register the node anew.",
+    RejectReason.LOG_MISMATCH: "Let nothing between miner and validator rewrite answers; run miner and agent unmodified.",
+    RejectReason.LOG_GAP: "Let nothing between miner and validator cut answers; run miner and agent unmodified.",
 }

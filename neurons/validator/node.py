@@ -45,7 +45,8 @@ class ValidatorNode(BaseNode):
     role = "validator"
 
     def __init__(self, config: Config, data_dir: Path, identity: Identity, *, clock: Clock | None = None) -> None:
-        super().__init__(data_dir, identity)
+        super().__init__(data_dir, identity.public_key)
+        self.identity = identity
         self.config = config
         self.clock = clock or SystemClock()
 
