@@ -154,7 +154,7 @@ class ValidatorConfig(Section):
     """Rounds, sizes and what is inspected."""
 
     epoch_seconds: int = Field(300, ge=5, le=86400, description="Length of an epoch.")
-    proof_target_seconds: int = Field(3, ge=1, le=60, description="How long a matmul proof should take a miner.")
+    proof_target_seconds: int = Field(3, ge=1, le=60, description="How long each proof should take a miner.")
     openings: int = Field(32, ge=8, le=256, description="Tiles recomputed per proof.")
     inspect: bool = Field(True, description="Rent a container from each miner and check its limits from inside.")
     inspect_memory: SizeText = Field("256m", description="Memory of the inspected container.")

@@ -26,7 +26,7 @@ from neurons.miner.join import entry_statement, measure_hardware, post, post_ent
 from neurons.miner.network import NodeNetwork
 from polarise.errors import ConfigError, SubnetError, Unavailable
 from polarise.genesis import Genesis, Member, write_genesis
-from polarise.hardware import HardwareClaim
+from polarise.hardware import DeviceClaim, HardwareClaim
 from polarise.keyfile import KeyKind, create_key_file
 from polarise.ledger_client import LedgerClient
 from polarise.ledger_registry import withdrawal
@@ -136,7 +136,7 @@ class Market:
         self.miner_url = _url_of(daemon)
         return daemon, self.miner_url
 
-    def register_miner(self, url: str, on_measured: Callable[[str, int], None]) -> RegistryEntry:
+    def register_miner(self, url: str, on_measured: Callable[[DeviceClaim], None]) -> RegistryEntry:
         """Measure the miner's hardware and put its signed registry entry on the ledger."""
         hardware = measure_hardware(Config.model_validate(self._miner_config()), self.miner_identity, on_measured)
         return self._register(self.miner_identity, url, hardware)

@@ -77,14 +77,14 @@ def _play(market: Market, narrator: Narrator, acts: tuple[Cheat, ...]) -> tuple[
     )
     _, url = market.start_miner()
     narrator.step(f"miner up at {url}", url=url, node_key=market.miner_identity.public_key)
-    entry = market.register_miner(url, lambda _name, _rate: None)
+    entry = market.register_miner(url, lambda _device: None)
     for device in entry.hardware.devices:
         narrator.step(
             f"miner registered with measured hardware: {device.name}, {entry.hardware.cpu_milli / 1000:g} CPUs, "
-            f"{format_size(entry.hardware.memory_bytes)} for lease; it claims "
-            f"{device.matmul_ops_per_second / 1e9:.1f} G operations/s",
+            f"{format_size(entry.hardware.memory_bytes)} for lease; it claims {device.rates_text}",
             device=device.uuid,
-            claimed_ops_per_second=device.matmul_ops_per_second,
+            claimed_matmul_ops_per_second=device.matmul_ops_per_second,
+            claimed_pow_hashes_per_second=device.pow_hashes_per_second,
         )
     validator = market.start_validator()
     narrator.step("validator up; it imports no torch and needs no GPU", node_key=market.validator_identity.public_key)
@@ -150,8 +150,31 @@ def _as_interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _rate(event: Event, name: str) -> str:
-    return f"{int(str(event.get(name, 0))) / 1e9:.1f}"
+def _proof_sent(event: Event) -> str:
+    sizes = event.get("sizes")
+    if not isinstance(sizes, dict):
+        return "proof sent"
+    if event.get("kind") == "pow":
+        return f"proof of work sent: {sizes.get('shares')} shares of {sizes.get('difficulty')} hashes each"
+    return f"proof sent: matmul of {sizes.get('n')} x {sizes.get('n')}, {sizes.get('rounds')} chained rounds"
+
+
+def _proof_verified(event: Event) -> str:
+    took = f"verified in {round(float(str(event.get('verify_ms'))))} ms"
+    measured, claimed = (int(str(event.get(f"{name}_per_second", 0))) for name in ("measured", "claimed"))
+    if event.get("kind") == "pow":
+        return (
+            f"proof of work {took}: {event.get('shares')} shares hashed, measured at least {measured / 1e6:.1f} of "
+            f"claimed {claimed / 1e6:.1f} M hashes/s"
+        )
+    return (
+        f"proof {took}: {event.get('openings')} tiles recomputed, measured {measured / 1e9:.1f} of claimed "
+        f"{claimed / 1e9:.1f} G operations/s"
+    )
+
+
+def _proof_name(event: Event) -> str:
+    return "proof of work" if event.get("kind") == "pow" else "proof"
 
 
 _TELLERS: dict[str, Callable[[Event], str]] = {
@@ -162,13 +185,10 @@ _TELLERS: dict[str, Callable[[Event], str]] = {
         f"epoch {e.get('epoch')} recorded: scores and opening key "
         f"{'stand on the ledger' if e.get('is_on_ledger') else 'wait for the ledger'}"
     ),
-    "proof sent": lambda e: f"proof sent: matmul of {e.get('n')} x {e.get('n')}, {e.get('rounds')} chained rounds",
-    "proof answered": lambda e: f"proof answered after {e.get('work_ms')} ms on the validator's clock",
-    "proof verified": lambda e: (
-        f"proof verified in {round(float(str(e.get('verify_ms'))))} ms: {e.get('openings')} tiles recomputed, measured "
-        f"{_rate(e, 'measured_ops_per_second')} of claimed {_rate(e, 'claimed_ops_per_second')} G operations/s"
-    ),
-    "proof rejected": lambda e: f"proof REJECTED: {e.get('reason')}: {e.get('detail')}",
+    "proof sent": _proof_sent,
+    "proof answered": lambda e: f"{_proof_name(e)} answered after {e.get('work_ms')} ms on the validator's clock",
+    "proof verified": _proof_verified,
+    "proof rejected": lambda e: f"{_proof_name(e)} REJECTED: {e.get('reason')}: {e.get('detail')}",
     "container inspected": lambda e: (
         f"container inspected from inside in {e.get('inspect_ms')} ms: {e.get('checks_count')} checks held"
     ),

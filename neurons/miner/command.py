@@ -56,7 +56,7 @@ def run_status(args: argparse.Namespace) -> int:
 
 
 def run_join(args: argparse.Namespace) -> int:
-    """Measure the hardware with the real proof and write the signed entry."""
+    """Measure the hardware with the real proofs and write the signed entry."""
     from config.schema import RoleName
     from neurons.base.ledger_access import ledger_client
     from neurons.base.startup import load
@@ -65,12 +65,12 @@ def run_join(args: argparse.Namespace) -> int:
 
     started = load(args, RoleName.MINER)
     endpoint = _checked(args.endpoint) if args.endpoint else _endpoint(started.config)
-    print("measuring every device with the matmul proof, this takes some seconds …")
+    print("measuring every device with both proofs, this takes some seconds …")
     statement = registry_statement(
         started.config,
         started.identity,
         endpoint,
-        on_measured=lambda name, rate: print(f"  {name}: claims {rate / 1e9:.1f} G operations/s"),
+        on_measured=lambda device: print(f"  {device.name}: claims {device.rates_text}"),
     )
     paths = [started.data_dir / "registry.json"]
     if args.registry is not None:

@@ -9,7 +9,7 @@ from config.schema import Config
 from neurons.miner import settings
 from neurons.miner.hardware import measure_claim
 from polarise.errors import ConfigError, Unavailable
-from polarise.hardware import HardwareClaim
+from polarise.hardware import DeviceClaim, HardwareClaim
 from polarise.ledger_client import LedgerClient, WaitState
 from polarise.ledger_registry import registration
 from polarise.registry import STATEMENT_KIND, RegistryEntry
@@ -21,20 +21,20 @@ FINAL_SECONDS = 60.0
 
 
 def registry_statement(
-    config: Config, identity: Identity, endpoint: str, on_measured: Callable[[str, int], None]
+    config: Config, identity: Identity, endpoint: str, on_measured: Callable[[DeviceClaim], None]
 ) -> SignedStatement:
     """Measure the devices and sign the entry; see `measure_hardware` and `entry_statement`."""
     _certificate(identity)
     return entry_statement(config, identity, endpoint, measure_hardware(config, identity, on_measured))
 
 
-def measure_hardware(config: Config, identity: Identity, on_measured: Callable[[str, int], None]) -> HardwareClaim:
+def measure_hardware(config: Config, identity: Identity, on_measured: Callable[[DeviceClaim], None]) -> HardwareClaim:
     """Measure every device with the real proofs.
 
     Args:
         config: Settings; what is for lease is claimed.
         identity: The node.
-        on_measured: Called with a device's name and its claimed rate.
+        on_measured: Called with each device and its claims.
 
     Raises:
         SolverFailed: A device could not prove.

@@ -16,8 +16,8 @@ from neurons.validator.challenges import ChallengeGenerator
 from neurons.validator.epoch import EpochService
 from neurons.validator.examination import Examiner
 from neurons.validator.inspection import Inspector
-from neurons.validator.matmul_round import MatmulRound
 from neurons.validator.metrics import FILE_NAME, MetricsHandler
+from neurons.validator.proof_round import ProofRound
 from neurons.validator.records import EpochRecorder, RecordFacts
 from neurons.validator.scoring import ScoringSystem
 from neurons.validator.verification import VerificationEngine
@@ -68,7 +68,7 @@ class ValidatorNode(BaseNode):
         examiner = Examiner(
             key,
             generator,
-            MatmulRound(),
+            ProofRound(),
             engine,
             inspector if settings.inspect else None,
             ScoringSystem(),

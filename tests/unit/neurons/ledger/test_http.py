@@ -306,7 +306,11 @@ def test_the_registry_is_read_from_the_ledger_and_checked_again(market: Market) 
             cpu_model="a cpu",
             cpu_milli=1000,
             memory_bytes=1,
-            devices=(DeviceClaim(uuid="cpu", kind="cpu", name="a", memory_bytes=1, matmul_ops_per_second=1),),
+            devices=(
+                DeviceClaim(
+                    uuid="cpu", kind="cpu", name="a", memory_bytes=1, matmul_ops_per_second=1, pow_hashes_per_second=1
+                ),
+            ),
         ),
         price_micros_per_hour=5,
         created_unix_ms=1,
