@@ -24,6 +24,7 @@ from pydantic_core import PydanticUndefined
 from config.loader import OTHER_VARIABLES, variable_of
 from config.schema import Config, KeyHex, SizeText
 from polarise.errors import ErrorCode, RejectReason
+from polarise.fixes import FIXES
 
 
 class CodeMeaning(NamedTuple):
@@ -61,7 +62,7 @@ ERROR_CODES: Mapping[ErrorCode, CodeMeaning] = {
         "401", "Neither a signature nor a token, or a token where only a signature counts.", "Sign, or get a token."
     ),
     ErrorCode.BAD_SIGNATURE: CodeMeaning(
-        "401", "The signature, its certificate or its audience does not hold.", "Sign exactly what is sent, once."
+        "401, 422", "The signature, its certificate or its audience does not hold.", "Sign exactly what is sent, once."
     ),
     ErrorCode.CLOCK_SKEW: CodeMeaning(
         "401", "The request was signed more than 30 s away from this node's clock.", "Set the clock; sign anew."
@@ -73,7 +74,9 @@ ERROR_CODES: Mapping[ErrorCode, CodeMeaning] = {
         "403", "The key stands on no list, or its role has no right here.", "Ask the node's owner."
     ),
     ErrorCode.NOT_FOUND: CodeMeaning(
-        "404", "No such route, container or challenge, or it is somebody else's.", "GET /containers lists yours."
+        "404",
+        "No such route, container, challenge, path or evidence, or it is somebody else's.",
+        "The hint says where the names are: GET /containers, GET /scores.",
     ),
     ErrorCode.METHOD_NOT_ALLOWED: CodeMeaning("405", "The route has no such method.", "See the table of routes."),
     ErrorCode.EXCEEDS_HOST: CodeMeaning("422", "More than this host could ever give.", "Ask for less."),
@@ -87,7 +90,9 @@ ERROR_CODES: Mapping[ErrorCode, CodeMeaning] = {
         "400", "Not one plain OpenSSH public key, or a weak one.", "Make one: ssh-keygen -t ed25519."
     ),
     ErrorCode.CONFLICT: CodeMeaning(
-        "409", "The Idempotency-Key, or the challenge, is used for something else.", "A fresh key; each step once."
+        "409",
+        "The Idempotency-Key or the challenge is used for something else, or an epoch's evidence is asked for before its end.",
+        "A fresh key; each step once; evidence when GET /epochs shows its epoch as finished.",
     ),
     ErrorCode.TOO_MANY_REQUESTS: CodeMeaning(
         "429", "Your quota of leases is used up, or the device proves something else now.", "Release one; try later."
@@ -96,6 +101,19 @@ ERROR_CODES: Mapping[ErrorCode, CodeMeaning] = {
         "503", "The node itself lacks something: engine, image, sshd, solver.", "Wait for Retry-After seconds."
     ),
     ErrorCode.INTERNAL: CodeMeaning("500", "A defect; the node logged it.", "Tell the node's owner."),
+    ErrorCode.NONCE_GAP: CodeMeaning(
+        "409", "The ledger has not seen the sender's transactions before this one.", "Sign with the nonce of the hint."
+    ),
+    ErrorCode.WRONG_NET: CodeMeaning("409", "The transaction is for another ledger.", "Use this ledger's genesis."),
+    ErrorCode.RULE_REFUSED: CodeMeaning(
+        "403", "A rule of the path does not let this key write this value.", "The message names the rule."
+    ),
+    ErrorCode.STALE_CHECKPOINT: CodeMeaning(
+        "409", "The checkpoint is older than one that is known.", "Fetch the newest and try again."
+    ),
+    ErrorCode.FORKED_CHECKPOINT: CodeMeaning(
+        "422", "The checkpoint contradicts one that is known: the log has two histories.", "Keep both notes as evidence."
+    ),
 }
 
 REJECT_REASONS: Mapping[RejectReason, str] = {
@@ -115,6 +133,7 @@ REJECT_REASONS: Mapping[RejectReason, str] = {
     RejectReason.LIMIT_NOT_HELD: "Seen from inside, a limit is not the one of the receipt.",
     RejectReason.TERMINATE_FAILED: "The container could not be ended, or answered after its end.",
     RejectReason.NOT_MEASURED: "This part was not measured; it is left out and costs nothing.",
+    RejectReason.SHARE_INVALID: "A share of the proof of work does not reach its target, or stands there twice.",
 }
 
 _TYPE_WORDS: Mapping[object, str] = {
@@ -179,7 +198,7 @@ _REASONS_HEAD = """\
 ## Reasons of verdicts
 
 Why a proof, an inspection or a whole epoch lost points. `python main.py validator explain MINER` prints them with the two
-numbers that disagreed and the fix.
+numbers that disagreed and the fix, and so does `python main.py miner status` from the signed verdict that the miner was sent.
 """
 
 
@@ -200,14 +219,14 @@ def configuration() -> str:
 def errors() -> str:
     """Return docs/errors.md."""
     codes = ((f"`{code}`", *ERROR_CODES[code]) for code in ErrorCode)
-    reasons = ((f"`{reason}`", REJECT_REASONS[reason]) for reason in RejectReason)
+    reasons = ((f"`{reason}`", REJECT_REASONS[reason], FIXES[reason]) for reason in RejectReason)
     return "\n".join(
         [
             _ERRORS_HEAD,
             "## Codes of the HTTP API\n",
             _table(("code", "HTTP", "meaning", "what to do"), codes),
             _REASONS_HEAD,
-            _table(("reason", "meaning"), reasons),
+            _table(("reason", "meaning", "fix"), reasons),
         ]
     )
 

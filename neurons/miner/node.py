@@ -32,6 +32,7 @@ from neurons.miner.receipts import ReceiptWriter
 from neurons.miner.reconcile import Reconciler
 from neurons.miner.solver import SolverProcess
 from neurons.miner.validations import ValidationTracker
+from neurons.miner.verdicts import VerdictBook
 from polarise.signing import Identity
 from utils.clock import Clock, SystemClock
 from utils.docker_utils import connect
@@ -113,6 +114,7 @@ class MinerNode(BaseNode):
             self.identity.public_key,
             self.allocator,
             challenges,
+            VerdictBook(self.identity.public_key, tracker, clock),
             ReceiptWriter(self.identity, config.network.advertised_host),
             ResourceMonitor(client),
             tokens,

@@ -1,4 +1,7 @@
-"""What a miner's operator can do about each reason; one sentence per reason, none may be missing (a test looks)."""
+"""What a miner's operator can do about each reason; one sentence per reason, none may be missing (a test looks).
+
+It crosses machines: the validator shows it, and a miner prints it beside the verdict it was sent.
+"""
 
 from __future__ import annotations
 
@@ -20,5 +23,6 @@ FIXES: dict[RejectReason, str] = {
     RejectReason.SSH_FAILED: "Log in yourself with `renter ssh`, open the ssh ports, and use an image with python3.",
     RejectReason.LIMIT_NOT_HELD: "Run an unmodified miner; `python main.py doctor` checks the control groups that hold limits.",
     RejectReason.TERMINATE_FAILED: "See that DELETE /terminate works (`renter release`) and that the Docker engine answers.",
+    RejectReason.SHARE_INVALID: "Run an unmodified, current miner; if nothing was changed, test the device for errors (ECC, overclock).",
     RejectReason.NOT_MEASURED: "Nothing is wrong; leave some capacity free and answer proofs, so that it can be measured.",
 }
