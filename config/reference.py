@@ -112,7 +112,9 @@ ERROR_CODES: Mapping[ErrorCode, CodeMeaning] = {
         "409", "The checkpoint is older than one that is known.", "Fetch the newest and try again."
     ),
     ErrorCode.FORKED_CHECKPOINT: CodeMeaning(
-        "422", "The checkpoint contradicts one that is known: the log has two histories.", "Keep both notes as evidence."
+        "422",
+        "The checkpoint contradicts one that is known: the log has two histories.",
+        "Keep both notes as evidence.",
     ),
 }
 
