@@ -15,13 +15,18 @@ from neurons.demo.market import Market
 from neurons.demo.narrator import Narrator
 from neurons.demo.process import Daemon, Event
 from neurons.demo.stage import Cheat, chosen, play
+from neurons.demo.training import prove_training
 from polarise.errors import SubnetError
 from polarise.quantities import format_size
+from polarise.receipt import Receipt
+from polarise.statement import SignedStatement
 
 EPOCH_SECONDS = 180
 # Short epochs, so that every act is over soon.
 STAGE_SETTINGS = {"validator": {"epoch_seconds": 10, "proof_target_seconds": 1}}
 INTERRUPTED = 130
+# What the training run in the container tells, epoch by epoch.
+LOSSES = (0.9, 0.5, 0.3)
 RENT = ("--memory", "512m", "--cpus", "0.5", "--ttl", "600")
 # What a renter looks at first: how much memory, how many CPUs, how many processes (cgroup v1, then v2).
 SHOW_LIMITS = (
@@ -128,10 +133,23 @@ def _rent(market: Market, narrator: Narrator, url: str) -> None:
     )
     seen = market.run_renter("ssh", short, "--", SHOW_LIMITS).split()
     narrator.step(f"renter logged in with the host key pinned from the receipt and saw: {' '.join(seen)}", seen=seen)
+    for epoch, loss in enumerate(LOSSES, 1):
+        event = f'{{"modelId": "demo", "epoch": {epoch}, "loss": {loss}}}'
+        market.run_renter("ssh", short, "--", f"python3 /run/polarise/events.py emit training.epoch '{event}'")
+    narrator.step(f"a training run in the container told {len(LOSSES)} events through its socket")
     renewed = market.run_renter_json("renew", short, "--ttl", "1200")
     narrator.step(f"renter renewed the lease until {renewed['expires_at']}")
     market.run_renter("release", short)
     narrator.step(f"renter released {short}; the container and all its traces are gone")
+    height = prove_training(market, container_id, _lease_id(lease), len(LOSSES))
+    narrator.step(
+        f"the {len(LOSSES)} training events are proved, line by line, to a root in block {height} of the ledger"
+    )
+
+
+def _lease_id(answer: dict[str, object]) -> str:
+    """Read the lease's id from the signed receipt that `renter allocate -o json` prints."""
+    return SignedStatement.model_validate(answer["receipt"], strict=False).open("receipt", Receipt).lease_id
 
 
 def _stay(market: Market, validator: Daemon, narrator: Narrator) -> None:

@@ -8,16 +8,17 @@ from collections.abc import Callable
 from config.schema import Config
 from neurons.miner import settings
 from neurons.miner.hardware import measure_claim
-from polarise.errors import ConfigError, Unavailable
+from polarise.errors import ConfigError, ErrorCode, RequestRejected, Unavailable
 from polarise.hardware import DeviceClaim, HardwareClaim
 from polarise.ledger_client import LedgerClient, WaitState
 from polarise.ledger_registry import registration
 from polarise.registry import STATEMENT_KIND, RegistryEntry
 from polarise.signing import Certificate, Identity
 from polarise.statement import SignedStatement, sign_statement
-from polarise.transaction import SetValue, sign_transaction
+from polarise.transaction import SetValue, SignedTransaction, sign_transaction
 
 FINAL_SECONDS = 60.0
+SUBMIT_ATTEMPTS = 5
 
 
 def registry_statement(
@@ -84,20 +85,33 @@ def post(client: LedgerClient, identity: Identity, op: SetValue) -> int:
         RequestRejected: The ledger refused it.
         Unavailable: The ledger is away, or makes no blocks.
     """
-    transaction = sign_transaction(
-        identity,
-        op,
-        net=client.genesis.net,
-        nonce=client.next_nonce(identity.public_key),
-        time_unix_ms=time.time_ns() // 1_000_000,
-    )
-    client.submit(transaction)
+    transaction = _submit(client, identity, op)
     waited = client.wait(transaction.hash, FINAL_SECONDS)
     if waited.refusal is not None:
         raise waited.refusal
     if waited.state is not WaitState.FINAL or waited.height is None:
         raise Unavailable(f"the value is {waited.state} after {FINAL_SECONDS:g} s; is the ledger making blocks?")
     return waited.height
+
+
+def _submit(client: LedgerClient, identity: Identity, op: SetValue) -> SignedTransaction:
+    """Sign and hand in; the node's daemon may write with the same key, so a nonce it took meanwhile is tried again."""
+    for attempt in range(SUBMIT_ATTEMPTS):
+        transaction = sign_transaction(
+            identity,
+            op,
+            net=client.genesis.net,
+            nonce=client.next_nonce(identity.public_key),
+            time_unix_ms=time.time_ns() // 1_000_000,
+        )
+        try:
+            client.submit(transaction)
+        except RequestRejected as err:
+            if err.code not in {ErrorCode.NONCE_REUSED, ErrorCode.NONCE_GAP} or attempt == SUBMIT_ATTEMPTS - 1:
+                raise
+        else:
+            return transaction
+    raise AssertionError("the loop returns or raises")
 
 
 def _certificate(identity: Identity) -> Certificate:

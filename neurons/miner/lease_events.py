@@ -28,10 +28,12 @@ class LeaseEvents:
 
     Args:
         agent: The agent of this node.
+        on_ended: Called with a lease's id when its stream has got its last line.
     """
 
-    def __init__(self, agent: AgentClient) -> None:
+    def __init__(self, agent: AgentClient, on_ended: Callable[[str], None] = lambda _lease_id: None) -> None:
         self._agent = agent
+        self._on_ended = on_ended
 
     def open(self, lease: Lease) -> None:
         """Open the stream and the socket of a lease that is about to get its container.
@@ -66,6 +68,7 @@ class LeaseEvents:
         try:
             self._agent.append([_status(lease_id, status, message)])
             self._agent.close_stream(lease_id)
+            self._on_ended(lease_id)
         except Unavailable as err:
             logger.warning("the agent is told later", extra={"lease_id": lease_id, "cause": err.message})
 

@@ -11,9 +11,11 @@ from neurons.base.agent_client import AgentClient
 from neurons.base.health import Health
 from neurons.base.http_app import Gatekeeper, HttpApp
 from neurons.base.http_server import HttpService
+from neurons.base.ledger_access import ledger_client
 from neurons.base.metrics import MetricsTracker
 from neurons.base.node import BaseNode
 from neurons.base.nonces import NonceStore
+from neurons.base.outbox import Outbox
 from neurons.base.service import Service
 from neurons.base.tokens import TokenIssuer, load_token_secrets
 from neurons.miner import settings
@@ -21,6 +23,7 @@ from neurons.miner.access_table import MINER_ACCESS
 from neurons.miner.admission import Admission
 from neurons.miner.agent_process import AgentProcess
 from neurons.miner.allocate import ResourceAllocator
+from neurons.miner.anchor import Anchor
 from neurons.miner.container import ContainerManager
 from neurons.miner.engine import EngineWatch
 from neurons.miner.hardware import detect_devices
@@ -40,6 +43,8 @@ from neurons.miner.verdicts import VerdictBook
 from polarise.signing import Identity
 from utils.clock import Clock, SystemClock
 from utils.docker_utils import connect
+
+OUTBOX_FILE = "outbox.sqlite"
 
 
 class MinerNode(BaseNode):
@@ -78,7 +83,8 @@ class MinerNode(BaseNode):
         network = NodeNetwork(self.node_id)
         container_settings = settings.container_settings(config, self.node_id, files)
         agent = AgentClient(files.root)
-        events = LeaseEvents(agent)
+        anchoring = self.build_anchoring(agent)
+        events = LeaseEvents(agent, anchoring[1].request if anchoring else lambda _lease_id: None)
         manager = self.build_manager(ContainerManager(client, container_settings, network, events.mount, self.reach))
         journal = self.closing(Journal(files.journal))
         self.allocator = ResourceAllocator(
@@ -143,7 +149,15 @@ class MinerNode(BaseNode):
         services: list[Service] = [engine, self.reconciler, LeaseKeeper(self.allocator, clock), self.http]
         if config.telemetry.start_agent:
             services.insert(0, AgentProcess(config, files.root, self.identity, agent))
-        return services
+        return [*services, *(anchoring or ())]
+
+    def build_anchoring(self, agent: AgentClient) -> tuple[Outbox, Anchor] | None:
+        """Build what puts this node's checkpoints on the ledger; None when it knows no ledger."""
+        if self.config.ledger.genesis is None:
+            return None
+        client = ledger_client(self.config, self.data_dir.root)
+        outbox = self.closing(Outbox(self.data_dir.root / OUTBOX_FILE, self.identity, client, self.clock))
+        return outbox, Anchor(self.node_key, agent, outbox)
 
     def build_manager(self, manager: ContainerManager) -> ContainerManager:
         """Return the container manager; a cheating miner replaces it."""
