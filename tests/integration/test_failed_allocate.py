@@ -84,7 +84,7 @@ class SmallNode(MinerNode):
     manager_type: type[ContainerManager] = ContainerManager
 
     def build_manager(self, manager: ContainerManager) -> ContainerManager:
-        return self.manager_type(manager.client, manager.settings, manager.network)
+        return self.manager_type(manager.client, manager.settings, manager.network, manager.mount_events)
 
 
 @contextmanager

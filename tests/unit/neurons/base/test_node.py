@@ -118,7 +118,7 @@ def test_node_whose_service_cannot_prepare_starts_none_and_gives_the_directory_b
             return [CannotStart()]
 
     for _ in range(2):
-        node = Node(tmp_path, identity("node"))
+        node = Node(tmp_path, identity("node").public_key)
         with pytest.raises(ConfigError, match="the port is taken"):
             node.run()
         assert node.supervisors == []

@@ -1,4 +1,7 @@
-"""What a miner's operator can do about each reason; one sentence per reason, none may be missing (a test looks)."""
+"""What a miner's operator can do about each reason; one sentence per reason, none may be missing (a test looks).
+
+It crosses machines: the validator shows it, and a miner prints it beside the verdict it was sent.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ FIXES: dict[RejectReason, str] = {
     RejectReason.MALFORMED: "Run an unmodified, current miner: its answer was not in the form the proof has.",
     RejectReason.BAD_SIGNATURE: "Let the node that is registered sign: same key file as at `join`, no proxy that edits.",
     RejectReason.SEED_MISMATCH: "Run a current miner, and `join` again: it worked for another challenge than it was sent.",
-    RejectReason.WRONG_COUNT: "Run an unmodified, current miner: it must commit to every round and open every tile drawn.",
+    RejectReason.WRONG_COUNT: "Run an unmodified, current miner: it must commit to every round, find every share and open every tile drawn.",
     RejectReason.BAD_MERKLE_PATH: "Run an unmodified, current miner: what it opened is not what it had committed to.",
     RejectReason.TILE_MISMATCH: "Compute every tile; if nothing was changed, test memory and GPU for errors (ECC, overclock).",
+    RejectReason.SHARE_INVALID: "Search for every share; if nothing was changed, test the machine for errors (memory, overclock).",
     RejectReason.TOO_FAST: "Name the card that is really there in the registry entry (`join` again), and relay to no other.",
     RejectReason.OPENING_LATE: "Keep the solver's process alive until it has opened, and bring the round trip below 2 s.",
     RejectReason.MISSING: "See that the endpoint answers and the solver runs: the miner's log and `miner status` say more.",
@@ -21,4 +25,7 @@ FIXES: dict[RejectReason, str] = {
     RejectReason.LIMIT_NOT_HELD: "Run an unmodified miner; `python main.py doctor` checks the control groups that hold limits.",
     RejectReason.TERMINATE_FAILED: "See that DELETE /terminate works (`renter release`) and that the Docker engine answers.",
     RejectReason.NOT_MEASURED: "Nothing is wrong; leave some capacity free and answer proofs, so that it can be measured.",
+    RejectReason.LOG_FORK: "Never edit or restore the agent's log; after a restore from backup register the node anew.",
+    RejectReason.LOG_MISMATCH: "Let nothing between miner and validator rewrite answers; run miner and agent unmodified.",
+    RejectReason.LOG_GAP: "Let nothing between miner and validator cut answers; run miner and agent unmodified.",
 }
