@@ -1,11 +1,13 @@
 """From two stamps on the validator's clock to a rate and a verdict, in integers, so that anyone computes them equal.
 
 Rules (design, section 5):
-- A duration is the difference of the validator's monotonic stamps, less the smallest round trip seen. The round trip is
-  capped at 100 ms, because a miner can delay its pings to be given more.
+- A duration is the difference of the validator's monotonic stamps, less the smallest round trip seen. A miner can delay
+  its pings to be given more, so that no more than 100 ms and no more than 2 % of the difference are subtracted: delayed
+  pings never raise a rate by more than 1/49.
 - Below 0.6 of its claim a device loses the epoch (CLAIM_NOT_MET); above 1.15 of the vendor's peak nobody believes it
   (TOO_FAST): a relay to a bigger card, or a wrong name. Between them min(claimed, measured) counts.
-- A GPU should work for 5 s or more, so that the cap is worth 2 % at most.
+- A GPU should work for 5 s or more: from there on the 100 ms are the smaller cap.
+- A claim that does not carry its own proof is not met: memory that is claimed small must not make the proof small.
 - The rate of a proof of work is an estimate from N random events; its lower bound at two standard deviations counts.
 """
 
@@ -16,11 +18,12 @@ from dataclasses import dataclass
 
 from challenges.matmul_messages import ROUNDS_MAX, MatmulParams
 from challenges.pow_messages import HASHES_MAX, SHARES_MIN, PowParams
-from polarise.errors import RejectReason
+from polarise.errors import ProofRejected, RejectReason
 
 NS_PER_SECOND = 1_000_000_000
 PPM = 1_000_000
 RTT_CAP_NS = 100_000_000
+RTT_SHARE_MAX_PPM = 20_000
 CLAIM_FLOOR_PPM = 600_000
 PEAK_CEILING_PPM = 1_150_000
 
@@ -31,6 +34,24 @@ BYTES_PER_ELEMENT = 16
 
 SHARES_WANTED = 2000
 DIFFICULTY_FLOOR = 256
+
+
+class WorkTooSmall(ProofRejected):
+    """The claimed memory does not carry a proof of the claimed rate; the claim is not met, nothing need be sent.
+
+    Args:
+        params: The largest proof that the claimed memory carries; it stands in the evidence.
+        operations_min: How many operations the proof would have to have.
+    """
+
+    def __init__(self, params: MatmulParams, operations_min: int) -> None:
+        self.params = params
+        super().__init__(
+            RejectReason.CLAIM_NOT_MET,
+            "the claimed memory is too small to prove the claimed rate",
+            got=f"{params.operations} operations at n = {params.n}",
+            expected=f">= {operations_min} operations",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +82,15 @@ def duration_ns(sent_ns: int, received_ns: int, rtt_min_ns: int) -> int:
     Args:
         sent_ns: Monotonic stamp when `/challenge/start` left.
         received_ns: Monotonic stamp at the last byte of the signed commitment; a miner can send the first one early.
-        rtt_min_ns: Smallest round trip of the pings before, >= 0.
+        rtt_min_ns: Smallest round trip of the pings before, >= 0; a claim of the miner's, as long as it can delay them.
 
     Raises:
         ValueError: The stamps run backwards or the round trip is negative: our own error.
     """
     if received_ns < sent_ns or rtt_min_ns < 0:
         raise ValueError(f"stamps {sent_ns}..{received_ns} ns, round trip {rtt_min_ns} ns")
-    return max(received_ns - sent_ns - min(rtt_min_ns, RTT_CAP_NS), 1)
+    elapsed_ns = received_ns - sent_ns
+    return max(elapsed_ns - min(rtt_min_ns, RTT_CAP_NS, elapsed_ns * RTT_SHARE_MAX_PPM // PPM), 1)
 
 
 def rate_per_second(operations: int, time_ns: int) -> int:
@@ -131,7 +153,7 @@ def fit_params(
 
     A larger n makes the check cheaper relative to the work (n / tile per opened tile) and keeps a GPU busier; several
     rounds make the chain. At 100 Gop/s and 2 s that is n = 2048 with 12 rounds; at 790 Top/s and 10 s n = 16384 with
-    898.
+    898. Little memory makes n smaller and the rounds more, up to 4096: 1 GiB carries n = 8192, and that 4.5 Pop.
 
     Args:
         rate_ops_per_second: The rate to plan for, the device's claim, >= 1.
@@ -139,6 +161,9 @@ def fit_params(
         memory_bytes: Memory of the device, or None if it does not limit; 16 * n**2 bytes are needed.
         tile: Side of a tile.
         openings: How many tiles will be opened.
+
+    Raises:
+        WorkTooSmall: The memory carries less than half of the work that would be asked for without its limit.
     """
     if rate_ops_per_second < 1 or target_seconds < 1:
         raise ValueError(f"rate {rate_ops_per_second} operations/s, target {target_seconds} s")
@@ -149,7 +174,12 @@ def fit_params(
         if fits_memory and 2 * candidate**3 * ROUNDS_WANTED <= budget:
             n = candidate
     rounds = _divide_nearest(budget, 2 * n**3)
-    return MatmulParams(n, min(max(rounds, ROUNDS_MIN), ROUNDS_MAX), tile, openings)
+    params = MatmulParams(n, min(max(rounds, ROUNDS_MIN), ROUNDS_MAX), tile, openings)
+    # More than the largest proof is never asked for, so that a long target refuses nobody.
+    operations_min = min(budget, 2 * N_LADDER[-1] ** 3 * ROUNDS_MAX) // 2
+    if params.operations < operations_min:
+        raise WorkTooSmall(params, operations_min)
+    return params
 
 
 def fit_pow_params(rate_hashes_per_second: int, target_seconds: int, *, slot: int = 0) -> PowParams:

@@ -1,12 +1,18 @@
 """The signed registry entry: how a miner introduces itself to validators and renters.
 
-Until a ledger takes them, entries are files; `read_registry` reads a folder of them.
+Validators read entries from the ledger; `read_registry` reads a folder of them, for renters.
+
+Rules:
+- Only a plain file is read, never through a link, and never more of it than an entry may have: a pipe, a device or a
+  huge file in the folder costs its own line in the log, not the reader.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,10 +73,10 @@ def read_entry(path: Path) -> tuple[SignedStatement, RegistryEntry]:
     """Read and verify one entry file.
 
     Raises:
-        ConfigError: Not readable, not an entry, or a signature does not hold.
+        ConfigError: Not readable, not a plain file, not an entry, or a signature does not hold.
     """
     try:
-        statement = decode_model(SignedStatement, path.read_bytes(), max_bytes=MAX_ENTRY_BYTES)
+        statement = decode_model(SignedStatement, _read_plain(path), max_bytes=MAX_ENTRY_BYTES)
         return statement, open_entry(statement)
     except OSError as err:
         raise ConfigError(
@@ -109,3 +115,22 @@ def write_entry(path: Path, statement: SignedStatement) -> None:
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text(json.dumps(statement.to_wire(), indent=2) + "\n", encoding="utf-8")
     temporary.replace(path)
+
+
+def _read_plain(path: Path) -> bytes:
+    """Return a file's content, cut one byte beyond the bound, so that the decoder refuses what is longer.
+
+    Raises:
+        OSError: Not readable, or anything but a plain file.
+    """
+    with open(path, "rb", opener=_open_plain) as handle:
+        return handle.read(MAX_ENTRY_BYTES + 1)
+
+
+def _open_plain(name: str, flags: int) -> int:
+    # Without O_NONBLOCK opening a pipe would wait for its writer; Windows has neither flag.
+    descriptor = os.open(name, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a plain file", name)
+    return descriptor

@@ -51,7 +51,8 @@ def parse_public_key(text: str) -> str:
     try:
         key = load_ssh_public_key(f"{words[0]} {words[1]}".encode())
         serialised = key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode("ascii")
-    except (ValueError, TypeError, UnsupportedAlgorithm) as err:
+    # NotImplementedError: a point of an elliptic curve in compressed or hybrid form.
+    except (ValueError, TypeError, NotImplementedError, UnsupportedAlgorithm) as err:
         raise _refused(f"not a readable {words[0]} key") from err
     if isinstance(key, RSAPublicKey) and not RSA_BITS_MIN <= key.key_size <= RSA_BITS_MAX:
         raise _refused(f"RSA-{key.key_size} is refused, {RSA_BITS_MIN} to {RSA_BITS_MAX} bits are accepted")

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from neurons.validator.metrics import MetricsHandler, StoredScore
+    from neurons.validator.replay import Finding
+    from polarise.evidence import EvidenceBundle
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -35,7 +37,15 @@ def add_parser(subparsers: Subparsers) -> None:
     _add_reading_options(explain)
     explain.set_defaults(handler=run_explain)
     replay = verbs.add_parser("replay", help="check an evidence bundle, offline")
-    replay.add_argument("bundle", type=Path, metavar="BUNDLE", help="file of evidence/, or of a validator's API")
+    replay.add_argument(
+        "bundle", type=Path, metavar="BUNDLE", help="file of evidence/, or of a validator's API; its name counts"
+    )
+    replay.add_argument(
+        "--previous",
+        type=Path,
+        metavar="BUNDLE",
+        help="the miner's bundle before it, where its smoothed score came from",
+    )
     _add_output(replay)
     replay.set_defaults(handler=run_replay)
 
@@ -107,17 +117,20 @@ def run_explain(args: argparse.Namespace) -> int:
 def run_replay(args: argparse.Namespace) -> int:
     """Check a bundle; exit status 7 when something does not hold."""
     from neurons.validator.replay import replay
-    from polarise.errors import ConfigError, RequestRejected
-    from polarise.evidence import read_bundle
+    from polarise.errors import RequestRejected
 
+    path = args.bundle
     try:
-        bundle = read_bundle(args.bundle)
-    except OSError as err:
-        raise ConfigError(f"cannot be read: {err.strerror}", origin=str(args.bundle), allowed="a bundle") from err
+        bundle = _read_bundle(path)
+        path = args.previous
+        previous = None if path is None else _read_bundle(path)
     except RequestRejected as err:
-        print(f"{args.bundle}: does not hold: {err}")
+        print(f"{path}: does not hold: {err}")
         return EXIT_NOT_VERIFIED
-    findings = replay(bundle)
+    findings = [_name("name", args.bundle, bundle), *replay(bundle)]
+    if previous is not None:
+        findings.append(_name("name of the previous bundle", path, previous))
+    findings.append(_previous(bundle, previous))
     is_broken = any(finding.holds is False for finding in findings)
     if args.output == "json":
         lines = [{"what": f.what, "holds": f.holds, "detail": f.detail} for f in findings]
@@ -128,6 +141,43 @@ def run_replay(args: argparse.Namespace) -> int:
     for finding in findings:
         print(f"{words[finding.holds]:<16}  {finding.what}{': ' + finding.detail if finding.detail else ''}")
     return EXIT_NOT_VERIFIED if is_broken else EXIT_OK
+
+
+def _read_bundle(path: Path) -> EvidenceBundle:
+    from polarise.errors import ConfigError
+    from polarise.evidence import read_bundle
+
+    try:
+        return read_bundle(path)
+    except OSError as err:
+        raise ConfigError(f"cannot be read: {err.strerror}", origin=str(path), allowed="a bundle") from err
+
+
+def _name(what: str, path: Path, bundle: EvidenceBundle) -> Finding:
+    """Compare a bundle with the name by which the ledger knows it, which is the file's."""
+    from neurons.validator.replay import Finding
+
+    digest = bundle.digest()
+    return Finding(what, path.name == f"{digest}.json", f"recomputed {digest}.json")
+
+
+def _previous(bundle: EvidenceBundle, previous: EvidenceBundle | None) -> Finding:
+    """Compare the score that a bundle builds on with the one of the bundle before, where there is one."""
+    from neurons.validator.replay import Finding
+
+    what = "previous score"
+    if previous is None:
+        said = "none" if bundle.previous is None else f"{bundle.previous.smoothed_ppm} ppm"
+        return Finding(what, None, f"{said}: the validator's word; compare it with --previous BUNDLE")
+    for name in ("validator_key", "miner_key"):
+        if getattr(previous, name) != getattr(bundle, name):
+            return Finding(what, False, f"the previous bundle has another {name}")
+    if previous.epoch >= bundle.epoch:
+        return Finding(what, False, f"the previous bundle is of epoch {previous.epoch}, this one of {bundle.epoch}")
+    # Whether an examination lies between the two, only the validator's records on the ledger tell.
+    return Finding(
+        what, previous.score == bundle.previous, f"epoch {previous.epoch}: {previous.score.smoothed_ppm} ppm"
+    )
 
 
 def _add_reading_options(parser: argparse.ArgumentParser) -> None:

@@ -3,6 +3,8 @@
 Rules:
 - An epoch begins at once when the daemon starts; one that takes longer than it may is followed immediately by the next.
 - Commitment and beacon come before the first challenge, scores and record after the last.
+- A defect that one miner brings to light costs that miner its examination in this epoch and nobody else's: it is logged
+  with its traceback, and the epoch goes on.
 - An epoch that was broken off is recorded as such at the next start, with the miners that were scored.
 """
 
@@ -20,6 +22,8 @@ from neurons.validator.records import EpochRecorder
 from neurons.validator.verdicts import VerdictSender
 from polarise.errors import RequestRejected, Unavailable
 from polarise.evidence import read_bundle, write_bundle
+from polarise.registry import RegistryEntry
+from polarise.statement import SignedStatement
 from utils.clock import Clock
 
 logger = logging.getLogger(__name__)
@@ -106,7 +110,7 @@ class EpochService:
         for statement, entry in miners.values():
             if stop.is_set():
                 return
-            self._examiner.examine(secret, beacon, statement, entry, stop)
+            self._examine(secret, beacon, statement, entry, stop)
         self._prune()
         if stop.is_set():
             return
@@ -137,6 +141,19 @@ class EpochService:
                 extra={"epoch": secret.epoch, "commit": secret.commit.hex(), "beacon_height": beacon.height},
             )
         return beacon
+
+    def _examine(
+        self,
+        secret: EpochSecret,
+        beacon: Beacon,
+        statement: SignedStatement,
+        entry: RegistryEntry,
+        stop: threading.Event,
+    ) -> None:
+        try:
+            self._examiner.examine(secret, beacon, statement, entry, stop)
+        except Exception:  # a supervisor of one examination: a miner that finds a bug must not end it for all others
+            logger.exception("examination failed", extra={"epoch": secret.epoch, "miner_key": statement.signer})
 
     def _finish(self, epoch: int, miners: Miners, began_ns: int) -> None:
         key = self._recorder.record(epoch, is_complete=True)

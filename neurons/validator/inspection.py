@@ -4,6 +4,7 @@ Rules:
 - What was rented is given back whatever happens; a lease that cannot be ended is TERMINATE_FAILED.
 - NO_CAPACITY (409) and TOO_MANY_REQUESTS (429) mean that the miner declined: NOT_MEASURED, neutral for a while (see
   `scoring`). Every other failure to allocate, 503 included, is ALLOCATE_FAILED: a renter would stand there too.
+- Login and probe have 30 s together, in a process that is killed then (`login_process`).
 - The lease ends by itself after two minutes, should this process die in between.
 """
 
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 from neurons.validator.findings import MAX_OUTPUT_BYTES, Findings, check_findings, check_receipt, decode_findings
-from neurons.validator.login import PinnedLogin
+from neurons.validator.login_process import LoginProcess
 from neurons.validator.verification import Verdict
 from polarise.answers import open_receipt, printable
 from polarise.clients import MinerClient
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 TTL_SECONDS = 120
 ALLOCATE_SECONDS = 60.0
-PROBE_SECONDS = 30.0
+LOOK_SECONDS = 30.0
 DECLINED = {ErrorCode.NO_CAPACITY, ErrorCode.TOO_MANY_REQUESTS}
 
 
@@ -122,11 +123,12 @@ class Inspector:
 
     def _look(self, receipt: Receipt, private_pem: str, trace: InspectionTrace) -> None:
         check_receipt(receipt, memory_bytes=self._memory_bytes, cpu_milli=self._cpu_milli)
-        began_ns = time.monotonic_ns()
-        with PinnedLogin(receipt, private_pem, allow_private=self._allow_private) as login:
-            trace.login_ms = _since_ms(began_ns)
-            command = f"python3 -I - {receipt.nonce} {receipt.limits.memory_bytes} {receipt.limits.cpu_milli}"
-            output = login.run(command, self._probe, max_bytes=MAX_OUTPUT_BYTES, deadline_seconds=PROBE_SECONDS)
+        login = LoginProcess(receipt, private_pem, allow_private=self._allow_private)
+        command = f"python3 -I - {receipt.nonce} {receipt.limits.memory_bytes} {receipt.limits.cpu_milli}"
+        try:
+            output = login.run(command, self._probe, max_bytes=MAX_OUTPUT_BYTES, deadline_seconds=LOOK_SECONDS)
+        finally:
+            trace.login_ms = login.login_ms
         trace.findings = decode_findings(output)
         trace.checks_count = check_findings(trace.findings, receipt)
 

@@ -5,7 +5,8 @@ The validator never runs this file; it sends its text. Arguments: nonce, memory 
 Rules:
 - Standard library only, and of it only what Debian's python3-minimal has: no json, ctypes, mmap, resource.
 - Limits are read from the control group files, and then tried: files can be faked more easily than a kill.
-- An attempt that should fail changes nothing lasting where it does not.
+- An attempt that should fail changes nothing lasting where it does not. It is untried only where the image lacks the
+  program that it needs; a file that is not there cannot be misused, which counts as stopped.
 """
 
 from __future__ import annotations
@@ -134,11 +135,15 @@ def shm_bytes() -> int | None:
     return size.f_blocks * size.f_frsize
 
 
+class ProgramMissing(Exception):
+    """The image has no such program, so that nothing was tried."""
+
+
 def outcome(attempt: object) -> str:
     """Say whether something that must not be possible was stopped."""
     try:
         attempt()  # type: ignore[operator]  # one of the functions below
-    except FileNotFoundError:
+    except ProgramMissing:
         return "untried"
     except (OSError, subprocess.SubprocessError, ValueError):
         return "stopped"
@@ -147,7 +152,10 @@ def outcome(attempt: object) -> str:
 
 def program(*command: str) -> None:
     """Run a program that must fail."""
-    subprocess.run(command, check=True, timeout=5, stdin=subprocess.DEVNULL, capture_output=True)
+    try:
+        subprocess.run(command, check=True, timeout=5, stdin=subprocess.DEVNULL, capture_output=True)
+    except FileNotFoundError:
+        raise ProgramMissing(command[0]) from None
 
 
 def mount_tmpfs() -> None:
@@ -212,8 +220,10 @@ def read_kernel_memory() -> None:
 
 def raise_own_limit() -> None:
     """Open our own memory limit for writing."""
-    name = "/memory/memory.limit_in_bytes" if os.path.isdir(CGROUP + "/memory") else "/memory.max"
-    os.close(os.open(CGROUP + name, os.O_WRONLY))
+    name = "memory/memory.limit_in_bytes" if os.path.isdir(CGROUP + "/memory") else "memory.max"
+    paths = [f"{CGROUP}/{own_path()}/{name}", f"{CGROUP}/{name}"]
+    path = next((path for path in paths if os.path.exists(path)), paths[-1])
+    os.close(os.open(path, os.O_WRONLY))
 
 
 ATTEMPTS = {
@@ -230,6 +240,7 @@ ATTEMPTS = {
     "read_kernel_memory": read_kernel_memory,
     "raise_own_limit": raise_own_limit,
 }
+NEED_PROGRAM = frozenset({"mount_tmpfs", "make_user_namespace", "make_mount_namespace"})
 
 
 def chain(nonce: str) -> str:

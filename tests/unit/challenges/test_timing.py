@@ -23,12 +23,22 @@ MS = 1_000_000
         (0, 10 * SECOND, 100 * MS, 9900 * MS),
         (0, 10 * SECOND, 100 * MS + 1, 9900 * MS),
         (0, 10 * SECOND, 60 * SECOND, 9900 * MS),
-        (0, 50 * MS, 80 * MS, 1),
+        (0, 5 * SECOND, 100 * MS, 4900 * MS),
+        (0, 5 * SECOND - 50, 100 * MS, 4900 * MS - 49),
+        (0, SECOND, 20 * MS, 980 * MS),
+        (0, SECOND, 20 * MS + 1, 980 * MS),
+        (0, 50 * MS, 80 * MS, 49 * MS),
+        (0, 49, 80 * MS, 49),
         (7, 7, 0, 1),
     ],
 )
-def test_round_trip_is_subtracted_up_to_its_cap(sent: int, received: int, rtt: int, expected: int) -> None:
+def test_round_trip_is_subtracted_up_to_its_caps(sent: int, received: int, rtt: int, expected: int) -> None:
     assert timing.duration_ns(sent, received, rtt) == expected
+
+
+@given(st.integers(1, 10**12), st.integers(0, 10**12))
+def test_delayed_pings_raise_no_rate_by_more_than_a_49th(elapsed: int, rtt: int) -> None:
+    assert 50 * timing.duration_ns(0, elapsed, rtt) >= 49 * elapsed
 
 
 @pytest.mark.parametrize(("sent", "received", "rtt"), [(1, 0, 0), (0, 1, -1)])
@@ -96,10 +106,32 @@ def test_sizes_fit_the_device(rate: int, seconds: int, n: int, rounds: int) -> N
     assert timing.fit_params(rate, seconds) == MatmulParams(n, rounds)
 
 
-def test_memory_limits_the_size() -> None:
+def test_memory_limits_the_size_and_rounds_make_up_for_it() -> None:
     wanted = 16 * 8192**2
-    assert timing.fit_params(10**15, 10, memory_bytes=wanted).n == 8192
-    assert timing.fit_params(10**15, 10, memory_bytes=wanted - 1).n == 4096
+    assert timing.fit_params(10**14, 10, memory_bytes=wanted) == MatmulParams(8192, 909)
+    assert timing.fit_params(10**14, 10, memory_bytes=wanted - 1) == MatmulParams(4096, 4096)
+
+
+def test_memory_that_does_not_carry_half_of_the_work_does_not_meet_the_claim() -> None:
+    """1 MiB of memory would make a 500 Top/s card prove 0.3 ms of work, which any processor does in a round trip."""
+    carried = 2 * 256**3 * 4096
+    assert timing.fit_params(2 * carried, 1, memory_bytes=1 << 20).operations == carried
+    for rate in (2 * carried + 2, 5 * 10**14):
+        with pytest.raises(timing.WorkTooSmall) as caught:
+            timing.fit_params(rate, 1, memory_bytes=1 << 20)
+        assert caught.value.reason is RejectReason.CLAIM_NOT_MET
+        assert caught.value.params == MatmulParams(256, 4096)
+
+
+@given(st.integers(1, 2**53), st.integers(1, 60), st.none() | st.integers(1, 1 << 40))
+def test_no_claim_has_less_than_half_of_its_proof(rate: int, seconds: int, memory_bytes: int | None) -> None:
+    largest = 2 * 16384**3 * 4096
+    try:
+        params = timing.fit_params(rate, seconds, memory_bytes=memory_bytes)
+    except timing.WorkTooSmall as err:
+        assert 2 * err.params.operations < min(rate * seconds, largest)  # noqa: PT017  both outcomes are fine
+    else:
+        assert 2 * params.operations >= min(rate * seconds, largest) - 1
 
 
 @given(st.integers(10**9, 10**15), st.integers(1, 20))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -118,3 +121,38 @@ def test_an_oversized_file_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b" " * 65537)
     with pytest.raises(ConfigError, match="65537"):
         read_entry(path)
+
+
+def _endless(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def _loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def _link_to_an_entry(path: Path) -> None:
+    write_entry(path.with_suffix(".real"), statement(entry()))
+    path.symlink_to(path.with_suffix(".real"))
+
+
+def _huge(path: Path) -> None:
+    with path.open("wb") as handle:
+        handle.truncate(1 << 30)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, _endless, _loop, _link_to_an_entry, _huge])
+def test_what_is_no_plain_file_neither_blocks_nor_fills_the_reader(
+    make: Callable[[Path], None], tmp_path: Path
+) -> None:
+    """A folder may lie where others write; the entry beside the trap is still read."""
+    make(tmp_path / "a.json")
+    write_entry(tmp_path / "b.json", statement(entry()))
+    errors: list[ConfigError] = []
+    tracemalloc.start()
+    found = read_registry(tmp_path, errors.append)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert list(found) == [NODE.public_key]
+    assert [Path(error.origin).name for error in errors] == ["a.json"]
+    assert peak_bytes < 4 << 20

@@ -38,6 +38,19 @@ def test_ecdsa_is_accepted(curve: ec.EllipticCurve) -> None:
     assert parse_public_key(line) == line
 
 
+@pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()])
+@pytest.mark.parametrize("form", [2, 3, 6, 7])
+def test_ecdsa_point_in_another_form_is_refused(curve: ec.EllipticCurve, form: int) -> None:
+    """Compressed (2, 3) and hybrid (6, 7) points; RFC 5656 lets nobody have to read them."""
+    point = ec.generate_private_key(curve).public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    length = len(point) if form > 3 else len(point) // 2 + 1
+    words = [f"ecdsa-sha2-{curve.name.replace('secp', 'nistp').removesuffix('r1')}".encode()]
+    words += [words[0].removeprefix(b"ecdsa-sha2-"), bytes([form]) + point[1:length]]
+    blob = b"".join(len(word).to_bytes(4, "big") + word for word in words)
+    with pytest.raises(RequestRejected, match="not a readable"):
+        parse_public_key(f"{words[0].decode()} {base64.b64encode(blob).decode()}")
+
+
 # Public numbers alone make a readable key; generating RSA keys of this size would take seconds.
 def rsa_line(bits: int) -> str:
     return openssh(rsa.RSAPublicNumbers(65537, (1 << (bits - 1)) | 1).public_key())

@@ -21,17 +21,23 @@ from neurons.miner.join import post
 from neurons.validator.epoch import EpochService
 from neurons.validator.metrics import FILE_NAME, MetricsHandler
 from neurons.validator.node import ValidatorNode
+from polarise.clients import MinerClient
 from polarise.epoch_record import STATEMENT_KIND, EpochRecord, record_path
 from polarise.errors import RejectReason
 from polarise.evidence import read_bundle
-from polarise.signing import Identity, Purpose, SigningKey
-from polarise.statement import SignedStatement
+from polarise.ledger_registry import FOLDER
+from polarise.registry import STATEMENT_KIND as ENTRY_KIND
+from polarise.registry import RegistryEntry
+from polarise.signing import Certificate, Identity, Purpose, SigningKey
+from polarise.statement import SignedStatement, sign_statement
 from polarise.transaction import SetValue
-from tests.support.proving_miner import MINER, VALIDATOR, challenge_of, entry_of, proving_miner
+from tests.support.proving_miner import MINER, OWNER, VALIDATOR, challenge_of, entry_of, proving_miner
 from tests.support.small_ledger import SmallLedger, small_ledger
 from utils.clock import SystemClock
 
 STRANGER = Identity(SigningKey(b"x" * 32))
+_KEY = SigningKey(b"b" * 32)
+ANOTHER = Identity(_KEY, Certificate.issue(OWNER, _KEY.public_key, Purpose.NODE))
 
 
 class SteppedClock(SystemClock):
@@ -89,8 +95,7 @@ def test_rounds_over_a_registry_with_a_broken_entry(
     node = ValidatorNode(_config(ledger), tmp_path / "node", VALIDATOR, clock=clock)
     with proving_miner(tmp_path) as miner, _epochs(node) as service, caplog.at_level(logging.INFO):
         ledger.register(entry_of(miner.endpoint))
-        op = SetValue(path=f"/registry/{STRANGER.public_key}", value=entry_of(miner.endpoint).to_wire())
-        post(ledger.client(), STRANGER, op)
+        post(ledger.client(), STRANGER, _misplaced(entry_of(miner.endpoint)))
         service.run_epoch(threading.Event())
         service.run_epoch(threading.Event())
         clock.ahead_ms += 49 * 3_600_000
@@ -159,6 +164,46 @@ def test_answer_without_a_canonical_form_is_a_verdict_and_no_defect(
     assert stored is not None
     assert stored.record.reasons[0] in {reason, RejectReason.MISSING}
     assert stored.record.score_ppm == 0
+
+
+def _entry_of_another(endpoint: str) -> SignedStatement:
+    entry = entry_of(endpoint).open(ENTRY_KIND, RegistryEntry)
+    keys = {"node_key": ANOTHER.public_key, "owner_certificate": ANOTHER.owner_certificate}
+    return sign_statement(ANOTHER, ENTRY_KIND, entry.model_copy(update=keys))
+
+
+def _misplaced(statement: SignedStatement) -> SetValue:
+    """The miner's entry under the stranger's name, where nobody but the stranger can put it."""
+    return SetValue(path=f"{FOLDER}/{STRANGER.public_key}", value=statement.to_wire())
+
+
+class DefectiveNode(ValidatorNode):
+    """A validator with a bug that only one miner brings to light."""
+
+    def client(self, entry: RegistryEntry) -> MinerClient:
+        if entry.node_key == ANOTHER.public_key:
+            raise ZeroDivisionError("the bug")
+        return super().client(entry)
+
+
+def test_defect_with_one_miner_ends_the_epoch_for_nobody_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    # Examined in the order of the keys: the one with the bug first.
+    assert ANOTHER.public_key < MINER.public_key
+    with small_ledger(tmp_path) as ledger, proving_miner(tmp_path) as miner:
+        node = DefectiveNode(_config(ledger), tmp_path / "node", VALIDATOR)
+        ledger.register(entry_of(miner.endpoint))
+        ledger.register(_entry_of_another(miner.endpoint), ANOTHER)
+        with _epochs(node) as service:
+            service.run_epoch(threading.Event())
+    with MetricsHandler(tmp_path / "node" / FILE_NAME) as metrics:
+        assert metrics.unfinished() == []
+        (row,) = metrics.epochs(10)
+        scores = metrics.scores_of(row.epoch)
+    assert [(score.miner_key, score.record.score_ppm) for score in scores] == [(MINER.public_key, 1_000_000)]
+    (defect,) = [record for record in caplog.records if record.message == "examination failed"]
+    assert vars(defect)["miner_key"] == ANOTHER.public_key
+    assert defect.exc_info is not None
+    assert defect.exc_info[0] is ZeroDivisionError
 
 
 def test_private_endpoint_is_not_called_unless_allowed(tmp_path: Path, ledger: SmallLedger) -> None:

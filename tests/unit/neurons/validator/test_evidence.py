@@ -246,6 +246,50 @@ def test_command_replays_scores_and_explains(
     assert main(["validator", "scores", "--data-dir", str(tmp_path / "none")]) == 2
 
 
+def _replayed(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, dict[str, bool | None]]:
+    status = main(["validator", "replay", *args, "-o", "json"])
+    return status, {line["what"]: line["holds"] for line in json.loads(capsys.readouterr().out)["findings"]}
+
+
+def test_bundle_under_another_name_does_not_hold(
+    bundle: EvidenceBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The ledger names the bundle: a consistent one that was put in its place has another name."""
+    path = write_bundle(tmp_path, bundle)
+    assert _replayed(capsys, str(path))[1]["name"] is True
+    other = path.rename(path.with_name(f"{'0' * 64}.json"))
+    status, holds = _replayed(capsys, str(other))
+    assert (status, holds.pop("name")) == (7, False)
+    assert False not in holds.values()
+
+
+def test_previous_score_is_the_validators_word_unless_its_bundle_is_shown(
+    bundle: EvidenceBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = str(write_bundle(tmp_path, bundle))
+    assert _replayed(capsys, first)[1]["previous score"] is None
+
+    def following(**changes: object) -> str:
+        changed = bundle.model_copy(update={"previous": bundle.score, **changes})
+        return str(write_bundle(tmp_path, changed))
+
+    next_epoch = bundle.epoch + 1
+    assert _replayed(capsys, following(epoch=next_epoch))[1]["previous score"] is None
+    assert _replayed(capsys, following(epoch=next_epoch), "--previous", first)[1]["previous score"] is True
+    for changed in (
+        following(),
+        following(epoch=next_epoch, previous=None),
+        following(epoch=next_epoch, previous=bundle.score.model_copy(update={"smoothed_ppm": 999_999})),
+        following(epoch=next_epoch, miner_key=VALIDATOR.public_key),
+        following(epoch=next_epoch, validator_key=MINER.public_key),
+    ):
+        status, holds = _replayed(capsys, changed, "--previous", first)
+        assert (status, holds["previous score"]) == (7, False)
+    renamed = Path(first).rename(tmp_path / "renamed.json")
+    _, holds = _replayed(capsys, following(epoch=next_epoch), "--previous", str(renamed))
+    assert (holds["name of the previous bundle"], holds["previous score"]) == (False, True)
+
+
 def test_engine_refuses_a_proof_without_an_answer(bundle: EvidenceBundle) -> None:
     _, challenge = challenge_of(entry_of())
     with VerificationEngine(HardwareTable.load()) as engine, pytest.raises(ValueError, match="verdict already"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,8 @@ from neurons.validator import probe
 from neurons.validator.findings import check_findings, check_receipt, decode_findings
 from polarise.errors import ProofRejected, RejectReason
 from tests.support.evidence import LIMITS, findings_wire, receipt
+
+TRIED_ALWAYS = sorted(set(probe.ATTEMPTS) - probe.NEED_PROGRAM)
 
 
 def _check(**changes: object) -> int:
@@ -41,6 +44,7 @@ def test_container_that_keeps_its_promise_passes() -> None:
         {"seccomp_mode": 0},
         {"attempts": {}},
         {"attempts": {**dict.fromkeys(probe.ATTEMPTS, "stopped"), "mount_tmpfs": "succeeded"}},
+        *({"attempts": dict.fromkeys(probe.ATTEMPTS, "stopped") | {name: "untried"}} for name in TRIED_ALWAYS),
         {"cpu": {"spent_us": 640_000, "wall_us": 1_000_000}},
         {"cpu": {"spent_us": 0, "wall_us": 1}},
         {"memory": None},
@@ -53,6 +57,18 @@ def test_each_limit_that_does_not_hold_is_named(changes: dict[str, object]) -> N
     with pytest.raises(ProofRejected) as caught:
         _check(**changes)
     assert caught.value.reason is RejectReason.LIMIT_NOT_HELD
+
+
+def test_attempt_whose_program_is_missing_is_no_broken_promise() -> None:
+    untried = dict.fromkeys(probe.NEED_PROGRAM, "untried")
+    assert _check(attempts=dict.fromkeys(probe.ATTEMPTS, "stopped") | untried) > 20
+
+
+def test_only_a_missing_program_leaves_an_attempt_untried(tmp_path: Path) -> None:
+    assert probe.outcome(lambda: probe.program("no-such-program-anywhere")) == "untried"
+    assert probe.outcome(lambda: probe.program("false")) == "stopped"
+    assert probe.outcome(lambda: probe.program("true")) == "succeeded"
+    assert probe.outcome((tmp_path / "nothing").open) == "stopped"
 
 
 def test_cpu_quota_may_differ_by_one_percent() -> None:

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
-import socket
-import threading
-from collections.abc import Callable, Iterator
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
-import paramiko
 import pytest
 
 from neurons.validator.inspection import Inspector
 from neurons.validator.login import PinnedLogin
+from neurons.validator.login_process import LoginProcess
 from polarise.clients import MinerClient
 from polarise.errors import ErrorCode, ProofRejected, RejectReason
-from polarise.receipt import Receipt
 from polarise.ssh_keys import fingerprint, generate_key_pair, parse_public_key
 from tests.support.evidence import receipt
 from tests.support.proving_miner import MINER, VALIDATOR
+from tests.support.ssh_server import (
+    Serve,
+    SshServer,
+    answering,
+    complaining,
+    endless_packet,
+    failing,
+    granting_a_byte_at_a_time,
+    mute,
+    never_answering_exec,
+    no_text,
+    running,
+    shouting,
+    silent,
+)
 from tests.unit.polarise.small_miner import LIMITS, SmallMiner
 
 
@@ -62,117 +78,41 @@ def test_container_without_ssh_is_given_back(miner: SmallMiner) -> None:
     assert miner.leases == {}
 
 
-class _Server(paramiko.ServerInterface):
-    def __init__(self, behave: Callable[[paramiko.Channel], None]) -> None:
-        self._behave = behave
-
-    def check_auth_publickey(self, username: str, key: paramiko.PKey) -> int:
-        return paramiko.common.AUTH_SUCCESSFUL
-
-    def get_allowed_auths(self, username: str) -> str:
-        return "publickey"
-
-    def check_channel_request(self, kind: str, chanid: int) -> int:
-        return paramiko.common.OPEN_SUCCEEDED
-
-    def check_channel_exec_request(self, channel: paramiko.Channel, command: bytes) -> bool:
-        threading.Thread(target=self._behave, args=(channel,), daemon=True).start()
-        return True
-
-
-class _SshServer:
-    """One connection of a container's sshd, as the other side wants it."""
-
-    def __init__(self, behave: Callable[[paramiko.Channel], None]) -> None:
-        import io
-
-        private, public = generate_key_pair()
-        self.host_key = parse_public_key(public)
-        self._key = paramiko.Ed25519Key.from_private_key(io.StringIO(private))
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._behave = behave
-        self._thread = threading.Thread(target=self._serve)
-        self._transport: paramiko.Transport | None = None
-
-    def __enter__(self) -> _SshServer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._thread.join()
-        if self._transport is not None:
-            self._transport.close()
-        self._listener.close()
-
-    def receipt(self, host_key: str | None = None) -> Receipt:
-        line = host_key or self.host_key
-        port = self._listener.getsockname()[1]
-        changes = {"ssh_port": port, "host_key": line, "host_key_fingerprint": fingerprint(line)}
-        return receipt().model_copy(update=changes)
-
-    def _serve(self) -> None:
-        connection, _ = self._listener.accept()
-        self._transport = paramiko.Transport(connection)
-        self._transport.add_server_key(self._key)
-        try:
-            self._transport.start_server(server=_Server(self._behave))
-        except (paramiko.SSHException, EOFError):
-            return
-
-
-def _read_input(channel: paramiko.Channel) -> None:
-    while channel.recv(4096):
-        pass
-
-
-def _answering(channel: paramiko.Channel) -> None:
-    _read_input(channel)
-    channel.sendall(b"hello")
-    channel.send_exit_status(0)
-    channel.close()
-
-
-def _shouting(channel: paramiko.Channel) -> None:
-    try:
-        while True:
-            channel.sendall(b"x" * 4096)
-    except (OSError, EOFError, paramiko.SSHException):
-        return
-
-
-def _silent(channel: paramiko.Channel) -> None:
-    channel.get_transport()
-
-
-def _failing(channel: paramiko.Channel) -> None:
-    _read_input(channel)
-    channel.sendall_stderr(b"sh: python3: \x1b[2Jnot found")
-    channel.send_exit_status(127)
-    channel.close()
-
-
-def _run(server: _SshServer, host_key: str | None = None, *, allow_private: bool = True) -> bytes:
+def _run(server: SshServer, host_key: str | None = None, *, allow_private: bool = True, seconds: float = 1.0) -> bytes:
     private, _ = generate_key_pair()
-    with PinnedLogin(server.receipt(host_key), private, allow_private=allow_private) as login:
-        return login.run("python3 -", "", max_bytes=65536, deadline_seconds=1.0)
+    receipt = server.receipt(host_key)
+    with PinnedLogin(receipt, private, allow_private=allow_private, deadline_seconds=seconds) as login:
+        return login.run("python3 -", "x" * 100, max_bytes=65536)
 
 
 def test_login_with_the_key_of_the_receipt() -> None:
-    with _SshServer(_answering) as server:
-        assert _run(server) == b"hello"
+    with SshServer(running(answering)) as server:
+        assert _run(server, seconds=10) == b"hello"
 
 
 def test_another_host_key_is_refused() -> None:
     _, other = generate_key_pair()
-    with _SshServer(_answering) as server, pytest.raises(ProofRejected) as caught:
-        _run(server, parse_public_key(other))
+    with SshServer(running(answering)) as server, pytest.raises(ProofRejected) as caught:
+        _run(server, parse_public_key(other), seconds=10)
     assert caught.value.reason is RejectReason.HOST_KEY_MISMATCH
     assert caught.value.got == fingerprint(server.host_key)
 
 
-@pytest.mark.parametrize("behave", [_shouting, _silent, _failing])
-def test_probe_that_shouts_hangs_or_fails_is_an_ssh_failure(behave: Callable[[paramiko.Channel], None]) -> None:
-    with _SshServer(behave) as server, pytest.raises(ProofRejected) as caught:
+HOSTILE = {
+    "shouts": running(shouting),
+    "complains": running(complaining),
+    "fails": running(failing),
+    "is silent": running(silent),
+    "grants one byte at a time": running(granting_a_byte_at_a_time, window_bytes=1),
+    "never answers exec": never_answering_exec(),
+    "is mute": mute,
+    "offers no text": no_text,
+}
+
+
+@pytest.mark.parametrize("serve", HOSTILE.values(), ids=HOSTILE.keys())
+def test_whatever_a_server_does_is_an_ssh_failure(serve: Serve) -> None:
+    with SshServer(serve) as server, pytest.raises(ProofRejected) as caught:
         _run(server)
     assert caught.value.reason is RejectReason.SSH_FAILED
     assert caught.value.message.isprintable()
@@ -180,5 +120,56 @@ def test_probe_that_shouts_hangs_or_fails_is_an_ssh_failure(behave: Callable[[pa
 
 def test_receipt_does_not_lead_into_our_own_network() -> None:
     private, _ = generate_key_pair()
-    with pytest.raises(ProofRejected, match="not a public address"):
-        PinnedLogin(receipt(), private, allow_private=False).__enter__()
+    with (
+        pytest.raises(ProofRejected, match="not a public address"),
+        PinnedLogin(receipt(), private, allow_private=False, deadline_seconds=1),
+    ):
+        pass
+
+
+def test_process_logs_in_and_brings_the_output_back() -> None:
+    private, _ = generate_key_pair()
+    with SshServer(running(answering)) as server:
+        login = LoginProcess(server.receipt(), private, allow_private=True)
+        assert login.run("python3 -", "", max_bytes=65536, deadline_seconds=30) == b"hello"
+    assert login.login_ms is not None
+
+
+@pytest.mark.parametrize(
+    ("serve", "is_logged_in"),
+    [(endless_packet, False), (running(complaining), True), (never_answering_exec(), True)],
+)
+def test_process_answers_for_a_server_that_hangs_or_floods(serve: Serve, is_logged_in: bool) -> None:
+    """The flood that filled 3.7 GB and the packet of 2 GiB end with the process; ours stays as small as it was."""
+    private, _ = generate_key_pair()
+    before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with SshServer(serve) as server:
+        login = LoginProcess(server.receipt(), private, allow_private=True)
+        with pytest.raises(ProofRejected) as caught:
+            login.run("python3 -", "", max_bytes=65536, deadline_seconds=6)
+    assert caught.value.reason is RejectReason.SSH_FAILED
+    assert (login.login_ms is not None) is is_logged_in
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 64 << 10
+
+
+def test_process_that_hangs_itself_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where even the watch inside does not help: it is stopped before it can look at its own deadline."""
+    private, _ = generate_key_pair()
+    monkeypatch.setattr("neurons.validator.login_process.PROCESS_SECONDS", -600.0)
+    with SshServer(never_answering_exec()) as server, pytest.raises(ProofRejected, match="did not end within 4 s"):
+        LoginProcess(server.receipt(), private, allow_private=True).run("x", "", max_bytes=1, deadline_seconds=4)
+
+
+def test_process_that_cannot_start_costs_the_miner_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    private, _ = generate_key_pair()
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "no-python"))
+    with pytest.raises(ProofRejected) as caught:
+        LoginProcess(receipt(), private, allow_private=True).run("x", "", max_bytes=1, deadline_seconds=5)
+    assert caught.value.reason is RejectReason.NOT_MEASURED
+
+
+@pytest.mark.parametrize(("mib", "fits"), [(32, True), (80, False)])
+def test_memory_of_the_process_is_bounded(mib: int, fits: bool) -> None:
+    program = f"from neurons.validator.login import limit_memory\nlimit_memory(64 << 20)\nbytearray({mib} << 20)"
+    end = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, timeout=60)
+    assert (b"MemoryError" not in end.stderr) is (end.returncode == 0) is fits

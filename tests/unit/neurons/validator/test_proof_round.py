@@ -281,7 +281,7 @@ def test_more_hashes_than_the_card_can_make_are_not_believed(above: int, reason:
 
 
 def test_rate_beyond_what_evidence_can_hold_is_cut() -> None:
-    """Slow pings take the whole time of a small proof away; the figure must not break the bundle."""
+    """An answer that comes at once; the figure must not break the bundle."""
     _, *challenges = challenges_of(entry_of())
     huge_params: tuple[ProofParams, ...] = (
         PowParams(shares=2000, difficulty=1 << 30),
@@ -289,7 +289,7 @@ def test_rate_beyond_what_evidence_can_hold_is_cut() -> None:
     )
     for challenge, params in zip(challenges, huge_params, strict=True):
         huge = dataclasses.replace(challenge, params=params)
-        trace = ProofTrace(rtt_min_ns=90_000_000, last_byte_after_ns=80_000_000)
+        trace = ProofTrace(rtt_min_ns=90_000_000, last_byte_after_ns=1)
         assert judge(huge, HardwareTable.load(), trace).measured_per_second == COUNT_MAX
 
 
