@@ -62,6 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     from neurons.miner import command as miner_command
     from neurons.renter import command as renter_command
     from neurons.validator import command as validator_command
+    from neurons.validator.audit import command as audit_command
 
     parser = argparse.ArgumentParser(
         prog="python main.py",
@@ -71,7 +72,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"polarise {polarise.__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (demo_command, miner_command, validator_command, ledger_command, renter_command, keys_command):
+    modules = (
+        *(demo_command, miner_command, validator_command, ledger_command),
+        *(renter_command, audit_command, keys_command),
+    )
+    for module in modules:
         module.add_parser(subparsers)
     return parser
 

@@ -9,7 +9,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -48,7 +48,9 @@ class Followed:
     leaves: tuple[bytes, ...]
 
 
-def follow(client: LedgerClient, first: int = 0, *, idle_seconds: float = IDLE_SECONDS) -> Iterator[Followed]:
+def follow(
+    client: LedgerClient, first: int = 0, *, idle_seconds: float = IDLE_SECONDS
+) -> Generator[Followed, None, None]:
     """Yield the blocks from a height on as they are made; ends when the caller closes the generator.
 
     Raises:

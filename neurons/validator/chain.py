@@ -14,15 +14,13 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pydantic import ValidationError
-
 from neurons.base.outbox import EntryState, Outbox
 from neurons.validator.challenges import EpochSecret
 from polarise.block import SignedBlock
 from polarise.epoch_record import EpochCommit, ScoreSheet, commit_path, epoch_name, record_path, scores_path
 from polarise.errors import RequestRejected, SubnetError, Unavailable
 from polarise.ledger_client import LedgerClient
-from polarise.registry import RegistryEntry, open_entry
+from polarise.registry import RegistryEntry, open_value
 from polarise.signing import SignatureInvalid
 from polarise.statement import SignedStatement
 from polarise.transaction import SetValue
@@ -91,15 +89,9 @@ class Chain:
                 report(name, f"beyond the {MINERS_MAX} miners that this validator examines")
                 break
             try:
-                statement = SignedStatement.model_validate(entry.value, strict=False)
-                opened = open_entry(statement)
-            except (ValidationError, SignatureInvalid, ValueError) as err:
+                found[name] = open_value(name, entry.value)
+            except (SignatureInvalid, ValueError) as err:
                 report(name, str(err)[:300])
-                continue
-            if opened.node_key != name:
-                report(name, "the entry is another node's")
-                continue
-            found[name] = (statement, opened)
         return found
 
     def last_epoch(self, at_least: int) -> int | None:
