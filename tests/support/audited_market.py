@@ -24,7 +24,7 @@ from neurons.validator.node import ValidatorNode
 from polarise.block import open_block
 from polarise.canonical import canonical_bytes
 from polarise.decode import decode_model
-from polarise.epoch_record import STATEMENT_KIND, EpochRecord, ScoreSheet, evidence_root
+from polarise.epoch_record import STATEMENT_KIND, EpochRecord, ScoreLine, ScoreSheet, evidence_root
 from polarise.evidence import EvidenceBundle, read_bundle, write_bundle
 from polarise.genesis import Genesis, read_genesis
 from polarise.signing import Purpose
@@ -33,12 +33,22 @@ from polarise.transaction import SetValue, decode_transaction, sign_transaction
 from tests.support.clock import ManualClock
 from tests.support.proving_miner import MINER, VALIDATOR, entry_of, proving_miner
 from tests.support.small_ledger import LEDGER, SmallLedger, small_ledger
+from utils.clock import Clock
 
 SIGNERS = {identity.public_key: identity for identity in (VALIDATOR, MINER)}
-DROP = object()
 
-# (path, value, the ledger so far) -> the value to write instead, or `DROP`.
-Change = Callable[[str, object, EmbeddedLedger], object]
+
+@dataclass(frozen=True)
+class Write:
+    """One transaction of a rebuilt market."""
+
+    path: str
+    value: object
+
+
+# (path, value, the ledger so far) -> the value to write instead, or all that is written instead.
+Change = Callable[[str, object, EmbeddedLedger], object | tuple[Write, ...]]
+DROP: tuple[Write, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -114,7 +124,7 @@ def run_epochs(
     ledger: SmallLedger,
     count: int,
     prepare: Callable[[EpochService], None] = lambda _service: None,
-    clock: ManualClock | None = None,
+    clock: Clock | None = None,
 ) -> None:
     """Run the validator for some epochs."""
     config = Config.model_validate(
@@ -163,17 +173,16 @@ def rebuild(honest: MarketFiles, folder: Path, change: Change, *, is_lawless: bo
             clock.wall = block.time_unix_ms
             for line in leaves[taken : block.size]:
                 body = decode_transaction(line).body
-                value = change(body.op.path, body.op.value, ledger)
-                if value is not DROP:
-                    ledger.submit(
-                        sign_transaction(
-                            SIGNERS[body.sender],
-                            SetValue(path=body.op.path, value=value),
-                            net=genesis.net,
-                            nonce=nonces[body.sender],
-                            time_unix_ms=body.time_unix_ms,
-                        ).raw
+                found = change(body.op.path, body.op.value, ledger)
+                for write in found if isinstance(found, tuple) else (Write(body.op.path, found),):
+                    signed = sign_transaction(
+                        SIGNERS[body.sender],
+                        SetValue(path=write.path, value=write.value),
+                        net=genesis.net,
+                        nonce=nonces[body.sender],
+                        time_unix_ms=body.time_unix_ms,
                     )
+                    ledger.submit(signed.raw)
                     nonces[body.sender] += 1
             taken = block.size
             ledger.make_block()
@@ -195,54 +204,46 @@ def sheet_of(value: object) -> ScoreSheet:
     return decode_model(ScoreSheet, canonical_bytes(value))  # type: ignore[arg-type]  # JSON
 
 
-def with_other_bundles(honest: MarketFiles, change: Callable[[EvidenceBundle], EvidenceBundle]) -> Lie:
-    """Return the lie in which every bundle is another one, and lines, roots and record follow from it."""
-    return Lie({bundle.digest(): change(bundle) for bundle in honest.bundles()})
-
-
 class Lie:
     """Bundles in the place of others, with everything on the ledger made to fit.
 
+    Only bundles of the newest epoch: whatever is changed before a beacon changes the beacon.
+
     Args:
         bundles: Name of the honest bundle -> the false one.
+        score_ppm: What the lines of these bundles say; the bundles' own when left out.
     """
 
-    def __init__(self, bundles: dict[str, EvidenceBundle]) -> None:
-        self.bundles = bundles
-        self._sheets: dict[str, ScoreSheet] = {}
-        self._last: str | None = None
+    def __init__(self, bundles: dict[str, EvidenceBundle], *, score_ppm: int | None = None) -> None:
+        self._bundles = bundles
+        self._score_ppm = score_ppm
+        self._sheet: ScoreSheet | None = None
 
     def __call__(self, path: str, value: object, _ledger: EmbeddedLedger) -> object:
         """See `Change`."""
-        parts = path.split("/")
         if path.startswith("/scores/"):
             sheet = sheet_of(value)
-            lines_ = tuple(
-                line.model_copy(
-                    update={
-                        "evidence": false.digest(),
-                        "score_ppm": false.score.score_ppm,
-                        "raw_ppm": false.score.raw_ppm,
-                        "reasons": false.score.reasons,
-                    }
-                )
-                for line in sheet.lines
-                for false in [self.bundles[line.evidence]]
-            )
-            self._sheets[parts[3]] = sheet.model_copy(update={"lines": lines_})
-            return self._sheets[parts[3]].to_wire()
-        if path.endswith("/record"):
-            sheet = self._sheets[parts[3]]
-            root = evidence_root([line.evidence for line in sheet.lines])
-            update = {"scores_root": sheet.root(), "challenge_root": root, "prev": self._last}
-            signed = sign_statement(VALIDATOR, STATEMENT_KIND, record_of(value).model_copy(update=update))
-            self._last = signed.digest()
-            return signed.to_wire()
+            self._sheet = sheet.model_copy(update={"lines": tuple(map(self._line, sheet.lines))})
+            return self._sheet.to_wire()
+        if path.endswith("/record") and self._sheet is not None:
+            root = evidence_root([line.evidence for line in self._sheet.lines])
+            update = {"scores_root": self._sheet.root(), "challenge_root": root}
+            return record_value(record_of(value).model_copy(update=update))
         return value
 
     def write(self, files: MarketFiles) -> None:
-        """Put the false bundles where the honest ones lay."""
-        for path in files.evidence.glob("*.json"):
-            path.unlink()
-        for bundle in self.bundles.values():
+        """Put the false bundles beside the honest ones."""
+        for bundle in self._bundles.values():
             write_bundle(files.evidence, bundle)
+
+    def _line(self, line: ScoreLine) -> ScoreLine:
+        if (false := self._bundles.get(line.evidence)) is None:
+            return line
+        score = false.score
+        update = {
+            "evidence": false.digest(),
+            "score_ppm": score.score_ppm if self._score_ppm is None else self._score_ppm,
+            "raw_ppm": score.raw_ppm,
+            "reasons": score.reasons,
+        }
+        return line.model_copy(update=update)
