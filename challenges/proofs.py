@@ -126,6 +126,11 @@ def open_prover(params: ProofParams, device: str) -> Prover:
             return PowProver(params, open_pow_backend(device))
 
 
+def bounds_of(params: ProofParams) -> tuple[int, ...]:
+    """Return the exclusive bounds of the positions to open; empty where the commitment is the whole proof."""
+    return params.bounds if isinstance(params, MatmulParams) else ()
+
+
 def kind_of(params: ProofParams) -> ChallengeKind:
     """Return the kind of proof these are the sizes of."""
     return next(kind for kind, params_type in _PARAMS.items() if isinstance(params, params_type))

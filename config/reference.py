@@ -45,6 +45,9 @@ ERROR_CODES: Mapping[ErrorCode, CodeMeaning] = {
         "400, 408, 411", "The body is no JSON document, came too slowly, or has no length.", "Send one."
     ),
     ErrorCode.DUPLICATE_KEY: CodeMeaning("400", "A key stands twice in one object.", "Send each key once."),
+    ErrorCode.NOT_CANONICAL: CodeMeaning(
+        "400", "A line is sound JSON in another spelling than RFC 8785.", "Take the bytes as the log has them."
+    ),
     ErrorCode.UNKNOWN_FIELD: CodeMeaning("400", "A field nobody knows.", "The hint names the nearest known one."),
     ErrorCode.INVALID_FIELD: CodeMeaning(
         "400, 422", "A field has the wrong type, or a value out of range.", "`field` and `hint` say which and why."
@@ -61,12 +64,18 @@ ERROR_CODES: Mapping[ErrorCode, CodeMeaning] = {
         "401", "Neither a signature nor a token, or a token where only a signature counts.", "Sign, or get a token."
     ),
     ErrorCode.BAD_SIGNATURE: CodeMeaning(
-        "401", "The signature, its certificate or its audience does not hold.", "Sign exactly what is sent, once."
+        "401, 403", "The signature, its certificate or its audience does not hold.", "Sign exactly what is sent, once."
     ),
     ErrorCode.CLOCK_SKEW: CodeMeaning(
-        "401", "The request was signed more than 30 s away from this node's clock.", "Set the clock; sign anew."
+        "401, 409",
+        "The request was signed more than 30 s away from this node's clock, a transaction more than 60 s ahead of it.",
+        "Set the clock; sign anew.",
     ),
-    ErrorCode.NONCE_REUSED: CodeMeaning("401", "This very request was seen before.", "Sign every request anew."),
+    ErrorCode.NONCE_REUSED: CodeMeaning(
+        "401, 409",
+        "This very request was seen before; on the ledger, another transaction has this nonce.",
+        "Sign every request anew.",
+    ),
     ErrorCode.TOKEN_EXPIRED: CodeMeaning("401", "The token is older than security.token_expiry.", "Get a new one."),
     ErrorCode.TOKEN_INVALID: CodeMeaning("401", "This node did not give the token.", "Get a new one."),
     ErrorCode.NOT_PERMITTED: CodeMeaning(
@@ -80,14 +89,18 @@ ERROR_CODES: Mapping[ErrorCode, CodeMeaning] = {
     ErrorCode.NO_CAPACITY: CodeMeaning("409", "More than is free now.", "Ask for less, or later."),
     ErrorCode.UNKNOWN_DEVICE: CodeMeaning("422", "This host has no such device.", "The hint lists its devices."),
     ErrorCode.NOT_SUPPORTED: CodeMeaning(
-        "422", "This miner cannot enforce what the field asks for.", "Leave the field out."
+        "422", "This node cannot do what the field asks for.", "Leave the field out, or ask a newer version."
     ),
     ErrorCode.IMAGE_NOT_ALLOWED: CodeMeaning("422", "The image is not on the list.", "The hint lists the images."),
     ErrorCode.KEY_REFUSED: CodeMeaning(
-        "400", "Not one plain OpenSSH public key, or a weak one.", "Make one: ssh-keygen -t ed25519."
+        "400, 403",
+        "Not one plain OpenSSH public key, or a weak one; on the ledger, a subkey that a newer one replaced.",
+        "Make one: ssh-keygen -t ed25519; sign with the newest subkey.",
     ),
     ErrorCode.CONFLICT: CodeMeaning(
-        "409", "The Idempotency-Key, or the challenge, is used for something else.", "A fresh key; each step once."
+        "409",
+        "The Idempotency-Key, the challenge or the ledger's path is used already, or a step before it is missing.",
+        "A fresh key; each step once, in order.",
     ),
     ErrorCode.TOO_MANY_REQUESTS: CodeMeaning(
         "429", "Your quota of leases is used up, or the device proves something else now.", "Release one; try later."
@@ -96,6 +109,23 @@ ERROR_CODES: Mapping[ErrorCode, CodeMeaning] = {
         "503", "The node itself lacks something: engine, image, sshd, solver.", "Wait for Retry-After seconds."
     ),
     ErrorCode.INTERNAL: CodeMeaning("500", "A defect; the node logged it.", "Tell the node's owner."),
+    ErrorCode.NONCE_GAP: CodeMeaning(
+        "409",
+        "Transactions of the sender before this one are missing.",
+        "Send them in order; the message names the next.",
+    ),
+    ErrorCode.WRONG_NET: CodeMeaning(
+        "409", "The transaction was signed for another ledger.", "Sign for the net id of GET /status."
+    ),
+    ErrorCode.RULE_REFUSED: CodeMeaning(
+        "403", "No rule of the ledger lets this key write on this path.", "Write where the rules allow."
+    ),
+    ErrorCode.STALE_CHECKPOINT: CodeMeaning(
+        "409", "The witness knows a checkpoint of another size.", "Send the proof from the size it names."
+    ),
+    ErrorCode.FORKED_CHECKPOINT: CodeMeaning(
+        "422", "The checkpoint does not go on from the one seen before.", "Show a proof that it does, or explain."
+    ),
 }
 
 REJECT_REASONS: Mapping[RejectReason, str] = {
@@ -105,6 +135,7 @@ REJECT_REASONS: Mapping[RejectReason, str] = {
     RejectReason.WRONG_COUNT: "There are more or fewer roots or openings than were asked for.",
     RejectReason.BAD_MERKLE_PATH: "An opened tile does not lead to the committed root.",
     RejectReason.TILE_MISMATCH: "A tile computed anew differs from the committed one: the work was not done.",
+    RejectReason.SHARE_INVALID: "A share of the proof of work misses its target: it was not found, it was made up.",
     RejectReason.TOO_FAST: "The rate is above 1.15 of the vendor's peak: nobody believes it.",
     RejectReason.OPENING_LATE: "The openings took longer than two seconds.",
     RejectReason.MISSING: "No proof came: silence, a refusal, or a failure after the question was sent.",
@@ -115,6 +146,9 @@ REJECT_REASONS: Mapping[RejectReason, str] = {
     RejectReason.LIMIT_NOT_HELD: "Seen from inside, a limit is not the one of the receipt.",
     RejectReason.TERMINATE_FAILED: "The container could not be ended, or answered after its end.",
     RejectReason.NOT_MEASURED: "This part was not measured; it is left out and costs nothing.",
+    RejectReason.LOG_FORK: "The miner's log signed two histories: what was told was changed afterwards.",
+    RejectReason.LOG_MISMATCH: "The event lines that came are not those the log signed.",
+    RejectReason.LOG_GAP: "An event line is missing, repeated or moved.",
 }
 
 _TYPE_WORDS: Mapping[object, str] = {

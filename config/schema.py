@@ -154,7 +154,7 @@ class ValidatorConfig(Section):
     """Rounds, sizes and what is inspected."""
 
     epoch_seconds: int = Field(300, ge=5, le=86400, description="Length of an epoch.")
-    proof_target_seconds: int = Field(3, ge=1, le=60, description="How long a matmul proof should take a miner.")
+    proof_target_seconds: int = Field(3, ge=1, le=60, description="How long each proof should take a miner.")
     openings: int = Field(32, ge=8, le=256, description="Tiles recomputed per proof.")
     inspect: bool = Field(True, description="Rent a container from each miner and check its limits from inside.")
     inspect_memory: SizeText = Field("256m", description="Memory of the inspected container.")
@@ -165,6 +165,18 @@ class ValidatorConfig(Section):
     evidence_retention_hours: int = Field(
         48, ge=1, le=87600, description="Openings are kept this long, verdicts for ever."
     )
+
+
+class TelemetryConfig(Section):
+    """The agent that keeps the event log, and where its alerts begin; they clear five points below."""
+
+    start_agent: bool = Field(
+        True,
+        description="The miner starts its agent itself; false where a service manager runs `python main.py agent`.",
+    )
+    gpu_usage_percent: float = Field(90, gt=5, le=100, description="Alert above this GPU utilisation.")
+    memory_usage_percent: float = Field(90, gt=5, le=100, description="Alert above this share of any memory.")
+    temperature_celsius: float = Field(85, gt=5, le=150, description="Alert above this GPU temperature.")
 
 
 class LedgerConfig(Section):
@@ -205,5 +217,6 @@ class Config(Section):
     docker: DockerConfig = DockerConfig()
     miner: MinerConfig = MinerConfig()
     validator: ValidatorConfig = ValidatorConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
     ledger: LedgerConfig = LedgerConfig()
     logging: LoggingConfig = LoggingConfig()

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -84,6 +85,7 @@ class EmbeddedLedger:
         self._clock = clock
         self._block_transactions_max = block_transactions_max
         self._verifier = TransactionVerifier()
+        self._making_block = threading.Lock()
         self._new_block = threading.Condition()
         self._signed_unix_ms = 0  # latest time any transaction names that has no block yet
         self.log = LogStore(path, genesis.origin, schema=SCHEMA)
@@ -124,15 +126,16 @@ class EmbeddedLedger:
 
     def make_block(self) -> SignedBlock:
         """Sign what there is as the next block, and wake those who wait for one."""
-        with self.log.transaction() as writer:
-            last = self._last.block
-            # Not before any transaction in it could have been taken, even if the wall clock was set back since.
-            earliest = max(last.time_unix_ms + 1, self._signed_unix_ms - state.FUTURE_MS_MAX)
-            time_unix_ms = max(self._clock.wall_unix_ms(), earliest)
-            made = self._sign(writer, last.height + 1, time_unix_ms, self._last.hash)
-        with self._new_block:
-            self._last = made
-            self._new_block.notify_all()
+        with self._making_block:
+            with self._writer() as writer:
+                last = self._last.block
+                # Not before any transaction in it could have been taken, even if the wall clock was set back since.
+                earliest = max(last.time_unix_ms + 1, self._signed_unix_ms - state.FUTURE_MS_MAX)
+                time_unix_ms = max(self._clock.wall_unix_ms(), earliest)
+                made = self._sign(writer, last.height + 1, time_unix_ms, self._last.hash)
+            with self._new_block:
+                self._last = made
+                self._new_block.notify_all()
         return made
 
     def wait_for_block(self, height: int, timeout_seconds: float) -> bool:
@@ -168,14 +171,17 @@ class EmbeddedLedger:
 
     def _write(self, batch: Sequence[SignedTransaction]) -> list[tuple[int, bool] | Exception]:
         """Take a batch in one commit; one refused transaction does not touch the others."""
-        try:
-            with self.log.transaction() as writer:
-                now_unix_ms = self._clock.wall_unix_ms()
-                return [self._try_take(writer, transaction, now_unix_ms) for transaction in batch]
-        except Exception:
-            # The file is as before the batch (disk full, a lost commit); the tree in memory has to follow it.
-            self._state.reload()
-            raise
+        with self._writer() as writer:
+            now_unix_ms = self._clock.wall_unix_ms()
+            return [self._try_take(writer, transaction, now_unix_ms) for transaction in batch]
+
+    @contextmanager
+    def _writer(self) -> Iterator[Writer]:
+        """Hold the file; when the step before failed (disk full, a lost commit), the tree in memory follows it first."""
+        with self.log.transaction() as writer:
+            if self._state.size != writer.size:
+                self._state.reload(writer.size)
+            yield writer
 
     def _try_take(
         self, writer: Writer, transaction: SignedTransaction, now_unix_ms: int
@@ -185,8 +191,10 @@ class EmbeddedLedger:
             with writer.savepoint():
                 return self._take(writer, transaction, now_unix_ms)
         except (RequestRejected, Unavailable) as err:
-            self._state.tree = tree
             return err
+        except BaseException:
+            self._state.tree = tree
+            raise
 
     def _take(self, writer: Writer, transaction: SignedTransaction, now_unix_ms: int) -> tuple[int, bool]:
         name = bytes.fromhex(transaction.hash)
@@ -208,7 +216,7 @@ class EmbeddedLedger:
             return self._sign(writer, 0, self.genesis.created_unix_ms, NO_BLOCK)
 
     def _resume(self) -> SignedBlock:
-        self._state.reload()
+        self._state.reload(self.log.size)
         note = self.log.latest_checkpoint()
         if note is None:
             raise LogDamaged("checkpoint", "the newest one is missing")

@@ -81,7 +81,9 @@ def _check(stored: sqlite3.Connection, genesis: Genesis, on_progress: Callable[[
 
 def _check_nodes(stored: sqlite3.Connection, index: int, nodes: Nodes) -> None:
     for level, place, expected in nodes:
-        row = stored.execute("SELECT hash FROM node WHERE level = ? AND id = ?", (level, place)).fetchone()
+        row = stored.execute(
+            "SELECT CAST(hash AS BLOB) FROM node WHERE level = ? AND id = ?", (level, place)
+        ).fetchone()
         if row is None or bytes(row[0]) != expected:
             found = "is missing" if row is None else f"is {bytes(row[0]).hex()}"
             where = f"leaf {index}" if level == 0 else f"node {level}/{place}"
@@ -98,10 +100,11 @@ def _check_name(stored: sqlite3.Connection, index: int, transaction: SignedTrans
 def _compare(stored: sqlite3.Connection, replay: Replay, sql: str, name: Callable[[Row], str]) -> int:
     """Compare two tables row by row and return how many rows they have."""
     count = 0
-    found: Iterable[Row] = stored.execute(sql)
-    for row, expected in itertools.zip_longest(found, replay.rows(sql)):
+    rows: Iterable[Row] = stored.execute(sql)
+    for row, expected in itertools.zip_longest(rows, replay.rows(sql)):
         if row != expected:
-            raise LogDamaged(name(row or expected), f"stored {_short(row)}, the replay gives {_short(expected)}")
+            first = min((found for found in (row, expected) if found), key=lambda found: str(found[:2]))
+            raise LogDamaged(name(first), f"stored {_short(row)}, the replay gives {_short(expected)}")
         count += 1
     return count
 

@@ -17,10 +17,9 @@ from dataclasses import dataclass
 
 from ledger import path_tree
 from ledger.rules import Rules
-from polarise.canonical import canonical_bytes
 from polarise.errors import ErrorCode, RequestRejected
 from polarise.genesis import Genesis
-from polarise.transaction import SignedTransaction
+from polarise.transaction import SignedTransaction, encode_value
 
 GENESIS_LEAF = -1
 FUTURE_MS_MAX = 60_000
@@ -72,8 +71,10 @@ class LedgerState:
     def __init__(self, connection: sqlite3.Connection, genesis: Genesis) -> None:
         self._connection = connection
         self._genesis = genesis
+        self._net = genesis.net  # hashes the whole genesis
         self._rules = Rules(member.key for member in genesis.validators)
         self.tree = path_tree.EMPTY
+        self.size = 0  # leaves the tree has seen
 
     @property
     def root(self) -> str:
@@ -82,14 +83,14 @@ class LedgerState:
 
     def begin(self) -> None:
         """Write what the genesis says."""
-        self._put(Stored("/genesis", GENESIS_LEAF, canonical_bytes({"hash": self._genesis.hash}), 0))
+        self._put(Stored("/genesis", GENESIS_LEAF, encode_value({"hash": self._genesis.hash}), 0))
         for member in self._genesis.validators:
-            value = canonical_bytes({"stake": member.stake})
+            value = encode_value({"stake": member.stake})
             self._put(Stored(f"/stakes/{member.key}", GENESIS_LEAF, value, 0))
 
-    def reload(self) -> None:
-        """Build the path tree from the stored values, after a start or a failed commit."""
-        self.tree = path_tree.EMPTY
+    def reload(self, size: int) -> None:
+        """Build the path tree from the values that ``size`` stored leaves left, after a start or a failed commit."""
+        self.tree, self.size = path_tree.EMPTY, size
         rows = self._connection.execute("SELECT path, value, MAX(leaf) FROM value GROUP BY path")
         for path, value, _leaf in rows:
             self.tree = path_tree.set_value(self.tree, path, None if value is None else bytes(value))
@@ -101,8 +102,8 @@ class LedgerState:
             RequestRejected: WRONG_NET, CLOCK_SKEW, NONCE_REUSED, NONCE_GAP, KEY_REFUSED, RULE_REFUSED or CONFLICT.
         """
         body = transaction.body
-        if body.net != self._genesis.net:
-            raise _rejected(ErrorCode.WRONG_NET, f"signed for {body.net}, this is {self._genesis.net}", "net", 409)
+        if body.net != self._net:
+            raise _rejected(ErrorCode.WRONG_NET, f"signed for {body.net}, this is {self._net}", "net", 409)
         if body.time_unix_ms > now_unix_ms + FUTURE_MS_MAX:
             ahead = (body.time_unix_ms - now_unix_ms) // 1000
             raise _rejected(ErrorCode.CLOCK_SKEW, f"your clock is {ahead} s ahead of the ledger's", "time_unix_ms", 409)
@@ -122,11 +123,11 @@ class LedgerState:
     def apply(self, transaction: SignedTransaction, leaf: int, account: Account) -> None:
         """Write what a checked transaction does."""
         body = transaction.body
-        value: object = body.op.value
-        encoded = None if value is None else canonical_bytes(value)  # type: ignore[arg-type]  # decoded from JSON
+        encoded = None if body.op.value is None else encode_value(body.op.value)
         self._put(Stored(body.op.path, leaf, encoded, body.op.read_concern))
         after = {"counter": max(account.counter, body.certificate.counter), "nonce": body.nonce + 1}
-        self._put(Stored(f"/accounts/{body.sender}", leaf, canonical_bytes(after), 0))
+        self._put(Stored(f"/accounts/{body.sender}", leaf, encode_value(after), 0))
+        self.size = leaf + 1
 
     def account(self, sender: str) -> Account:
         """Return a sender's account; one that never wrote starts at nonce 0."""

@@ -35,7 +35,7 @@ def open_stored(path: Path, genesis: Genesis) -> Iterator[sqlite3.Connection]:
 
 def lines(stored: sqlite3.Connection) -> Iterator[bytes]:
     """Yield the bytes of the leaves from the first on."""
-    for expected, (index, line) in enumerate(stored.execute("SELECT id, line FROM leaf ORDER BY id")):
+    for expected, (index, line) in enumerate(stored.execute("SELECT id, CAST(line AS BLOB) FROM leaf ORDER BY id")):
         if index != expected:
             raise LogDamaged(f"leaf {expected}", "is missing")
         yield bytes(line)
@@ -43,7 +43,7 @@ def lines(stored: sqlite3.Connection) -> Iterator[bytes]:
 
 def notes(stored: sqlite3.Connection) -> Iterator[bytes]:
     """Yield the notes of the blocks; number and size beside each must be the signed ones."""
-    rows = stored.execute("SELECT id, size, note FROM checkpoint ORDER BY id")
+    rows = stored.execute("SELECT id, size, CAST(note AS BLOB) FROM checkpoint ORDER BY id")
     for height, (number, size, note) in enumerate(rows):
         try:
             signed_size = parse_checkpoint(parse_note(bytes(note)).text).size

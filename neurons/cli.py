@@ -11,6 +11,8 @@ import os
 import sys
 from pathlib import Path
 
+from pydantic import ValidationError
+
 import polarise
 from polarise.errors import ConfigError, LogDamaged, LogFork, ProofRejected, RequestRejected, SubnetError, Unavailable
 
@@ -39,10 +41,9 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit status; see the module's docstring.
     """
-    args = build_parser().parse_args(_with_default_role(sys.argv[1:] if argv is None else argv))
     try:
-        status = args.handler(args)
-        return int(status)
+        args = _parse(_with_default_role(sys.argv[1:] if argv is None else argv))
+        return int(args.handler(args))
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
@@ -52,10 +53,33 @@ def main(argv: list[str] | None = None) -> int:
     except SubnetError as err:
         print(f"polarise: {_describe(err)}", file=sys.stderr)
         return exit_status(err)
+    except ValidationError as err:
+        # A value from the command line that a message's own model refused.
+        first = err.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        print(f"polarise: {field}: {first['msg']}, got {str(first.get('input'))[:100]!r}", file=sys.stderr)
+        return EXIT_USAGE
+    except OSError as err:
+        place = f"{err.filename}: " if err.filename else ""
+        print(f"polarise: {place}{err.strerror or err}", file=sys.stderr)
+        return EXIT_USAGE
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    """Parse, and give ``renter ssh`` everything behind ``--`` untouched, whatever stands before it."""
+    own, remote = argv, []
+    if argv[:2] == ["renter", "ssh"] and "--" in argv:
+        end = argv.index("--")
+        own, remote = argv[:end], argv[end + 1 :]
+    args = build_parser().parse_args(own)
+    if remote:
+        args.remote_command = remote
+    return args
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser with every command."""
+    from neurons.agent import command as agent_command
     from neurons.base import keys_command
     from neurons.demo import command as demo_command
     from neurons.ledger import command as ledger_command
@@ -72,11 +96,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"polarise {polarise.__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    modules = (
-        *(demo_command, miner_command, validator_command, ledger_command),
-        *(renter_command, audit_command, keys_command),
-    )
-    for module in modules:
+    for module in (
+        demo_command,
+        miner_command,
+        agent_command,
+        validator_command,
+        ledger_command,
+        renter_command,
+        audit_command,
+        keys_command,
+    ):
         module.add_parser(subparsers)
     return parser
 

@@ -21,16 +21,18 @@ from pydantic import Field
 from polarise.canonical import JsonValue, canonical_bytes, digest_hex
 from polarise.decode import WireModel, decode_model
 from polarise.errors import ErrorCode, RejectReason, RequestRejected
-from polarise.messages import Position
+from polarise.messages import Position, ProofKind, SizedProof
 from polarise.notes import MAX_NOTE_BYTES
-from polarise.signing import KEY_PATTERN
+from polarise.signing import KEY_PATTERN, Certificate
 from polarise.statement import SignedStatement
 
 MAX_BUNDLE_BYTES = 16 * 1024 * 1024
 TEXT_CHARS_MAX = 500
 
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Count = Annotated[int, Field(ge=0, lt=2**53)]
+COUNT_MAX = 2**53 - 1
+Count = Annotated[int, Field(ge=0, le=COUNT_MAX)]
+Claim = Annotated[int, Field(ge=1, le=COUNT_MAX)]
 Ppm = Annotated[int, Field(ge=0, le=1_000_000)]
 Text = Annotated[str, Field(max_length=TEXT_CHARS_MAX)]
 PartName = Literal["compute", "memory", "service", "telemetry"]
@@ -57,25 +59,14 @@ class VerdictRecord(WireModel):
         return self.reason is None
 
 
-class MatmulSizes(WireModel):
-    """Sizes of a matmul proof, as `messages.PrepareRequest` has them."""
-
-    n: Count
-    rounds: Count
-    tile: Count
-    openings: Count
-
-
-class ProofEvidence(WireModel):
-    """One proof of one device.
+class ProofEvidence(SizedProof):
+    """One proof of one device; rates are operations per second for matmul, hashes per second for the proof of work.
 
     Attributes:
-        kind: Which proof.
         challenge_id: The validator's name for it.
         device: UUID of the device.
         device_index: Its place in the registry entry.
-        claimed_ops_per_second: The claim it is compared with.
-        sizes: What was asked for.
+        claimed_per_second: The claim it is compared with.
         nonce: The validator's nonce.
         beacon: Public randomness of the epoch.
         seed: What follows from all of them.
@@ -83,19 +74,18 @@ class ProofEvidence(WireModel):
         first_byte_after_ns: First byte of the commitment after the start was sent; for diagnosis.
         last_byte_after_ns: Last byte of it; the work ended before.
         commitment: The miner's signed commitment as received.
-        positions: Tiles drawn from it.
-        openings: The miner's answer in wire form; None before it came, or after its retention.
+        positions: Tiles drawn from it; empty for a proof of work, which has nothing to open.
+        openings: The miner's answer in wire form; None before it came, after its retention, and for a proof of work.
         openings_digest: SHA-256 of the openings' canonical bytes.
-        measured_ops_per_second: What follows from sizes and stamps; 0 when nothing was measured.
+        measured_per_second: What follows from sizes and stamps, for a proof of work the lower bound; 0 when nothing was
+            measured.
         verdict: What came of it.
     """
 
-    kind: Literal["matmul"] = "matmul"
     challenge_id: str = Field(pattern=r"^[0-9a-f]{32}$")
     device: str = Field(max_length=96)
     device_index: Count
-    claimed_ops_per_second: Count
-    sizes: MatmulSizes
+    claimed_per_second: Claim
     nonce: Hash
     beacon: Hash
     seed: Hash
@@ -106,7 +96,7 @@ class ProofEvidence(WireModel):
     positions: tuple[Position, ...] = ()
     openings: tuple[dict[str, object], ...] | None = None
     openings_digest: Hash | None = None
-    measured_ops_per_second: Count = 0
+    measured_per_second: Count = 0
     verdict: VerdictRecord
 
 
@@ -132,6 +122,42 @@ class InspectionEvidence(WireModel):
     verdict: VerdictRecord
 
 
+class KindRate(WireModel):
+    """What one kind of proof measured over all devices that answered, for whoever asks where points were lost.
+
+    Attributes:
+        kind: Which proof.
+        measured_per_second: Sum of the measured rates.
+        claimed_per_second: Sum of their claims.
+    """
+
+    kind: ProofKind
+    measured_per_second: Count
+    claimed_per_second: Count
+
+
+class TelemetryEvidence(WireModel):
+    """What a miner's own log was found to be.
+
+    Attributes:
+        origin: Name of the log.
+        size: Lines verified so far, from the first on.
+        new_lines: Lines verified in this epoch.
+        certificate: The node's certificate of the key that signs the log; None when it was not seen.
+        checkpoint: Newest signed checkpoint that was verified; None when there is none.
+        fork: The two signed checkpoints that do not fit together.
+        verdict: What came of it.
+    """
+
+    origin: str = Field(max_length=200)
+    size: Count
+    new_lines: Count
+    certificate: Certificate | None = None
+    checkpoint: str | None = Field(default=None, max_length=MAX_NOTE_BYTES)
+    fork: tuple[str, str] | None = None
+    verdict: VerdictRecord
+
+
 class PartScore(WireModel):
     """One part of a score.
 
@@ -139,8 +165,9 @@ class PartScore(WireModel):
         name: Which part.
         weight_ppm: Its weight before parts that were left out.
         value_ppm: What it is worth; None when it was left out.
-        measured: Measured figure (operations per second for compute, promises kept for service).
+        measured: Measured figure (promises kept for service); None for compute, which has rates.
         claimed: The figure it is compared with.
+        rates: One per kind of proof that was measured; compute only.
         reasons: Why points are missing.
         message: One sentence for the miner's operator.
         last_ppm: Newest value that was really measured.
@@ -152,6 +179,7 @@ class PartScore(WireModel):
     value_ppm: Ppm | None
     measured: Count | None = None
     claimed: Count | None = None
+    rates: tuple[KindRate, ...] = ()
     reasons: tuple[RejectReason, ...] = ()
     message: Text = ""
     last_ppm: Ppm | None = None
@@ -205,8 +233,9 @@ class EvidenceBundle(WireModel):
         miner_set_root: Merkle root over the digests of all entries of the epoch.
         challenge_commit: What the validator was bound to before.
         beacon_block: The signed block whose hash is the beacon of all proofs.
-        proofs: One per device.
+        proofs: One per device and kind.
         inspection: The rented container; None when this validator does not inspect.
+        telemetry: The miner's log; None when this validator does not read it.
         previous: The miner's score before.
         score: The score that follows.
     """
@@ -223,6 +252,7 @@ class EvidenceBundle(WireModel):
     beacon_block: str = Field(max_length=MAX_NOTE_BYTES)
     proofs: tuple[ProofEvidence, ...]
     inspection: InspectionEvidence | None
+    telemetry: TelemetryEvidence | None = None
     previous: ScoreRecord | None
     score: ScoreRecord
 

@@ -21,6 +21,7 @@ class DeviceClaim(WireModel):
         memory_bytes: Host memory for a CPU, device memory for a GPU.
         matmul_ops_per_second: Claimed rate of the matmul proof, 2·n³ operations a round. A miner claims what it can
             hold: `join` takes 70 % of the measured median on CPUs.
+        pow_hashes_per_second: Claimed rate of the proof of work, one SHA-256 compression a hash, likewise.
     """
 
     uuid: str = Field(min_length=1, max_length=96)
@@ -28,6 +29,12 @@ class DeviceClaim(WireModel):
     name: str = Field(max_length=200)
     memory_bytes: int = Field(ge=0, lt=2**53)
     matmul_ops_per_second: int = Field(ge=1, lt=2**53)
+    pow_hashes_per_second: int = Field(ge=1, lt=2**53)
+
+    @property
+    def rates_text(self) -> str:
+        """Both claims as a person reads them."""
+        return f"{self.matmul_ops_per_second / 1e9:.1f} G operations/s and {self.pow_hashes_per_second / 1e6:.1f} M hashes/s"
 
 
 class HardwareClaim(WireModel):

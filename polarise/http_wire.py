@@ -25,6 +25,8 @@ def border(name: str) -> Iterator[None]:
         yield
     except TimeoutError as err:
         raise DeadlineExceeded(f"{name} did not answer in time") from err
+    except ConnectionRefusedError as err:
+        raise Unavailable(f"{name}: nothing listens there; is it running, and is the URL right?") from err
     except (OSError, http.client.HTTPException, ValueError) as err:
         raise Unavailable(f"{name}: {type(err).__name__}: {str(err)[:200]!r}") from err
 

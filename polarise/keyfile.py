@@ -150,7 +150,7 @@ def _read(path: Path) -> KeyFile:
         raise ConfigError(
             f"cannot read the key file: {err.strerror}",
             origin=str(path),
-            allowed="make one with `python main.py key new`",
+            allowed="make one: python main.py key new --kind owner|node|renter (README, Run the roles by hand)",
         ) from err
     if os.name == "posix" and mode & 0o077:
         raise ConfigError(

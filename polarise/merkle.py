@@ -186,9 +186,11 @@ def _check_trivial_consistency(
     """Two equal trees have equal roots, and the empty tree is a prefix of all; both need no hashes."""
     if proof:
         raise InvalidProof(f"consistency proof from {old_size} to {new_size} has {len(proof)} hashes, expected 0")
-    expected = new_root if old_size == new_size else EMPTY_ROOT
+    expected = EMPTY_ROOT if old_size == 0 else new_root
     if not hmac.compare_digest(old_root, expected):
         raise InvalidProof(f"old root is {old_root.hex()}, expected {expected.hex()}")
+    if new_size == 0 and not hmac.compare_digest(new_root, EMPTY_ROOT):
+        raise InvalidProof(f"the root of no leaves is {EMPTY_ROOT.hex()}, got {new_root.hex()}")
 
 
 def _walk_consistency(old_last: int, new_last: int, path: Sequence[bytes]) -> tuple[bytes, bytes]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, StrictInt, field_validator
+from pydantic import AfterValidator, Field, StrictInt, ValidationInfo, field_validator
 
 from polarise.decode import WireModel
 from polarise.quantities import parse_size
@@ -20,6 +20,7 @@ def _size(text: str) -> str:
     return text
 
 
+Size = Annotated[int, Field(ge=0, lt=2**53)]
 SizeText = Annotated[str, Field(max_length=32), AfterValidator(_size)]
 
 
@@ -180,26 +181,70 @@ class StatusAnswer(WireModel):
     ssh_host: str
 
 
-class PrepareRequest(WireModel):
-    """POST /challenge/prepare: get ready for one proof; nothing is timed yet.
+class MatmulSizes(WireModel):
+    """Sizes of a matmul proof; the bounds that make sense are those of `challenges.matmul_messages`.
 
     Attributes:
-        challenge_id: The validator's name for this proof, 32 hex digits, used once.
-        kind: Which proof.
-        device: UUID of the device that has to prove.
         n: Matrix size.
         rounds: Chained rounds.
         tile: Tile size.
         openings: How many tiles will be opened.
     """
 
+    n: Size
+    rounds: Size
+    tile: Size
+    openings: Size
+
+
+class PowSizes(WireModel):
+    """Sizes of a proof of work; the bounds that make sense are those of `challenges.pow_messages`.
+
+    Attributes:
+        shares: How many shares are to be found.
+        difficulty: Hashes per share on average.
+        slot: Index of the device on its host; no two slots have a nonce in common.
+    """
+
+    shares: Size
+    difficulty: Size
+    slot: Size
+
+
+ProofKind = Literal["pow", "matmul"]
+
+_SIZES: dict[str, type[MatmulSizes | PowSizes]] = {"pow": PowSizes, "matmul": MatmulSizes}
+
+
+class SizedProof(WireModel):
+    """A kind of proof and sizes of that kind; another kind's sizes are refused by the name of the wrong field.
+
+    Attributes:
+        kind: Which proof.
+        sizes: What is asked for.
+    """
+
+    kind: ProofKind
+    sizes: PowSizes | MatmulSizes
+
+    @field_validator("sizes", mode="before")
+    @classmethod
+    def _of_kind(cls, value: object, info: ValidationInfo) -> object:
+        """Decode by the kind, which stands before; a kind that does not exist was refused already."""
+        model = _SIZES.get(info.data.get("kind", ""))
+        return value if model is None else model.model_validate(value, strict=True)
+
+
+class PrepareRequest(SizedProof):
+    """POST /challenge/prepare: get ready for one proof; nothing is timed yet.
+
+    Attributes:
+        challenge_id: The validator's name for this proof, 32 hex digits, used once.
+        device: UUID of the device that has to prove.
+    """
+
     challenge_id: str = Field(pattern=r"^[0-9a-f]{32}$")
-    kind: Literal["matmul"]
     device: str = Field(max_length=96)
-    n: int = Field(ge=64, le=32768)
-    rounds: int = Field(ge=1, le=4096)
-    tile: int = Field(ge=16, le=128)
-    openings: int = Field(ge=1, le=256)
 
 
 class StartRequest(WireModel):
@@ -225,7 +270,8 @@ class CommitmentBody(WireModel):
         challenge_id: As prepared.
         device: UUID of the device that proved.
         seed: The seed the miner worked from, 64 hex digits.
-        proof: The proof's own commitment, decoded by `challenges.matmul`; one Merkle root per round.
+        proof: The proof's own commitment, decoded by `challenges`: for matmul ``roots``, one Merkle root per round, for
+            the proof of work ``nonces``, which are the whole proof. Its kind is bound by the seed.
     """
 
     challenge_id: str = Field(pattern=r"^[0-9a-f]{32}$")
@@ -250,7 +296,7 @@ class Position(WireModel):
 
 
 class OpenRequest(WireModel):
-    """POST /challenge/open: which tiles to show."""
+    """POST /challenge/open: which tiles of a matmul proof to show; a proof of work has nothing to open."""
 
     challenge_id: str = Field(pattern=r"^[0-9a-f]{32}$")
     positions: tuple[Position, ...] = Field(min_length=1, max_length=256)

@@ -63,20 +63,6 @@ def open_entry(statement: SignedStatement) -> RegistryEntry:
     return entry
 
 
-def open_value(node_key: str, value: object) -> tuple[SignedStatement, RegistryEntry]:
-    """Verify what stands on the ledger at a node's registry path.
-
-    Raises:
-        SignatureInvalid: A signature that does not hold, or another node's entry.
-        ValueError: Not a statement.
-    """
-    statement = SignedStatement.model_validate(value, strict=False)
-    entry = open_entry(statement)
-    if entry.node_key != node_key:
-        raise SignatureInvalid("the entry is another node's")
-    return statement, entry
-
-
 def read_entry(path: Path) -> tuple[SignedStatement, RegistryEntry]:
     """Read and verify one entry file.
 

@@ -174,8 +174,8 @@ def sign_transaction(
         "op": op.to_wire(),
     }
     _check_value(body)
-    body["signature"] = signer.key.sign(DOMAIN, _canonical(body))
-    return decode_transaction(_canonical(body))
+    body["signature"] = signer.key.sign(DOMAIN, encode_value(body))
+    return decode_transaction(encode_value(body))
 
 
 def decode_transaction(raw: bytes) -> SignedTransaction:
@@ -189,7 +189,7 @@ def decode_transaction(raw: bytes) -> SignedTransaction:
     if not isinstance(value, dict):
         raise RequestRejected(ErrorCode.INVALID_FIELD, "a transaction is a JSON object", hint="send {...}")
     _check_value(value)
-    if _canonical(value) != raw:
+    if encode_value(value) != raw:
         raise RequestRejected(
             ErrorCode.BAD_JSON,
             "the transaction is not in its canonical spelling",
@@ -201,7 +201,7 @@ def decode_transaction(raw: bytes) -> SignedTransaction:
     except ValidationError as err:
         raise rejection_of(Transaction, err) from err
     signed = {name: part for name, part in value.items() if name != "signature"}
-    return SignedTransaction(raw, body, _canonical(signed))
+    return SignedTransaction(raw, body, encode_value(signed))
 
 
 def check_path(path: str) -> str:
@@ -220,6 +220,23 @@ def check_path(path: str) -> str:
     return path
 
 
+def encode_value(value: object) -> bytes:
+    """Encode as RFC 8785 what a transaction may hold: no floats, and only ASCII in keys.
+
+    About ten times as fast as the general encoder; a property test holds the two against each other.
+
+    Raises:
+        RequestRejected: A text holds half of a surrogate pair, which has no bytes.
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
+    try:
+        return text.encode()
+    except UnicodeEncodeError as err:
+        raise RequestRejected(
+            ErrorCode.BAD_JSON, "a text holds a lone surrogate", hint="send whole characters only"
+        ) from err
+
+
 def _check_certificate(certificate: Certificate, sender: str) -> None:
     certificate.check(issuer=sender, purpose=Purpose.LEDGER)
 
@@ -233,6 +250,7 @@ def _check_kind(op: object) -> None:
             f"the operation {kind[:40]!r} is not carried out by this ledger",
             hint="set_value is; set_rule, set_trigger and transfer come with a later version",
             field="op.kind",
+            status=422 if known else 400,
         )
 
 
@@ -259,20 +277,3 @@ def _refused(field: str, message: str) -> RequestRejected:
         hint="use integers in a small unit, and texts for larger ones",
         field=field[:200] or None,
     )
-
-
-def _canonical(value: JsonValue) -> bytes:
-    """Encode as RFC 8785; valid because `_check_value` let no float and no key beyond ASCII through.
-
-    About ten times as fast as the general encoder; a property test holds the two against each other.
-
-    Raises:
-        RequestRejected: A text holds half of a surrogate pair, which has no bytes.
-    """
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
-    try:
-        return text.encode()
-    except UnicodeEncodeError as err:
-        raise RequestRejected(
-            ErrorCode.BAD_JSON, "a text holds a lone surrogate", hint="send whole characters only"
-        ) from err

@@ -24,7 +24,7 @@ def examined(program: tuple[str, ...] = ("main.py", "miner")) -> list[Event]:
     """Run one epoch over a miner and return what the validator logged, to the score."""
     with Market(validator_settings=SHORT_PROOF) as market:
         _, url = market.start_miner(program)
-        market.register_miner(url, lambda _name, _rate: None)
+        market.register_miner(url, lambda _device: None)
         events: list[Event] = []
         for event in market.start_validator().events(EPOCH_SECONDS):
             events.append(event)
@@ -33,9 +33,9 @@ def examined(program: tuple[str, ...] = ("main.py", "miner")) -> list[Event]:
     raise AssertionError(f"no score within {EPOCH_SECONDS} s: {events}")
 
 
-def named(events: list[Event], name: str) -> Event:
-    """Return the one entry with this event."""
-    found = [event for event in events if event.get("event") == name]
+def named(events: list[Event], name: str, kind: str | None = None) -> Event:
+    """Return the one entry with this event, of this kind of proof if one is named."""
+    found = [event for event in events if event.get("event") == name and (kind is None or event.get("kind") == kind)]
     assert len(found) == 1, (name, events)
     return found[0]
 
@@ -54,8 +54,9 @@ class ValidationTest(unittest.TestCase):
         """An honest miner is verified and accepted."""
         self.need_engine()
         events = examined()
-        verified = named(events, "proof verified")
-        self.assertGreater(int(str(verified["measured_ops_per_second"])), 0)
+        for kind in ("pow", "matmul"):
+            verified = named(events, "proof verified", kind)
+            self.assertGreater(int(str(verified["measured_per_second"])), 0)
         self.assertGreater(int(str(named(events, "container inspected")["checks_count"])), 20)
         scored = named(events, "miner scored")
         self.assertTrue(scored["is_acceptable"], scored)
@@ -67,7 +68,7 @@ class ValidationTest(unittest.TestCase):
         """A miner that computes four fifths of the product is caught by a recomputed tile."""
         self.need_engine()
         events = examined(("-m", "neurons.demo.cheats", "tile-skipper"))
-        self.assertEqual(named(events, "proof rejected")["reason"], RejectReason.TILE_MISMATCH)
+        self.assertEqual(named(events, "proof rejected", "matmul")["reason"], RejectReason.TILE_MISMATCH)
         self.assertEqual(named(events, "miner scored")["score"], "0.00")
 
     @pytest.mark.docker

@@ -204,7 +204,7 @@ class LogStore:
         Raises:
             LogDamaged: The node is not stored.
         """
-        rows = self.query("SELECT hash FROM node WHERE level = ? AND id = ?", (level, index))
+        rows = self.query("SELECT CAST(hash AS BLOB) FROM node WHERE level = ? AND id = ?", (level, index))
         if not rows:
             raise LogDamaged(f"node {level}/{index}", "is missing")
         return bytes(rows[0][0])
@@ -241,7 +241,7 @@ class LogStore:
         ((newest,),) = self.query("SELECT MAX(id) FROM checkpoint")
         size = 0 if last is None else int(last) + 1
         frontier = tree.load_frontier(self.node, size)
-        notes = self.query("SELECT id, note FROM checkpoint ORDER BY id DESC LIMIT 1")
+        notes = self.query("SELECT id, CAST(note AS BLOB) FROM checkpoint ORDER BY id DESC LIMIT 1")
         if notes:
             self._compare(f"checkpoint {notes[0][0]}", bytes(notes[0][1]), size)
         return frontier, 0 if newest is None else int(newest) + 1

@@ -31,12 +31,14 @@ class DataDir:
         self.leases = root / "leases"
         self.evidence = root / "evidence"
         self.run = root / "run"
+        # Made on entering; a process that needs fewer says so.
+        self.folders: tuple[Path, ...] = (root, self.keys, self.leases, self.evidence, self.run)
         self._lock_path = root / "lock"
         self._lock_descriptor: int | None = None
 
     def __enter__(self) -> DataDir:
         try:
-            for folder in (self.root, self.keys, self.leases, self.evidence, self.run):
+            for folder in self.folders:
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as err:

@@ -102,8 +102,8 @@ def _load_owner(args: argparse.Namespace) -> Identity:
     from polarise.keyfile import KeyKind
     from utils.crypto import read_passphrase
 
-    if args.owner_passphrase_file is None and args.passphrase_file is None:
-        sys.stderr.write(f"the owner key {args.owner_key}\n")
+    if args.owner_passphrase_file is None and args.passphrase_file is None and sys.stdin.isatty():
+        sys.stderr.write(f"first the passphrase of the owner key {args.owner_key}\n")
     passphrase = read_passphrase(args.owner_passphrase_file or args.passphrase_file, os.environ)
     return load_identity(args.owner_key, passphrase, kind=KeyKind.OWNER)
 

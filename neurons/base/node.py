@@ -14,7 +14,6 @@ from typing import TypeVar
 import polarise
 from neurons.base.data_dir import DataDir
 from neurons.base.service import Service, Supervisor
-from polarise.signing import Identity
 
 logger = logging.getLogger(__name__)
 
@@ -31,14 +30,14 @@ class BaseNode:
 
     Args:
         data_dir: Folder of this node; locked while it runs.
-        identity: The node's key.
+        node_key: The node's public key.
     """
 
     role = "node"
 
-    def __init__(self, data_dir: Path, identity: Identity) -> None:
+    def __init__(self, data_dir: Path, node_key: str) -> None:
         self.data_dir = DataDir(data_dir)
-        self.identity = identity
+        self.node_key = node_key
         self.supervisors: list[Supervisor] = []
         self._stop = threading.Event()
         self._resources = ExitStack()
@@ -46,7 +45,7 @@ class BaseNode:
     @property
     def node_id(self) -> str:
         """Twelve hex digits that mark everything of this node on a shared host."""
-        return self.identity.public_key[:12]
+        return self.node_key[:12]
 
     def build_services(self) -> Sequence[Service]:
         """Build every part of the role and return its services in the order they start."""
@@ -80,7 +79,7 @@ class BaseNode:
                 extra={
                     "role": self.role,
                     "version": polarise.__version__,
-                    "node_key": self.identity.public_key,
+                    "node_key": self.node_key,
                     "data_dir": str(self.data_dir.root),
                     **self.describe(),
                 },

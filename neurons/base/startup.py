@@ -54,6 +54,13 @@ def load(args: argparse.Namespace, role: RoleName) -> Started:
         ConfigError: Anything the operator has to change first.
     """
     config = load_settings(args, role)
+    if config.role not in {role, RoleName.DEMO}:
+        raise ConfigError(
+            f"these settings are a {config.role}'s",
+            origin=str(_config_file(args, role) or ""),
+            key_path="role",
+            allowed=f"`python main.py {config.role}`, or settings with role: {role}",
+        )
     configure_logging(config.logging.level, config.logging.format, config.logging.file)
     data_dir = data_dir_of(args, role, config)
     identity = load_node_identity(data_dir, read_passphrase(args.passphrase_file, os.environ))

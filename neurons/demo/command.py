@@ -14,6 +14,14 @@ def add_parser(subparsers: Subparsers) -> None:
     """Add ``demo``."""
     parser = subparsers.add_parser("demo", help="start a miner and a validator here, and rent a container from it")
     parser.add_argument("--once", action="store_true", help="run through and exit 0 when everything held")
+    parser.add_argument(
+        "--cheat",
+        nargs="?",
+        const="all",
+        metavar="NAMES",
+        help="also let miners that cheat play beside the honest one: all (without a value), names with commas, or none "
+        "for an honest guest as control",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write what happened to this file")
     parser.add_argument(
         "--keep", type=Path, metavar="DIR", help="keep keys, journals, evidence and logs in this folder"
@@ -25,4 +33,4 @@ def run_demo(args: argparse.Namespace) -> int:
     """Run the demo."""
     from neurons.demo.story import run
 
-    return run(once=args.once, json_file=args.json, keep=args.keep)
+    return run(once=args.once, json_file=args.json, keep=args.keep, cheat=args.cheat)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -20,12 +22,14 @@ from config.schema import Config
 from neurons.demo.process import Daemon
 from neurons.ledger.genesis import new_genesis
 from neurons.ledger.node import GENESIS_FILE
-from neurons.miner.join import post_entry, registry_statement
+from neurons.miner.join import entry_statement, measure_hardware, post, post_entry
 from neurons.miner.network import NodeNetwork
-from polarise.errors import SubnetError, Unavailable
+from polarise.errors import ConfigError, SubnetError, Unavailable
 from polarise.genesis import Genesis, Member, write_genesis
+from polarise.hardware import DeviceClaim, HardwareClaim
 from polarise.keyfile import KeyKind, create_key_file
 from polarise.ledger_client import LedgerClient
+from polarise.ledger_registry import withdrawal
 from polarise.registry import RegistryEntry, open_entry
 from polarise.signing import Identity
 from utils.crypto import new_secret, write_secret_file
@@ -38,6 +42,21 @@ COMMAND_SECONDS = 120
 
 class CommandFailed(SubnetError):
     """A command of the demo's renter ended with another status than 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """A further miner of a market.
+
+    Attributes:
+        name: Of its folder, and for messages.
+        identity: Its key.
+        daemon: Its process.
+    """
+
+    name: str
+    identity: Identity
+    daemon: Daemon
 
 
 class Market:
@@ -59,11 +78,14 @@ class Market:
         self._is_kept = keep is not None
         self.root = keep.absolute() if keep else Path(tempfile.mkdtemp(prefix="polarise-demo-"))
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if any(self.root.iterdir()):
+            raise ConfigError("the folder is not empty", origin=str(self.root), allowed="a new or empty folder")
         self.renter_key_file = self.root / "renter.key"
         self.passphrase_file = self.root / "passphrase"
         self._miner_settings = dict(miner_settings or {})
         self._validator_settings = dict(validator_settings or {})
         self._daemons: list[Daemon] = []
+        self._node_identities: list[Identity] = []
         self.miner_url = ""
         self.ledger_url = ""
         self._make_keys()
@@ -98,7 +120,7 @@ class Market:
             Unavailable: It did not start.
         """
         daemon = self._start("ledger", ("main.py", "ledger"), {"role": "ledger", "network": {"port": 0}})
-        self.ledger_url = str(daemon.wait_for("started", START_SECONDS)["url"])
+        self.ledger_url = _url_of(daemon)
         return daemon
 
     def start_miner(self, program: tuple[str, ...] = ("main.py", "miner")) -> tuple[Daemon, str]:
@@ -111,15 +133,35 @@ class Market:
             Unavailable: It did not start; the message holds the end of its log.
         """
         daemon = self._start("miner", program, self._miner_config())
-        self.miner_url = str(daemon.wait_for("started", START_SECONDS)["url"])
+        self.miner_url = _url_of(daemon)
         return daemon, self.miner_url
 
-    def register_miner(self, url: str, on_measured: Callable[[str, int], None]) -> RegistryEntry:
+    def register_miner(self, url: str, on_measured: Callable[[DeviceClaim], None]) -> RegistryEntry:
         """Measure the miner's hardware and put its signed registry entry on the ledger."""
-        statement = registry_statement(
-            Config.model_validate(self._miner_config()), self.miner_identity, url, on_measured
-        )
-        post_entry(self.ledger_client(), self.miner_identity, statement)
+        hardware = measure_hardware(Config.model_validate(self._miner_config()), self.miner_identity, on_measured)
+        return self._register(self.miner_identity, url, hardware)
+
+    def add_miner(self, name: str, program: tuple[str, ...], hardware: HardwareClaim) -> Guest:
+        """Start a further miner with a key of its own and register it with this claim.
+
+        Raises:
+            Unavailable: It did not start, or the ledger is away.
+        """
+        identity = self._node_key(name, self.passphrase_file.read_bytes().strip())
+        daemon = self._start(name, program, self._miner_config(), role="miner")
+        self._register(identity, _url_of(daemon), hardware)
+        return Guest(name, identity, daemon)
+
+    def dismiss(self, guest: Guest) -> None:
+        """Take a further miner off the registry, stop it, and remove what carries its mark."""
+        post(self.ledger_client(), guest.identity, withdrawal(guest.identity.public_key))
+        guest.daemon.stop()
+        self._daemons.remove(guest.daemon)
+        self._remove_marked(guest.identity)
+
+    def _register(self, identity: Identity, url: str, hardware: HardwareClaim) -> RegistryEntry:
+        statement = entry_statement(Config.model_validate(self._miner_config()), identity, url, hardware)
+        post_entry(self.ledger_client(), identity, statement)
         return open_entry(statement)
 
     def start_validator(self) -> Daemon:
@@ -129,7 +171,7 @@ class Market:
             Unavailable: It did not start.
         """
         daemon = self._start("validator", ("main.py", "validator"), self._validator_config())
-        daemon.wait_for("started", START_SECONDS)
+        daemon.wait_for("started", START_SECONDS, role="validator")
         return daemon
 
     def renter_command(self, *arguments: str) -> list[str]:
@@ -179,21 +221,37 @@ class Market:
         for daemon in reversed(self._daemons):
             daemon.stop()
         self._daemons.clear()
-        try:
-            client = connect(None)
-            for container in labelled_containers(client, f"polarise.node={self.miner_node_id}"):
-                remove_container(client, str(container.id))
-            NodeNetwork(self.miner_node_id).remove(client)
-        except Unavailable as err:
-            print(f"could not clean up containers: {err.message}", file=sys.stderr)
+        for identity in self._node_identities:
+            self._remove_marked(identity)
         if not self._is_kept:
             shutil.rmtree(self.root, ignore_errors=True)
 
-    def _start(self, role: str, program: tuple[str, ...], settings: Mapping[str, object]) -> Daemon:
-        config_file = self.root / f"{role}.yaml"
+    def _remove_marked(self, identity: Identity) -> None:
+        node_id = identity.public_key[:12]
+        try:
+            client = connect(None)
+            with contextlib.closing(client):
+                for container in labelled_containers(client, f"polarise.node={node_id}"):
+                    remove_container(client, str(container.id))
+                NodeNetwork(node_id).remove(client)
+        except Unavailable as err:
+            print(f"could not clean up containers: {err.message}", file=sys.stderr)
+
+    def _start(
+        self, name: str, program: tuple[str, ...], settings: Mapping[str, object], *, role: str | None = None
+    ) -> Daemon:
+        config_file = self.root / f"{name}.yaml"
         config_file.write_text(yaml.safe_dump(dict(settings), sort_keys=False), encoding="utf-8")
-        arguments = [*program, "--config", str(config_file), "--data-dir", str(self.root / role)]
-        daemon = Daemon(role, [*arguments, "--log-format", "json"], self.environ(), self.root / f"{role}.log")
+        arguments = [
+            *program,
+            "--config",
+            str(config_file),
+            "--data-dir",
+            str(self.root / name),
+            "--log-format",
+            "json",
+        ]
+        daemon = Daemon(name, arguments, self.environ(), self.root / f"{name}.log", role=role)
         self._daemons.append(daemon)
         return daemon
 
@@ -207,7 +265,10 @@ class Market:
         self.renter = create_key_file(self.renter_key_file, KeyKind.RENTER, passphrase)
 
     def _node_key(self, role: str, passphrase: bytes) -> Identity:
-        return create_key_file(self.root / role / "keys" / "node.key", KeyKind.NODE, passphrase, owner=self.owner)
+        path = self.root / role / "keys" / "node.key"
+        identity = create_key_file(path, KeyKind.NODE, passphrase, owner=self.owner)
+        self._node_identities.append(identity)
+        return identity
 
     def _make_genesis(self) -> Genesis:
         genesis = new_genesis(
@@ -249,3 +310,8 @@ def _merged(
     base: dict[str, dict[str, object]], extra: Mapping[str, Mapping[str, object]]
 ) -> dict[str, dict[str, object]]:
     return {name: {**base.get(name, {}), **extra.get(name, {})} for name in {**base, **extra}}
+
+
+def _url_of(daemon: Daemon) -> str:
+    """Return the URL in the daemon's start line; a miner's agent says "started" too."""
+    return str(daemon.wait_for("started", START_SECONDS, role=daemon.role)["url"])

@@ -31,10 +31,14 @@ class Daemon:
         arguments: What follows ``python``.
         environ: Its whole environment.
         log: Its log lines are also kept here.
+        role: What it says of itself in its start line; its name when left out.
     """
 
-    def __init__(self, name: str, arguments: Sequence[str], environ: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self, name: str, arguments: Sequence[str], environ: Mapping[str, str], log: Path, *, role: str | None = None
+    ) -> None:
         self.name = name
+        self.role = role or name
         self._log = log
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._process = subprocess.Popen(
@@ -50,14 +54,14 @@ class Daemon:
         self._reader = threading.Thread(target=self._read, name=f"{name}-log", daemon=True)
         self._reader.start()
 
-    def wait_for(self, event: str, seconds: float) -> Event:
-        """Return the next log entry with this event; what comes before it is passed over.
+    def wait_for(self, event: str, seconds: float, **fields: object) -> Event:
+        """Return the next log entry with this event and these fields; what comes before it is passed over.
 
         Raises:
             Unavailable: The daemon ended, or the time is over; the message holds the end of its log.
         """
         for entry in self.events(seconds):
-            if entry.get("event") == event:
+            if entry.get("event") == event and all(entry.get(name) == value for name, value in fields.items()):
                 return entry
         raise Unavailable(f"the {self.name} did not say {event!r} within {seconds:g} s\n{self.tail()}")
 

@@ -14,10 +14,14 @@ from types import FrameType
 from neurons.demo.market import Market
 from neurons.demo.narrator import Narrator
 from neurons.demo.process import Daemon, Event
+from neurons.demo.stage import Cheat, chosen, play
 from polarise.errors import SubnetError
 from polarise.quantities import format_size
 
 EPOCH_SECONDS = 180
+# Short epochs, so that every act is over soon.
+STAGE_SETTINGS = {"validator": {"epoch_seconds": 10, "proof_target_seconds": 1}}
+INTERRUPTED = 130
 RENT = ("--memory", "512m", "--cpus", "0.5", "--ttl", "600")
 # What a renter looks at first: how much memory, how many CPUs, how many processes (cgroup v1, then v2).
 SHOW_LIMITS = (
@@ -27,37 +31,45 @@ SHOW_LIMITS = (
 )
 
 
-def run(*, once: bool, json_file: Path | None, keep: Path | None) -> int:
+def run(*, once: bool, json_file: Path | None, keep: Path | None, cheat: str | None = None) -> int:
     """Run the demo.
 
     Args:
         once: End after one round; else go on until Ctrl-C.
         json_file: Also write what happened there.
         keep: Folder to work in and leave; None for a temporary one.
+        cheat: Which cheats play, see `neurons.demo.stage.chosen`; None for none of it.
 
     Returns:
-        0 when the miner's score was acceptable and the renter got what was promised.
+        0 when the miner's score was acceptable and the renter got what was promised, 130 when stopped before.
     """
     signal.signal(signal.SIGTERM, _as_interrupt)
+    if json_file is not None:
+        json_file.touch()
     narrator = Narrator()
+    acts = chosen(cheat) if cheat is not None else ()
     outcome: dict[str, object] = {"ok": False}
+    status = 1
     try:
-        with Market(keep) as market:
-            outcome, validator = _play(market, narrator)
+        with Market(keep, validator_settings=STAGE_SETTINGS if acts else None) as market:
+            outcome, validator = _play(market, narrator, acts)
             if not once and outcome["ok"]:
                 _stay(market, validator, narrator)
     except KeyboardInterrupt:
         narrator.note("stopped")
+        if not outcome["ok"]:
+            outcome["error"] = "stopped by the user"
+            status = INTERRUPTED
     except SubnetError as err:
         outcome["error"] = str(err)
         print(f"demo: {err}", file=sys.stderr)
     narrator.note("everything is stopped and removed" + (f"; kept: {keep}" if keep else ""))
     if json_file is not None:
         narrator.write_json(json_file, outcome)
-    return 0 if outcome["ok"] else 1
+    return 0 if outcome["ok"] else status
 
 
-def _play(market: Market, narrator: Narrator) -> tuple[dict[str, object], Daemon]:
+def _play(market: Market, narrator: Narrator, acts: tuple[Cheat, ...]) -> tuple[dict[str, object], Daemon]:
     narrator.step("keys made: an owner, a ledger, a miner and a validator certified by it, a renter")
     market.start_ledger()
     narrator.step(
@@ -65,21 +77,25 @@ def _play(market: Market, narrator: Narrator) -> tuple[dict[str, object], Daemon
     )
     _, url = market.start_miner()
     narrator.step(f"miner up at {url}", url=url, node_key=market.miner_identity.public_key)
-    entry = market.register_miner(url, lambda _name, _rate: None)
+    entry = market.register_miner(url, lambda _device: None)
     for device in entry.hardware.devices:
         narrator.step(
             f"miner registered with measured hardware: {device.name}, {entry.hardware.cpu_milli / 1000:g} CPUs, "
-            f"{format_size(entry.hardware.memory_bytes)} for lease; it claims "
-            f"{device.matmul_ops_per_second / 1e9:.1f} G operations/s",
+            f"{format_size(entry.hardware.memory_bytes)} for lease; it claims {device.rates_text}",
             device=device.uuid,
-            claimed_ops_per_second=device.matmul_ops_per_second,
+            claimed_matmul_ops_per_second=device.matmul_ops_per_second,
+            claimed_pow_hashes_per_second=device.pow_hashes_per_second,
         )
     validator = market.start_validator()
     narrator.step("validator up; it imports no torch and needs no GPU", node_key=market.validator_identity.public_key)
     scored = _watch_epoch(validator, narrator)
     _rent(market, narrator, url)
+    outcomes = play(market, validator, narrator, entry.hardware, acts)
+    is_right = all(outcome.is_right for outcome in outcomes)
+    cheats = {outcome.name: list(outcome.reasons) for outcome in outcomes}
     score = str(scored.get("score"))
-    return {"ok": bool(scored.get("is_acceptable")), "score": score, "reasons": scored.get("reasons")}, validator
+    outcome = {"ok": bool(scored.get("is_acceptable")) and is_right, "score": score, "reasons": scored.get("reasons")}
+    return {**outcome, "cheats": cheats}, validator
 
 
 def _watch_epoch(validator: Daemon, narrator: Narrator) -> Event:
@@ -134,8 +150,31 @@ def _as_interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _rate(event: Event, name: str) -> str:
-    return f"{int(str(event.get(name, 0))) / 1e9:.1f}"
+def _proof_sent(event: Event) -> str:
+    sizes = event.get("sizes")
+    if not isinstance(sizes, dict):
+        return "proof sent"
+    if event.get("kind") == "pow":
+        return f"proof of work sent: {sizes.get('shares')} shares of {sizes.get('difficulty')} hashes each"
+    return f"proof sent: matmul of {sizes.get('n')} x {sizes.get('n')}, {sizes.get('rounds')} chained rounds"
+
+
+def _proof_verified(event: Event) -> str:
+    took = f"verified in {round(float(str(event.get('verify_ms'))))} ms"
+    measured, claimed = (int(str(event.get(f"{name}_per_second", 0))) for name in ("measured", "claimed"))
+    if event.get("kind") == "pow":
+        return (
+            f"proof of work {took}: {event.get('shares')} shares hashed, measured at least {measured / 1e6:.1f} of "
+            f"claimed {claimed / 1e6:.1f} M hashes/s"
+        )
+    return (
+        f"proof {took}: {event.get('openings')} tiles recomputed, measured {measured / 1e9:.1f} of claimed "
+        f"{claimed / 1e9:.1f} G operations/s"
+    )
+
+
+def _proof_name(event: Event) -> str:
+    return "proof of work" if event.get("kind") == "pow" else "proof"
 
 
 _TELLERS: dict[str, Callable[[Event], str]] = {
@@ -146,13 +185,10 @@ _TELLERS: dict[str, Callable[[Event], str]] = {
         f"epoch {e.get('epoch')} recorded: scores and opening key "
         f"{'stand on the ledger' if e.get('is_on_ledger') else 'wait for the ledger'}"
     ),
-    "proof sent": lambda e: f"proof sent: matmul of {e.get('n')} x {e.get('n')}, {e.get('rounds')} chained rounds",
-    "proof answered": lambda e: f"proof answered after {e.get('work_ms')} ms on the validator's clock",
-    "proof verified": lambda e: (
-        f"proof verified in {round(float(str(e.get('verify_ms'))))} ms: {e.get('openings')} tiles recomputed, measured "
-        f"{_rate(e, 'measured_ops_per_second')} of claimed {_rate(e, 'claimed_ops_per_second')} G operations/s"
-    ),
-    "proof rejected": lambda e: f"proof REJECTED: {e.get('reason')}: {e.get('detail')}",
+    "proof sent": _proof_sent,
+    "proof answered": lambda e: f"{_proof_name(e)} answered after {e.get('work_ms')} ms on the validator's clock",
+    "proof verified": _proof_verified,
+    "proof rejected": lambda e: f"{_proof_name(e)} REJECTED: {e.get('reason')}: {e.get('detail')}",
     "container inspected": lambda e: (
         f"container inspected from inside in {e.get('inspect_ms')} ms: {e.get('checks_count')} checks held"
     ),

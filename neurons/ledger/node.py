@@ -40,7 +40,8 @@ class LedgerNode(BaseNode):
     role = "ledger"
 
     def __init__(self, config: Config, data_dir: Path, identity: Identity, *, clock: Clock | None = None) -> None:
-        super().__init__(data_dir, identity)
+        super().__init__(data_dir, identity.public_key)
+        self.identity = identity
         self.config = config
         self.clock = clock or SystemClock()
 
@@ -68,11 +69,7 @@ class LedgerNode(BaseNode):
             ),
             clock,
         )
-        app = HttpApp(
-            "ledger",
-            gatekeeper,
-            streams_max=config.network.threads // 2,
-        )
+        app = HttpApp("ledger", gatekeeper, streams_max=config.network.threads // 2)
         metrics = MetricsTracker()
         metrics.gauge("polarise_ledger_leaves", lambda: float(self.ledger.log.size))
         metrics.gauge("polarise_ledger_height", lambda: float(self.ledger.last_block.block.height))

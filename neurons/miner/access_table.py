@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from neurons.base.access import Role, RouteAccess, Scope
+from neurons.miner.telemetry_routes import TELEMETRY_ACCESS
 
 _RENTERS = {Role.OWNER: Scope.ANY, Role.RENTER: Scope.OWN, Role.VALIDATOR: Scope.OWN}
 _EVERY_ROLE = {**_RENTERS, Role.AUDITOR: Scope.OWN}
 
 MINER_ACCESS: dict[tuple[str, str], RouteAccess] = {
+    **TELEMETRY_ACCESS,
     ("POST", "/token"): RouteAccess(_EVERY_ROLE, needs_signature=True),
     ("POST", "/allocate"): RouteAccess({Role.RENTER: Scope.OWN, Role.VALIDATOR: Scope.OWN, Role.OWNER: Scope.OWN}),
     ("GET", "/containers"): RouteAccess(_RENTERS),

@@ -15,6 +15,8 @@ from polarise.quantities import format_size, parse_size
 from polarise.receipt import Limits
 from polarise.ssh_keys import parse_public_key
 
+# Beyond this a number is not the same in every JSON reader, and no receipt can carry it.
+MEMORY_BYTES_MAX = 2**53
 PAGE_BYTES = 4096
 
 
@@ -109,6 +111,10 @@ class Admission:
             least = format_size(defaults.memory_bytes_min)
             raise rejected(
                 ErrorCode.INVALID_FIELD, "memory", f"{format_size(memory)} is too little", f"ask for at least {least}"
+            )
+        if memory >= MEMORY_BYTES_MAX:
+            raise rejected(
+                ErrorCode.EXCEEDS_HOST, "memory", f"{request.memory} is more than any host has", "ask for less"
             )
         # The kernel counts in pages; a limit that is no multiple would be read back smaller than it was asked for.
         return Limits(

@@ -30,10 +30,12 @@ from neurons.miner.container import (
 from neurons.miner.inventory import Inventory
 from neurons.miner.journal import Journal
 from neurons.miner.lease import Expiry, Lease, LeaseId, LeaseState
+from neurons.miner.lease_events import LeaseEvents
 from neurons.miner.login import password_entry
 from polarise.canonical import digest_hex
 from polarise.errors import ErrorCode, RequestRejected, Unavailable
 from polarise.messages import AllocateRequest
+from polarise.payloads import Status
 from polarise.ssh_keys import parse_public_key
 from utils.clock import Clock
 
@@ -60,6 +62,7 @@ class ResourceAllocator:
         journal: The node's leases.
         inventory: What is for lease.
         admission: Fills in what a request leaves out, and checks the rest.
+        events: Tells the agent about leases.
         clock: Wall and boot clock.
         reach: Called with the name of each step; tests end the process there.
     """
@@ -70,12 +73,14 @@ class ResourceAllocator:
         journal: Journal,
         inventory: Inventory,
         admission: Admission,
+        events: LeaseEvents,
         clock: Clock,
         reach: StepObserver = lambda _step: None,
     ) -> None:
         self.manager = manager
         self.journal = journal
         self.inventory = inventory
+        self.events = events
         self._admission = admission
         self._clock = clock
         self._reach = reach
@@ -179,6 +184,7 @@ class ResourceAllocator:
             self._reach("terminate.journaled")
             self.manager.stop_container(found)
             self.journal.forget(found.lease_id)
+            self.events.ended(found.lease_id)
         with self._locks_guard:
             self._locks.pop(lease.lease_id, None)
         logger.info("lease ended", extra={"lease_id": lease.lease_id})
@@ -267,7 +273,9 @@ class ResourceAllocator:
 
     def _start(self, lease: Lease, public_key: str | None) -> Granted:
         try:
+            self.events.open(lease)
             lease, started = self._run_on_free_port(lease, public_key)
+            self.events.started(lease, started.container_id, started.pid)
             password = self._set_password(started.container_id) if lease.has_password else None
             self._reach("allocate.password")
             lease = self.journal.update(
@@ -312,6 +320,7 @@ class ResourceAllocator:
             logger.warning("reservation kept until the engine answers", extra={"lease_id": lease.lease_id})
             return
         self.journal.forget(lease.lease_id)
+        self.events.ended(lease.lease_id, Status.FAILED)
 
     def _set_password(self, container_id: str) -> str:
         password = secrets.token_urlsafe(18)

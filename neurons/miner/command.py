@@ -56,7 +56,7 @@ def run_status(args: argparse.Namespace) -> int:
 
 
 def run_join(args: argparse.Namespace) -> int:
-    """Measure the hardware with the real proof and write the signed entry."""
+    """Measure the hardware with the real proofs and write the signed entry."""
     from config.schema import RoleName
     from neurons.base.ledger_access import ledger_client
     from neurons.base.startup import load
@@ -64,13 +64,13 @@ def run_join(args: argparse.Namespace) -> int:
     from polarise.registry import write_entry
 
     started = load(args, RoleName.MINER)
-    endpoint = args.endpoint or _endpoint(started.config)
-    print("measuring every device with the matmul proof, this takes some seconds …")
+    endpoint = _checked(args.endpoint) if args.endpoint else _endpoint(started.config)
+    print("measuring every device with both proofs, this takes some seconds …")
     statement = registry_statement(
         started.config,
         started.identity,
         endpoint,
-        on_measured=lambda name, rate: print(f"  {name}: claims {rate / 1e9:.1f} G operations/s"),
+        on_measured=lambda device: print(f"  {device.name}: claims {device.rates_text}"),
     )
     paths = [started.data_dir / "registry.json"]
     if args.registry is not None:
@@ -83,6 +83,18 @@ def run_join(args: argparse.Namespace) -> int:
         height = post_entry(ledger_client(started.config, started.data_dir), started.identity, statement)
         print(f"registered on the ledger, final in block {height}")
     return 0
+
+
+def _checked(endpoint: str) -> str:
+    """Refuse an endpoint that no registry entry may hold, before anything is measured."""
+    import re
+
+    from polarise.errors import ConfigError
+
+    trimmed = endpoint.rstrip("/")
+    if not re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+", trimmed):
+        raise ConfigError(f"{endpoint[:100]!r} is no base URL", origin="--endpoint", allowed="http://host:port")
+    return trimmed
 
 
 def _endpoint(config: Config) -> str:

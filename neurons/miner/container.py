@@ -51,6 +51,7 @@ class StartedContainer:
     """A container that greets by ssh and whose limits were read back."""
 
     container_id: str
+    pid: int
     image_id: str
     host_key: str
     limits: Limits
@@ -87,6 +88,7 @@ class ContainerManager:
         client: The engine.
         settings: What they have in common.
         network: The node's bridge.
+        mount_events: Returns what puts a lease's event socket into its container.
         reach: Called with the name of each step; tests end the process there.
     """
 
@@ -95,11 +97,13 @@ class ContainerManager:
         client: docker.DockerClient,
         settings: ContainerSettings,
         network: NodeNetwork,
+        mount_events: Callable[[Lease], Mount],
         reach: StepObserver = lambda _step: None,
     ) -> None:
         self.client = client
         self.settings = settings
         self.network = network
+        self.mount_events = mount_events
         self._reach = reach
 
     def login_files(self, lease_id: LeaseId) -> LoginFiles:
@@ -128,7 +132,7 @@ class ContainerManager:
             self._wait_for_banner(container, lease)
             self._reach("allocate.greeted")
             self.check_limits(container, lease.limits)
-            return StartedContainer(str(container.id), image_id, host_key, lease.limits)
+            return StartedContainer(str(container.id), _pid_of(container), image_id, host_key, lease.limits)
         except BaseException:
             self._clean_up(lease)
             raise
@@ -164,9 +168,7 @@ class ContainerManager:
         Raises:
             LimitNotApplied: One differs, or cannot be read.
         """
-        with engine_errors():
-            container.reload()
-        pid = int(container.attrs["State"]["Pid"])
+        pid = _pid_of(container)
         try:
             differences = read_enforced(pid).differences(wanted)
         except (OSError, KeyError, ValueError) as err:
@@ -195,6 +197,7 @@ class ContainerManager:
             "ports": {SSH_PORT_INSIDE: (self.settings.bind_address, lease.ssh_port)},
             "mounts": [
                 Mount(MOUNT, str(self.login_files(lease.lease_id).mounted), type="bind", read_only=True),
+                self.mount_events(lease),
             ],
             "mem_limit": limits.memory_bytes,
             "memswap_limit": limits.memory_bytes + limits.swap_bytes,
@@ -247,6 +250,12 @@ class ContainerManager:
         except Unavailable:
             # The journal still holds the lease as CREATING; reconcile removes what is left when the engine is back.
             logger.warning("could not clean up", extra={"lease_id": lease.lease_id})
+
+
+def _pid_of(container: Container) -> int:
+    with engine_errors():
+        container.reload()
+    return int(container.attrs["State"]["Pid"])
 
 
 def signal_container(client: docker.DockerClient, container_id: str, signal_name: str) -> None:

@@ -1,4 +1,4 @@
-"""What this host has, read from the system; and what of it the owner can claim, measured with the real proof."""
+"""What this host has, read from the system; and what of it the owner can claim, measured with the real proofs."""
 
 from __future__ import annotations
 
@@ -7,21 +7,26 @@ import time
 from collections.abc import Callable
 
 from challenges.matmul_messages import MatmulParams
-from challenges.timing import fit_params
+from challenges.pow_messages import PowParams
+from challenges.proofs import ProofParams
+from challenges.timing import fit_params, fit_pow_params, rate_per_second
 from neurons.miner.solver import SolverProcess
 from polarise.hardware import CPU_DEVICE, DeviceClaim, HardwareClaim
 from utils import gpu, host
 
 MEASUREMENTS = 3
 SECONDS_EACH = 1
-PROBE = MatmulParams(n=1024, rounds=8)
+MATMUL_PROBE = MatmulParams(n=1024, rounds=8)
+# Half a second each: hashes need no large matrices to show their rate, and 2,000 shares tell it to 2 %.
+POW_PROOFS_PER_SECOND = 2
+POW_PROBE = PowParams(shares=2000, difficulty=256)
 # A miner claims what it can hold: a CPU is shared with whatever else runs, a GPU is not.
 CPU_CLAIM_PERCENT = 70
 GPU_CLAIM_PERCENT = 90
 
 
 def detect_devices() -> tuple[DeviceClaim, ...]:
-    """Return the devices that can prove, with a claim of 1 operation per second: not measured.
+    """Return the devices that can prove, with claims of 1 per second: not measured.
 
     The GPUs where there are any, else the processor as a whole.
     """
@@ -29,7 +34,12 @@ def detect_devices() -> tuple[DeviceClaim, ...]:
     if gpus:
         return tuple(
             DeviceClaim(
-                uuid=card.uuid, kind="gpu", name=card.name, memory_bytes=card.memory_bytes, matmul_ops_per_second=1
+                uuid=card.uuid,
+                kind="gpu",
+                name=card.name,
+                memory_bytes=card.memory_bytes,
+                matmul_ops_per_second=1,
+                pow_hashes_per_second=1,
             )
             for card in gpus
         )
@@ -39,19 +49,20 @@ def detect_devices() -> tuple[DeviceClaim, ...]:
         name=host.cpu_model()[:200],
         memory_bytes=host.memory_bytes(),
         matmul_ops_per_second=1,
+        pow_hashes_per_second=1,
     )
     return (processor,)
 
 
 def measure_claim(
-    memory_bytes: int, cpu_milli: int, on_measured: Callable[[str, int], None] = lambda _name, _rate: None
+    memory_bytes: int, cpu_milli: int, on_measured: Callable[[DeviceClaim], None] = lambda _device: None
 ) -> HardwareClaim:
-    """Measure every device with the matmul proof and return what can be claimed.
+    """Measure every device with both proofs, one after the other, and return what can be claimed.
 
     Args:
         memory_bytes: Memory that leases may use.
         cpu_milli: CPUs that leases may use.
-        on_measured: Called with a device's name and its claimed rate, for progress.
+        on_measured: Called with each device and its claims, for progress.
 
     Raises:
         SolverFailed: A device could not prove.
@@ -59,28 +70,44 @@ def measure_claim(
     devices = []
     for index, device in enumerate(detect_devices()):
         percent = CPU_CLAIM_PERCENT if device.kind == "cpu" else GPU_CLAIM_PERCENT
-        claim = max(1, _measured_rate("cpu" if device.kind == "cpu" else f"cuda:{index}") * percent // 100)
-        devices.append(device.model_copy(update={"matmul_ops_per_second": claim}))
-        on_measured(device.name, claim)
+        name = "cpu" if device.kind == "cpu" else f"cuda:{index}"
+        matmul = _measured_rate(name, MATMUL_PROBE, lambda rate: fit_params(rate, SECONDS_EACH))
+        hashes = _measured_rate(name, POW_PROBE, _half_second_of_hashes)
+        claims = {
+            "matmul_ops_per_second": max(1, matmul * percent // 100),
+            "pow_hashes_per_second": max(1, hashes * percent // 100),
+        }
+        measured = device.model_copy(update=claims)
+        devices.append(measured)
+        on_measured(measured)
     return HardwareClaim(
         cpu_model=host.cpu_model()[:200], cpu_milli=cpu_milli, memory_bytes=memory_bytes, devices=tuple(devices)
     )
 
 
-def _measured_rate(device: str) -> int:
-    """Return the median rate of a few proofs of the size a validator asks for, in operations per second."""
+def _half_second_of_hashes(rate: int) -> PowParams:
+    return fit_pow_params(max(rate // POW_PROOFS_PER_SECOND, 1), SECONDS_EACH)
+
+
+def _measured_rate(device: str, probe: ProofParams, fit: Callable[[int], ProofParams]) -> int:
+    """Return the median rate of a few proofs whose sizes follow from a short one, in operations per second.
+
+    Args:
+        device: ``cpu`` or ``cuda:N``.
+        probe: The short proof.
+        fit: Its rate -> sizes like those a validator asks for.
+    """
     solver = SolverProcess()
     try:
-        solver.prepare(device, PROBE)
-        first = _rate(solver, PROBE, 0)
-        params = fit_params(first, SECONDS_EACH)
+        solver.prepare(device, probe)
+        params = fit(_rate(solver, probe, 0))
         solver.prepare(device, params)
         return int(statistics.median(_rate(solver, params, number) for number in range(1, MEASUREMENTS + 1)))
     finally:
         solver.close()
 
 
-def _rate(solver: SolverProcess, params: MatmulParams, number: int) -> int:
+def _rate(solver: SolverProcess, params: ProofParams, number: int) -> int:
     began = time.monotonic_ns()
     solver.solve(number.to_bytes(32, "big"), deadline_seconds=120)
-    return params.operations * 1_000_000_000 // (time.monotonic_ns() - began)
+    return rate_per_second(params.operations, time.monotonic_ns() - began)

@@ -9,9 +9,11 @@ from config.schema import Config
 from neurons.miner import settings
 from neurons.miner.hardware import measure_claim
 from polarise.errors import ConfigError, Unavailable
+from polarise.hardware import DeviceClaim, HardwareClaim
 from polarise.ledger_client import LedgerClient, WaitState
+from polarise.ledger_registry import registration
 from polarise.registry import STATEMENT_KIND, RegistryEntry
-from polarise.signing import Identity
+from polarise.signing import Certificate, Identity
 from polarise.statement import SignedStatement, sign_statement
 from polarise.transaction import SetValue, sign_transaction
 
@@ -19,33 +21,48 @@ FINAL_SECONDS = 60.0
 
 
 def registry_statement(
-    config: Config, identity: Identity, endpoint: str, on_measured: Callable[[str, int], None]
+    config: Config, identity: Identity, endpoint: str, on_measured: Callable[[DeviceClaim], None]
 ) -> SignedStatement:
-    """Measure the devices and sign the entry.
+    """Measure the devices and sign the entry; see `measure_hardware` and `entry_statement`."""
+    _certificate(identity)
+    return entry_statement(config, identity, endpoint, measure_hardware(config, identity, on_measured))
+
+
+def measure_hardware(config: Config, identity: Identity, on_measured: Callable[[DeviceClaim], None]) -> HardwareClaim:
+    """Measure every device with the real proofs.
 
     Args:
         config: Settings; what is for lease is claimed.
+        identity: The node.
+        on_measured: Called with each device and its claims.
+
+    Raises:
+        SolverFailed: A device could not prove.
+    """
+    stock = settings.inventory(config, identity.public_key[:12])
+    return measure_claim(stock.memory_bytes, stock.cpu_milli, on_measured)
+
+
+def entry_statement(config: Config, identity: Identity, endpoint: str, hardware: HardwareClaim) -> SignedStatement:
+    """Sign the entry.
+
+    Args:
+        config: Settings.
         identity: The node, certified by its owner.
         endpoint: Base URL of the API.
-        on_measured: Called with a device's name and its claimed rate.
+        hardware: What is claimed.
 
     Raises:
         ConfigError: The node key has no owner.
-        SolverFailed: A device could not prove.
     """
-    certificate = identity.owner_certificate
-    if certificate is None:
-        raise ConfigError(
-            "the node key is not certified by an owner", allowed="`python main.py key new --kind node --owner-key FILE`"
-        )
-    stock = settings.inventory(config, identity.public_key[:12])
+    certificate = _certificate(identity)
     entry = RegistryEntry(
         node_key=identity.public_key,
         owner_key=certificate.issuer,
         owner_certificate=certificate,
         endpoint=endpoint,
         advertised_host=config.network.advertised_host,
-        hardware=measure_claim(stock.memory_bytes, stock.cpu_milli, on_measured),
+        hardware=hardware,
         price_micros_per_hour=config.miner.price_micros_per_hour,
         created_unix_ms=time.time_ns() // 1_000_000,
     )
@@ -53,7 +70,12 @@ def registry_statement(
 
 
 def post_entry(client: LedgerClient, identity: Identity, statement: SignedStatement) -> int:
-    """Put the entry on the ledger and wait until it is final.
+    """Put the entry on the ledger and wait until it is final; see `post`."""
+    return post(client, identity, registration(statement))
+
+
+def post(client: LedgerClient, identity: Identity, op: SetValue) -> int:
+    """Put one value on the ledger and wait until it is final.
 
     Returns:
         Height of the first block that covers it.
@@ -64,7 +86,7 @@ def post_entry(client: LedgerClient, identity: Identity, statement: SignedStatem
     """
     transaction = sign_transaction(
         identity,
-        SetValue(path=f"/registry/{identity.public_key}", value=statement.to_wire()),
+        op,
         net=client.genesis.net,
         nonce=client.next_nonce(identity.public_key),
         time_unix_ms=time.time_ns() // 1_000_000,
@@ -74,5 +96,13 @@ def post_entry(client: LedgerClient, identity: Identity, statement: SignedStatem
     if waited.refusal is not None:
         raise waited.refusal
     if waited.state is not WaitState.FINAL or waited.height is None:
-        raise Unavailable(f"the entry is {waited.state} after {FINAL_SECONDS:g} s; is the ledger making blocks?")
+        raise Unavailable(f"the value is {waited.state} after {FINAL_SECONDS:g} s; is the ledger making blocks?")
     return waited.height
+
+
+def _certificate(identity: Identity) -> Certificate:
+    if identity.owner_certificate is None:
+        raise ConfigError(
+            "the node key is not certified by an owner", allowed="`python main.py key new --kind node --owner-key FILE`"
+        )
+    return identity.owner_certificate

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from config.schema import Config
+from neurons.base.agent_client import AgentClient
 from neurons.base.health import Health
 from neurons.base.http_app import Gatekeeper, HttpApp
 from neurons.base.http_server import HttpService
@@ -18,6 +19,7 @@ from neurons.base.tokens import TokenIssuer, load_token_secrets
 from neurons.miner import settings
 from neurons.miner.access_table import MINER_ACCESS
 from neurons.miner.admission import Admission
+from neurons.miner.agent_process import AgentProcess
 from neurons.miner.allocate import ResourceAllocator
 from neurons.miner.container import ContainerManager
 from neurons.miner.engine import EngineWatch
@@ -25,12 +27,14 @@ from neurons.miner.hardware import detect_devices
 from neurons.miner.http_server import MinerRoutes
 from neurons.miner.journal import Journal
 from neurons.miner.keeper import LeaseKeeper
+from neurons.miner.lease_events import LeaseEvents
 from neurons.miner.monitor import ResourceMonitor
 from neurons.miner.network import NodeNetwork
 from neurons.miner.pow import ChallengeHandler
 from neurons.miner.receipts import ReceiptWriter
 from neurons.miner.reconcile import Reconciler
 from neurons.miner.solver import SolverProcess
+from neurons.miner.telemetry_routes import TelemetryRoutes
 from neurons.miner.validations import ValidationTracker
 from polarise.signing import Identity
 from utils.clock import Clock, SystemClock
@@ -59,7 +63,8 @@ class MinerNode(BaseNode):
         clock: Clock | None = None,
         reach: Callable[[str], None] = lambda _step: None,
     ) -> None:
-        super().__init__(data_dir, identity)
+        super().__init__(data_dir, identity.public_key)
+        self.identity = identity
         self.config = config
         self.clock = clock or SystemClock()
         self.reach = reach
@@ -71,13 +76,16 @@ class MinerNode(BaseNode):
         self.closing(contextlib.closing(client))
         network = NodeNetwork(self.node_id)
         container_settings = settings.container_settings(config, self.node_id, files)
-        manager = self.build_manager(ContainerManager(client, container_settings, network, self.reach))
+        agent = AgentClient(files.root)
+        events = LeaseEvents(agent)
+        manager = self.build_manager(ContainerManager(client, container_settings, network, events.mount, self.reach))
         journal = self.closing(Journal(files.journal))
         self.allocator = ResourceAllocator(
             manager,
             journal,
             settings.inventory(config, self.node_id),
             Admission(settings.allocation_defaults(config)),
+            events,
             clock,
             self.reach,
         )
@@ -120,6 +128,7 @@ class MinerNode(BaseNode):
             MetricsTracker(),
             clock,
         ).register(app)
+        TelemetryRoutes(agent).register(app)
         self.http = HttpService(
             app.flask,
             config.network.host,
@@ -129,7 +138,10 @@ class MinerNode(BaseNode):
             idle_seconds=config.network.request_timeout_seconds,
         )
         self.reconciler = Reconciler(self.allocator, clock)
-        return [engine, self.reconciler, LeaseKeeper(self.allocator, clock), self.http]
+        services: list[Service] = [engine, self.reconciler, LeaseKeeper(self.allocator, clock), self.http]
+        if config.telemetry.start_agent:
+            services.insert(0, AgentProcess(config, files.root, self.identity, agent))
+        return services
 
     def build_manager(self, manager: ContainerManager) -> ContainerManager:
         """Return the container manager; a cheating miner replaces it."""

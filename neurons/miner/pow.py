@@ -1,10 +1,12 @@
 """Answers challenges: prepare, start (whose answer is the signed commitment), open; each once, in this order.
 
 Rules:
+- Every kind of proof takes the same way. One that has nothing to open, the proof of work, ends with its commitment.
 - A device proves one thing at a time; a second challenge is answered 429 and costs nothing.
 - Only the validator that prepared a challenge may go on with it.
 - The seed is derived here from what the validator sent and from who both are, so that no answer fits another miner.
-- A solver lives from prepare to open, or to its deadline; then it is killed and its memory is free.
+- A solver lives from prepare to the last answer of its proof, or to its deadline; then it is killed and its memory is
+  free.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from dataclasses import dataclass
 
 from challenges.draw import ChallengeKind, SeedInputs
 from challenges.draw import seed as derive_seed
-from challenges.matmul_messages import MatmulParams
+from challenges.proofs import ProofParams, bounds_of, kind_of, read_params
 from neurons.miner.solver import SolverFailed, SolverProcess
 from neurons.miner.validations import Validation, ValidationTracker
 from polarise.errors import ErrorCode, RequestRejected, Unavailable
@@ -36,7 +38,7 @@ OPEN_WITHIN_SECONDS = 30
 class _Running:
     challenge_id: str
     validator_key: str
-    params: MatmulParams
+    params: ProofParams
     device_index: int
     solver: SolverProcess
     timer: threading.Timer
@@ -97,7 +99,7 @@ class ChallengeHandler:
             )
         )
         try:
-            solver.prepare(_torch_device(self._devices[index], index), params)
+            solver.prepare(_device_name(self._devices[index], index), params)
         except SolverFailed as err:
             self._end(request.device, f"failed: {err}")
             raise Unavailable(f"the solver could not start: {err}", retry_after_seconds=60) from err
@@ -116,7 +118,7 @@ class ChallengeHandler:
             running.is_started = True
         seed = derive_seed(
             SeedInputs(
-                kind=ChallengeKind.MATMUL,
+                kind=kind_of(running.params),
                 params=running.params.encode(),
                 epoch=request.epoch,
                 beacon=bytes.fromhex(request.beacon),
@@ -135,25 +137,31 @@ class ChallengeHandler:
             raise Unavailable(f"the solver failed: {err}", retry_after_seconds=60) from err
         body = CommitmentBody(challenge_id=request.challenge_id, device=device, seed=seed.hex(), proof=proof)
         statement = sign_statement(self._identity, "commitment", body)
-        running.is_committed = True
-        self._restart_timer(device, running, OPEN_WITHIN_SECONDS)
         work_ms = (self._clock.monotonic_ns() - began) // 1_000_000
         self._tracker.advance(request.challenge_id, "committed", work_ms=work_ms)
-        logger.info("proof committed", extra={"challenge_id": request.challenge_id, "work_ms": work_ms})
+        if bounds_of(running.params):
+            running.is_committed = True
+            self._restart_timer(device, running, OPEN_WITHIN_SECONDS)
+        else:
+            # Before the answer leaves: the validator may ask for the device's next proof at once.
+            self._end(device, "committed")
+        fields = {"challenge_id": request.challenge_id, "kind": kind_of(running.params).value, "work_ms": work_ms}
+        logger.info("proof committed", extra=fields)
         return statement
 
     def open(self, request: OpenRequest, validator_key: str) -> list[dict[str, object]]:
         """Show the tiles that were asked for, once; the solver ends with it.
 
         Raises:
-            RequestRejected: NOT_FOUND (404), CONFLICT (409) before the commitment, INVALID_FIELD (422) for positions
-                outside the proof.
+            RequestRejected: NOT_FOUND (404), CONFLICT (409) before the commitment and for a proof that has no openings,
+                INVALID_FIELD (422) for positions outside the proof.
         """
+        self._refuse_without_openings(request.challenge_id, validator_key)
         device, running = self._of(request.challenge_id, validator_key)
         if not running.is_committed:
             raise _conflict("the challenge has no commitment yet")
         positions = [(p.round_index, p.tile_row, p.tile_column) for p in request.positions]
-        bounds = running.params.bounds
+        bounds = bounds_of(running.params)
         if any(number >= bound for position in positions for number, bound in zip(position, bounds, strict=True)):
             raise RequestRejected(
                 ErrorCode.INVALID_FIELD,
@@ -181,7 +189,13 @@ class ChallengeHandler:
     def __exit__(self, *_error: object) -> None:
         self.close()
 
-    def _claim(self, request: PrepareRequest, validator_key: str, params: MatmulParams, index: int) -> SolverProcess:
+    def _refuse_without_openings(self, challenge_id: str, validator_key: str) -> None:
+        """Answer for a proof that may be over already, which is why the tracker is asked."""
+        known = self._tracker.find(challenge_id)
+        if known is not None and (known.validator_key, known.kind) == (validator_key, ChallengeKind.POW.value):
+            raise _conflict("a proof of work has no openings: its commitment is the whole proof")
+
+    def _claim(self, request: PrepareRequest, validator_key: str, params: ProofParams, index: int) -> SolverProcess:
         with self._lock:
             if request.device in self._running:
                 raise RequestRejected(
@@ -247,16 +261,16 @@ class ChallengeHandler:
         self._tracker.advance(running.challenge_id, state)
 
 
-def _params(request: PrepareRequest) -> MatmulParams:
+def _params(request: PrepareRequest) -> ProofParams:
     try:
-        return MatmulParams(request.n, request.rounds, request.tile, request.openings)
+        return read_params(ChallengeKind(request.kind), request.sizes.model_dump())
     except ValueError as err:
         raise RequestRejected(
-            ErrorCode.INVALID_FIELD, f"sizes out of range: {err}", hint="choose smaller sizes", field="n", status=422
+            ErrorCode.INVALID_FIELD, f"sizes out of range: {err}", hint="choose other sizes", field="sizes", status=422
         ) from err
 
 
-def _torch_device(device: DeviceClaim, index: int) -> str:
+def _device_name(device: DeviceClaim, index: int) -> str:
     return "cpu" if device.kind == "cpu" else f"cuda:{index}"
 
 

@@ -14,11 +14,11 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import IO
 
-from challenges.matmul_messages import MatmulParams
-from challenges.solver import MatmulBackend, MatmulWork, open_backend, solve
+from challenges.draw import ChallengeKind
+from challenges.proofs import ProofParams, Prover, Work, kind_of, open_prover, read_params, sizes_of
 from polarise.errors import SubnetError
 
-Backends = Callable[[str], MatmulBackend]
+Provers = Callable[[ProofParams, str], Prover]
 
 READY_SECONDS = 60
 OPEN_SECONDS = 5
@@ -43,14 +43,14 @@ class SolverProcess:
             start_new_session=True,
         )
 
-    def prepare(self, device: str, params: MatmulParams) -> None:
+    def prepare(self, device: str, params: ProofParams) -> None:
         """Import, allocate and warm up.
 
         Raises:
             SolverFailed: It could not.
         """
-        sizes = {"n": params.n, "rounds": params.rounds, "tile": params.tile, "openings": params.openings}
-        self._ask({"op": "prepare", "device": device, **sizes}, READY_SECONDS)
+        wanted = {"kind": kind_of(params).value, "sizes": sizes_of(params)}
+        self._ask({"op": "prepare", "device": device, **wanted}, READY_SECONDS)
 
     def solve(self, seed: bytes, deadline_seconds: float) -> dict[str, object]:
         """Do the proof and return its commitment in wire form.
@@ -105,15 +105,15 @@ class SolverProcess:
         return stdout.readline()
 
 
-def serve(requests: IO[bytes], answers: IO[bytes], open_device: Backends = open_backend) -> None:
+def serve(requests: IO[bytes], answers: IO[bytes], open_prover: Provers = open_prover) -> None:
     """Answer requests until the stream ends; an error is an answer, not an end.
 
     Args:
         requests: One JSON object per line.
         answers: The same the other way.
-        open_device: Name -> backend; cheats pass one that skips work.
+        open_prover: Sizes and device -> prover; cheats pass one that skips work.
     """
-    solver = _Solver(open_device)
+    solver = _Solver(open_prover)
     for line in requests:
         try:
             answer = solver.answer(json.loads(line))
@@ -124,11 +124,10 @@ def serve(requests: IO[bytes], answers: IO[bytes], open_device: Backends = open_
 
 
 class _Solver:
-    def __init__(self, open_device: Backends) -> None:
-        self._open_device = open_device
-        self._backend: MatmulBackend | None = None
-        self._params: MatmulParams | None = None
-        self._work: MatmulWork | None = None
+    def __init__(self, open_prover: Provers) -> None:
+        self._open_prover = open_prover
+        self._prover: Prover | None = None
+        self._work: Work | None = None
 
     def answer(self, request: dict[str, object]) -> dict[str, object]:
         match request["op"]:
@@ -141,19 +140,15 @@ class _Solver:
         raise ValueError(f"unknown operation {request['op']!r}")
 
     def _prepare(self, request: dict[str, object]) -> dict[str, object]:
-        n, rounds, tile, openings = (int(str(request[name])) for name in ("n", "rounds", "tile", "openings"))
-        self._params = MatmulParams(n, rounds, tile, openings)
-        self._backend = self._open_device(str(request["device"]))
-        self._backend.prepare(self._params)
-        # One small proof, so that threads, kernels and memory are warm before the clock runs.
-        solve(MatmulParams(max(tile, 256), 2, tile, 1), bytes(32), self._backend)
-        self._backend.prepare(self._params)
+        params = read_params(ChallengeKind(str(request["kind"])), _mapping(request["sizes"]))
+        self._prover = self._open_prover(params, str(request["device"]))
+        self._prover.prepare()
         return {"ready": True}
 
     def _solve(self, seed: bytes) -> dict[str, object]:
-        if self._backend is None or self._params is None:
+        if self._prover is None:
             raise ValueError("solve before prepare")
-        self._work = solve(self._params, seed, self._backend)
+        self._work = self._prover.solve(seed)
         return {"commitment": self._work.commitment.to_wire()}
 
     def _open(self, positions: object) -> dict[str, object]:
@@ -168,11 +163,11 @@ def _mapping(value: object) -> dict[str, object]:
     return value
 
 
-def main(open_device: Backends = open_backend) -> None:
+def main(open_prover: Provers = open_prover) -> None:
     """Serve on stdin and stdout; whatever a library prints goes to stderr."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    serve(sys.stdin.buffer, answers, open_device)
+    serve(sys.stdin.buffer, answers, open_prover)
 
 
 if __name__ == "__main__":

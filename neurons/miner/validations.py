@@ -30,7 +30,7 @@ class Validation:
         validator_key: Who asked.
         device: Which device had to prove.
         kind: Which proof.
-        state: prepared, committed, opened or failed: with the cause behind a colon.
+        state: prepared, committed (where a proof of work ends), opened or failed: with the cause behind a colon.
         prepared_unix_ms: When it began.
         work_ms: Time of the work on this side; None before the commitment.
     """
@@ -78,6 +78,11 @@ class ValidationTracker(Database):
                 "UPDATE validation SET state = ?, work_ms = COALESCE(?, work_ms) WHERE challenge_id = ?",
                 (state, work_ms, challenge_id),
             )
+
+    def find(self, challenge_id: str) -> Validation | None:
+        """Return one challenge, or None when it was never here or is forgotten."""
+        rows = self.query("SELECT * FROM validation WHERE challenge_id = ?", (challenge_id,))
+        return Validation(*tuple(rows[0])) if rows else None
 
     def newest(self, count: int) -> list[Validation]:
         """Return the newest challenges, newest first."""

@@ -57,7 +57,8 @@ class MinerBook:
             return self._by_url(text, miner_key, timeout_seconds)
         fitting = [miner for miner in self.all() if miner.node_key.startswith(miner_key or text or "")]
         fitting = [miner for miner in fitting if miner.node_key.startswith(text or "")]
-        if len(fitting) == 1:
+        if len({miner.node_key for miner in fitting}) == 1:
+            # One miner under several URLs: the registry's comes first, then the one pinned first.
             return fitting[0]
         known = ", ".join(f"{miner.node_key[:12]} {miner.endpoint}" for miner in fitting) or "none"
         raise ConfigError(

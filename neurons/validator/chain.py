@@ -16,18 +16,17 @@ from dataclasses import dataclass
 
 from neurons.base.outbox import EntryState, Outbox
 from neurons.validator.challenges import EpochSecret
-from polarise.block import SignedBlock
+from polarise.beacon import find_beacon
 from polarise.epoch_record import EpochCommit, ScoreSheet, commit_path, epoch_name, record_path, scores_path
-from polarise.errors import RequestRejected, SubnetError, Unavailable
+from polarise.errors import SubnetError, Unavailable
 from polarise.ledger_client import LedgerClient
-from polarise.registry import RegistryEntry, open_value
-from polarise.signing import SignatureInvalid
+from polarise.ledger_registry import read_ledger_registry
+from polarise.registry import RegistryEntry
 from polarise.statement import SignedStatement
 from polarise.transaction import SetValue
 
 logger = logging.getLogger(__name__)
 
-REGISTRY_PATH = "/registry"
 LOOK_SECONDS = 0.5
 MINERS_MAX = 1000
 
@@ -79,20 +78,13 @@ class Chain:
             report: Called with the name and the cause of each entry that does not hold; it is passed over.
 
         Raises:
-            Unavailable: The ledger is away.
+            Unavailable: The ledger is away, or answers what does not hold.
         """
-        found: Miners = {}
-        for name, entry in self._client.children(REGISTRY_PATH, "final"):
-            if entry is None or entry.value is None:
-                continue
-            if len(found) >= MINERS_MAX:
-                report(name, f"beyond the {MINERS_MAX} miners that this validator examines")
-                break
-            try:
-                found[name] = open_value(name, entry.value)
-            except (SignatureInvalid, ValueError) as err:
-                report(name, str(err)[:300])
-        return found
+        entries = read_ledger_registry(self._client, lambda name, err: report(name, str(err)[:300]))
+        for name in list(entries)[MINERS_MAX:]:
+            report(name, f"beyond the {MINERS_MAX} miners that this validator examines")
+            del entries[name]
+        return entries
 
     def last_epoch(self, at_least: int) -> int | None:
         """Return our greatest epoch on the ledger that is not below ``at_least``, None when there is none.
@@ -124,10 +116,9 @@ class Chain:
             miners_count=miners_count,
             started_unix_ms=started_unix_ms,
         )
-        path = commit_path(self._validator_key, secret.epoch)
-        key = self._put(path, body.to_wire())
-        height = self._final_height(key, stop)
-        return None if height is None else self._block_beacon(height, stop)
+        key = self._put(commit_path(self._validator_key, secret.epoch), body.to_wire())
+        transaction_hash = self._final_hash(key, stop)
+        return None if transaction_hash is None else self._beacon(transaction_hash, stop)
 
     def post_scores(self, epoch: int, sheet: ScoreSheet) -> str:
         """Queue the scores of an epoch and return the outbox key."""
@@ -145,31 +136,24 @@ class Chain:
     def _put(self, path: str, value: object) -> str:
         return self._outbox.put(SetValue(path=path, value=value), key=path)
 
-    def _final_height(self, key: str, stop: threading.Event) -> int | None:
-        is_told = False
+    def _final_hash(self, key: str, stop: threading.Event) -> str | None:
         while not stop.is_set():
             entry = self._outbox.wait(key, LOOK_SECONDS)
-            if entry is not None and entry.state is EntryState.FINAL and entry.height is not None:
-                return entry.height
+            if entry is not None and entry.state is EntryState.FINAL:
+                return entry.hash
             if entry is not None and entry.state is EntryState.REFUSED:
                 raise CommitRefused(f"the ledger refused the commitment: {entry.reason}")
-            if not is_told:
-                logger.debug("epoch waits for the ledger", extra={"entry": key})
-                is_told = True
         return None
 
-    def _block_beacon(self, height: int, stop: threading.Event) -> Beacon | None:
+    def _beacon(self, transaction_hash: str, stop: threading.Event) -> Beacon | None:
         while not stop.is_set():
             try:
-                block = self._block(height)
-                return Beacon(bytes.fromhex(block.hash), height, block.raw.decode())
+                block = find_beacon(self._client, transaction_hash)
             except Unavailable as err:
                 logger.warning("epoch waits for the ledger", extra={"cause": err.message})
                 stop.wait(err.retry_after_seconds)
+                continue
+            if block is not None:
+                return Beacon(bytes.fromhex(block.hash), block.block.height, block.raw.decode())
+            stop.wait(LOOK_SECONDS)
         return None
-
-    def _block(self, height: int) -> SignedBlock:
-        try:
-            return next(iter(self._client.blocks(height)))
-        except (StopIteration, RequestRejected) as err:
-            raise Unavailable(f"the ledger does not show block {height} yet", retry_after_seconds=1) from err

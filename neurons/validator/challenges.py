@@ -3,6 +3,7 @@
 Rules:
 - One opening key per epoch, kept before anything is sent, so that evidence can be re-checked after any crash.
 - The beacon is the hash of the first ledger block that covers the epoch's commitment; see `neurons.validator.chain`.
+- A device is asked for each kind of proof, one after the other; nonce and seed of each are its own.
 - Sizes follow from the claim alone, so that a miner which claims more has to do more.
 - Everything a seed depends on stands in the evidence; `recompute` is the same code for the round and for an auditor.
 """
@@ -16,7 +17,8 @@ from dataclasses import dataclass
 from challenges import draw
 from challenges.draw import ChallengeKind, SeedInputs
 from challenges.matmul_messages import MatmulParams
-from challenges.timing import fit_params
+from challenges.proofs import ProofParams, bounds_of, kind_of, sizes_of
+from challenges.timing import fit_params, fit_pow_params
 from polarise import merkle
 from polarise.hardware import DeviceClaim
 from polarise.messages import PrepareRequest, StartRequest
@@ -26,6 +28,8 @@ START_SECONDS_MAX = 180.0
 START_SLACK_SECONDS = 10.0
 # Below 0.6 of the claim the epoch is lost anyhow; waiting twice as long tells the operator how far off the claim is.
 WORTH_WAITING_FOR = 0.3
+# The proof of work first: it needs no torch, so that the miner's first answer costs it least.
+KINDS = (ChallengeKind.POW, ChallengeKind.MATMUL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +50,8 @@ class EpochSecret:
 
 
 @dataclass(frozen=True, slots=True)
-class MatmulChallenge:
-    """One matmul proof for one device.
+class Challenge:
+    """One proof of one kind for one device.
 
     Attributes:
         challenge_id: 32 hex digits.
@@ -55,7 +59,7 @@ class MatmulChallenge:
         miner_key: Node key of the miner, 64 hex digits.
         device: The claim that is tested.
         device_index: Its place in the registry entry.
-        params: Sizes.
+        params: Sizes; their class is the kind.
         opening_key: The epoch's secret, 32 bytes.
         beacon: 32 bytes.
         nonce: 32 bytes.
@@ -67,29 +71,46 @@ class MatmulChallenge:
     miner_key: str
     device: DeviceClaim
     device_index: int
-    params: MatmulParams
+    params: ProofParams
     opening_key: bytes
     beacon: bytes
     nonce: bytes
     seed: bytes
 
     @property
+    def kind(self) -> ChallengeKind:
+        """Which proof."""
+        return kind_of(self.params)
+
+    @property
+    def claimed_per_second(self) -> int:
+        """The device's claim that this proof tests."""
+        return claimed_rate(self.device, self.kind)
+
+    @property
+    def expected_seconds(self) -> float:
+        """Time of the work by the claim."""
+        return self.params.operations / self.claimed_per_second
+
+    @property
     def start_deadline_seconds(self) -> float:
         """How long the commitment is waited for."""
-        expected_seconds = self.params.operations / self.device.matmul_ops_per_second
-        return min(expected_seconds / WORTH_WAITING_FOR + START_SLACK_SECONDS, START_SECONDS_MAX)
+        return min(self.expected_seconds / WORTH_WAITING_FOR + START_SLACK_SECONDS, START_SECONDS_MAX)
+
+    @property
+    def has_openings(self) -> bool:
+        """Whether anything is left to open after the commitment."""
+        return bool(bounds_of(self.params))
 
     def prepare_request(self) -> PrepareRequest:
         """Return the message that announces it."""
-        return PrepareRequest(
-            challenge_id=self.challenge_id,
-            kind="matmul",
-            device=self.device.uuid,
-            n=self.params.n,
-            rounds=self.params.rounds,
-            tile=self.params.tile,
-            openings=self.params.openings,
-        )
+        wire = {
+            "challenge_id": self.challenge_id,
+            "kind": self.kind.value,
+            "device": self.device.uuid,
+            "sizes": sizes_of(self.params),
+        }
+        return PrepareRequest.model_validate(wire)
 
     def start_request(self) -> StartRequest:
         """Return the message that starts the clock."""
@@ -98,11 +119,13 @@ class MatmulChallenge:
         )
 
     def positions(self, signed_commitment: bytes) -> tuple[tuple[int, ...], ...]:
-        """Draw the tiles to open from the exact bytes of the signed commitment."""
+        """Draw the tiles to open from the exact bytes of the signed commitment; none for a proof of work."""
+        if not isinstance(self.params, MatmulParams):
+            return ()
         return draw.draw_positions(
             self.opening_key,
             self.device.uuid,
-            ChallengeKind.MATMUL,
+            self.kind,
             signed_commitment,
             bounds=self.params.bounds,
             count=self.params.openings,
@@ -115,7 +138,7 @@ class ChallengeGenerator:
     Args:
         validator_key: Its node key, 64 hex digits.
         target_seconds: How long a proof should take a miner that holds its claim.
-        openings: Tiles recomputed per proof.
+        openings: Tiles recomputed per matmul proof.
     """
 
     def __init__(self, validator_key: str, *, target_seconds: int, openings: int) -> None:
@@ -131,10 +154,10 @@ class ChallengeGenerator:
             epoch, opening_key, miner_set_root, draw.challenge_commit(epoch, opening_key, miner_set_root)
         )
 
-    def matmul(
+    def challenges(
         self, secret: EpochSecret, beacon: bytes, miner_key: str, device: DeviceClaim, device_index: int
-    ) -> MatmulChallenge:
-        """Make the proof of one device.
+    ) -> tuple[Challenge, ...]:
+        """Make the proofs of one device in the order of `KINDS`.
 
         Args:
             secret: The epoch's key.
@@ -143,23 +166,32 @@ class ChallengeGenerator:
             device: One of its devices.
             device_index: Its place there.
         """
-        params = fit_params(
-            device.matmul_ops_per_second,
-            self._target_seconds,
-            memory_bytes=device.memory_bytes or None,
-            openings=self._openings,
+        return tuple(
+            recompute(
+                challenge_id=secrets.token_hex(16),
+                epoch=secret.epoch,
+                validator_key=self._validator_key,
+                miner_key=miner_key,
+                device=device,
+                device_index=device_index,
+                params=self._params(kind, device, device_index),
+                opening_key=secret.opening_key,
+                beacon=beacon,
+            )
+            for kind in KINDS
         )
-        return recompute(
-            challenge_id=secrets.token_hex(16),
-            epoch=secret.epoch,
-            validator_key=self._validator_key,
-            miner_key=miner_key,
-            device=device,
-            device_index=device_index,
-            params=params,
-            opening_key=secret.opening_key,
-            beacon=beacon,
-        )
+
+    def _params(self, kind: ChallengeKind, device: DeviceClaim, device_index: int) -> ProofParams:
+        rate = claimed_rate(device, kind)
+        if kind is ChallengeKind.POW:
+            return fit_pow_params(rate, self._target_seconds, slot=device_index)
+        memory_bytes = device.memory_bytes or None
+        return fit_params(rate, self._target_seconds, memory_bytes=memory_bytes, openings=self._openings)
+
+
+def claimed_rate(device: DeviceClaim, kind: ChallengeKind) -> int:
+    """Return what a device claims in one kind of proof, per second."""
+    return device.pow_hashes_per_second if kind is ChallengeKind.POW else device.matmul_ops_per_second
 
 
 def recompute(
@@ -170,15 +202,16 @@ def recompute(
     miner_key: str,
     device: DeviceClaim,
     device_index: int,
-    params: MatmulParams,
+    params: ProofParams,
     opening_key: bytes,
     beacon: bytes,
-) -> MatmulChallenge:
+) -> Challenge:
     """Derive nonce and seed from what the evidence holds."""
-    nonce = draw.nonce(opening_key, beacon, device.uuid, ChallengeKind.MATMUL)
+    kind = kind_of(params)
+    nonce = draw.nonce(opening_key, beacon, device.uuid, kind)
     seed = draw.seed(
         SeedInputs(
-            kind=ChallengeKind.MATMUL,
+            kind=kind,
             params=params.encode(),
             epoch=epoch,
             beacon=beacon,
@@ -189,6 +222,4 @@ def recompute(
             device_index=device_index,
         )
     )
-    return MatmulChallenge(
-        challenge_id, epoch, miner_key, device, device_index, params, opening_key, beacon, nonce, seed
-    )
+    return Challenge(challenge_id, epoch, miner_key, device, device_index, params, opening_key, beacon, nonce, seed)

@@ -95,6 +95,8 @@ def run_explain(args: argparse.Namespace) -> int:
         share = f"{line.weight_ppm / 10_000:.1f} %" if line.weight_ppm else "left out"
         compared = f"{line.measured} of {line.claimed}" if line.claimed else line.measured
         print(f"{line.part:<10}  weight {share:<8}  lost {points(line.lost_ppm):>6}  {compared}")
+        for rate in line.rates:
+            print(f"            {rate}")
         if line.reasons or line.message:
             print(f"            {', '.join(line.reasons)}{': ' if line.reasons and line.message else ''}{line.message}")
         for fix in line.fixes:

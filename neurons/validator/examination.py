@@ -1,4 +1,4 @@
-"""One miner in one epoch: prove each device, inspect one container, score, and keep the evidence of all of it.
+"""One miner in one epoch: prove each device in each kind, inspect one container, score, and keep the evidence of all of it.
 
 Between its steps it asks whether to stop; a miner whose examination was broken off is not scored.
 """
@@ -10,11 +10,12 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from challenges.pow_messages import PowParams
 from neurons.validator.chain import Beacon
-from neurons.validator.challenges import ChallengeGenerator, EpochSecret, MatmulChallenge
+from neurons.validator.challenges import Challenge, ChallengeGenerator, EpochSecret
 from neurons.validator.inspection import Inspector
-from neurons.validator.matmul_round import MatmulRound, ProofTrace
 from neurons.validator.metrics import MetricsHandler, StoredScore
+from neurons.validator.proof_round import ProofRound, ProofTrace
 from neurons.validator.scoring import ScoringSystem, points
 from neurons.validator.verification import Verdict, VerificationEngine
 from polarise.answers import printable
@@ -23,7 +24,6 @@ from polarise.errors import ProofRejected, RejectReason, Unavailable
 from polarise.evidence import (
     EvidenceBundle,
     InspectionEvidence,
-    MatmulSizes,
     ProofEvidence,
     VerdictRecord,
     openings_digest,
@@ -59,7 +59,7 @@ class Examiner:
         self,
         validator_key: str,
         generator: ChallengeGenerator,
-        rounds: MatmulRound,
+        rounds: ProofRound,
         engine: VerificationEngine,
         inspector: Inspector | None,
         scoring: ScoringSystem,
@@ -90,15 +90,15 @@ class Examiner:
         """Examine, score and keep one miner; returns without a score when ``stop`` is set on the way."""
         proofs = []
         for index, device in enumerate(entry.hardware.devices):
-            if stop.is_set():
-                return
-            challenge = self._generator.matmul(secret, beacon.value, statement.signer, device, index)
-            proofs.append(self._prove(entry, challenge))
+            for challenge in self._generator.challenges(secret, beacon.value, statement.signer, device, index):
+                if stop.is_set():
+                    return
+                proofs.append(self._prove(entry, challenge))
         if stop.is_set():
             return
         self._keep(secret, beacon, statement, tuple(proofs), self._inspect(entry))
 
-    def _prove(self, entry: RegistryEntry, challenge: MatmulChallenge) -> ProofEvidence:
+    def _prove(self, entry: RegistryEntry, challenge: Challenge) -> ProofEvidence:
         trace = ProofTrace()
         try:
             self._rounds.run(self._client(entry), challenge, trace)
@@ -164,14 +164,15 @@ class Examiner:
         )
 
 
-def _proof_evidence(challenge: MatmulChallenge, trace: ProofTrace, verdict: Verdict) -> ProofEvidence:
-    params = challenge.params
+def _proof_evidence(challenge: Challenge, trace: ProofTrace, verdict: Verdict) -> ProofEvidence:
+    sized = challenge.prepare_request()
     return ProofEvidence(
+        kind=sized.kind,
+        sizes=sized.sizes,
         challenge_id=challenge.challenge_id,
         device=challenge.device.uuid,
         device_index=challenge.device_index,
-        claimed_ops_per_second=challenge.device.matmul_ops_per_second,
-        sizes=MatmulSizes(n=params.n, rounds=params.rounds, tile=params.tile, openings=params.openings),
+        claimed_per_second=challenge.claimed_per_second,
         nonce=challenge.nonce.hex(),
         beacon=challenge.beacon.hex(),
         seed=challenge.seed.hex(),
@@ -182,18 +183,19 @@ def _proof_evidence(challenge: MatmulChallenge, trace: ProofTrace, verdict: Verd
         positions=tuple(Position(round_index=r, tile_row=i, tile_column=j) for r, i, j in trace.positions),
         openings=trace.openings,
         openings_digest=None if trace.openings is None else openings_digest(trace.openings),
-        measured_ops_per_second=verdict.measured_ops_per_second,
+        measured_per_second=verdict.measured_per_second,
         verdict=VerdictRecord(
             reason=verdict.reason, message=verdict.message, got=verdict.got, expected=verdict.expected
         ),
     )
 
 
-def _log_verdict(challenge: MatmulChallenge, verdict: Verdict) -> None:
+def _log_verdict(challenge: Challenge, verdict: Verdict) -> None:
     fields: dict[str, object] = {
         "challenge_id": challenge.challenge_id,
         "miner_key": challenge.miner_key,
         "device": challenge.device.uuid,
+        "kind": challenge.kind.value,
     }
     if verdict.verified:
         logger.info(
@@ -201,9 +203,10 @@ def _log_verdict(challenge: MatmulChallenge, verdict: Verdict) -> None:
             extra={
                 **fields,
                 "verify_ms": verdict.verify_ms,
-                "openings": challenge.params.openings,
-                "measured_ops_per_second": verdict.measured_ops_per_second,
-                "claimed_ops_per_second": challenge.device.matmul_ops_per_second,
+                # How much was recomputed.
+                **_checked_count(challenge),
+                "measured_per_second": verdict.measured_per_second,
+                "claimed_per_second": challenge.claimed_per_second,
             },
         )
         return
@@ -211,3 +214,8 @@ def _log_verdict(challenge: MatmulChallenge, verdict: Verdict) -> None:
     if verdict.got is not None or verdict.expected is not None:
         detail = f"{detail} (got {verdict.got}, expected {verdict.expected})"
     logger.warning("proof rejected", extra={**fields, "reason": str(verdict.reason), "detail": detail})
+
+
+def _checked_count(challenge: Challenge) -> dict[str, int]:
+    params = challenge.params
+    return {"shares": params.shares} if isinstance(params, PowParams) else {"openings": params.openings}

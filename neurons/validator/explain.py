@@ -8,7 +8,7 @@ from neurons.validator.fixes import FIXES
 from neurons.validator.metrics import StoredScore
 from neurons.validator.scoring import ACCEPTABLE_PPM, GATE_REASONS, effective_weights, points
 from polarise.errors import RejectReason
-from polarise.evidence import PartScore, ScoreRecord
+from polarise.evidence import KindRate, PartScore, ScoreRecord
 
 PPM = 1_000_000
 
@@ -21,6 +21,7 @@ class Loss:
         part: Which part, or ``gate`` and ``smoothing``.
         measured: Measured figure, as text.
         claimed: What it is compared with, as text.
+        rates: Measured and claimed rate of each kind of proof, as text.
         weight_ppm: Share of the whole that this part had.
         lost_ppm: Points lost to it, in millionths of the whole score.
         reasons: Reason codes.
@@ -36,6 +37,7 @@ class Loss:
     reasons: tuple[RejectReason, ...]
     message: str
     fixes: tuple[str, ...]
+    rates: tuple[str, ...] = ()
 
     def to_wire(self) -> dict[str, object]:
         """Return the line as JSON-ready values."""
@@ -43,6 +45,7 @@ class Loss:
             "part": self.part,
             "measured": self.measured,
             "claimed": self.claimed,
+            "rates": list(self.rates),
             "weight_ppm": self.weight_ppm,
             "lost_points": points(self.lost_ppm),
             "reasons": [str(reason) for reason in self.reasons],
@@ -89,18 +92,27 @@ def explanation_wire(stored: StoredScore) -> dict[str, object]:
 
 def _part_line(part: PartScore, weight_ppm: int) -> Loss:
     lost_ppm = 0 if part.value_ppm is None else weight_ppm * (PPM - part.value_ppm) // PPM
-    unit = " op/s" if part.name == "compute" else ""
+    measured = "not measured" if part.measured is None else str(part.measured)
+    claimed = "" if part.claimed is None else str(part.claimed)
+    if part.rates and part.value_ppm is not None:
+        measured, claimed = f"{points(part.value_ppm)} %", "the claims, by the weakest proof"
     return Loss(
         part.name,
-        "not measured" if part.measured is None else f"{part.measured}{unit}",
-        "" if part.claimed is None else f"{part.claimed}{unit}",
+        measured,
+        claimed,
         weight_ppm,
         lost_ppm,
         part.reasons,
         part.message,
         # A part that nobody measures yet has no fix.
         _fixes(part.reasons) if part.value_ppm is not None or part.declines_count else (),
+        tuple(_rate_text(rate) for rate in part.rates),
     )
+
+
+def _rate_text(rate: KindRate) -> str:
+    unit = "hashes/s" if rate.kind == "pow" else "operations/s"
+    return f"{rate.kind}: {rate.measured_per_second} of {rate.claimed_per_second} {unit}"
 
 
 def _smoothing_line(raw_ppm: int, smoothed_ppm: int) -> Loss:

@@ -16,8 +16,8 @@ from neurons.validator.challenges import ChallengeGenerator
 from neurons.validator.epoch import EpochService
 from neurons.validator.examination import Examiner
 from neurons.validator.inspection import Inspector
-from neurons.validator.matmul_round import MatmulRound
 from neurons.validator.metrics import FILE_NAME, MetricsHandler
+from neurons.validator.proof_round import ProofRound
 from neurons.validator.records import EpochRecorder, RecordFacts
 from neurons.validator.scoring import ScoringSystem
 from neurons.validator.verification import VerificationEngine
@@ -45,7 +45,8 @@ class ValidatorNode(BaseNode):
     role = "validator"
 
     def __init__(self, config: Config, data_dir: Path, identity: Identity, *, clock: Clock | None = None) -> None:
-        super().__init__(data_dir, identity)
+        super().__init__(data_dir, identity.public_key)
+        self.identity = identity
         self.config = config
         self.clock = clock or SystemClock()
 
@@ -67,7 +68,7 @@ class ValidatorNode(BaseNode):
         examiner = Examiner(
             key,
             generator,
-            MatmulRound(),
+            ProofRound(),
             engine,
             inspector if settings.inspect else None,
             ScoringSystem(),

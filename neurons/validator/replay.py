@@ -1,4 +1,4 @@
-"""A bundle checked offline: every signature, draw, seed, tile, limit and score computed anew from the evidence alone.
+"""A bundle checked offline: every signature, draw, seed, tile, share, limit and score computed anew from the evidence alone.
 
 Rules:
 - Nothing is believed but the validator's own words, which are named as such: stamps, silence, what was seen inside.
@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from challenges import draw
+from challenges.draw import ChallengeKind
 from challenges.hardware import HardwareTable
-from challenges.matmul_messages import MatmulParams
-from neurons.validator.challenges import MatmulChallenge, recompute
+from challenges.proofs import read_params
+from neurons.validator.challenges import KINDS, Challenge, claimed_rate, recompute
 from neurons.validator.findings import Findings, check_findings, check_receipt
-from neurons.validator.matmul_round import ProofTrace, check_commitment, signed_bytes
+from neurons.validator.proof_round import ProofTrace, check_commitment, signed_bytes
 from neurons.validator.scoring import ScoringSystem
 from neurons.validator.verification import check_answer, judge
 from polarise.answers import open_receipt, printable
@@ -64,7 +65,7 @@ def replay(bundle: EvidenceBundle) -> list[Finding]:
     except (SignatureInvalid, ValueError) as err:
         return [Finding("registry entry", False, printable(err))]
     findings = [Finding("registry entry", entry.node_key == bundle.miner_key), _commit(bundle)]
-    findings.append(Finding("one proof per device", _is_complete(bundle, entry)))
+    findings.append(Finding("one proof per device and kind", _is_complete(bundle, entry)))
     for proof in bundle.proofs:
         findings.extend(_proof(bundle, entry, proof))
     if bundle.inspection is not None:
@@ -82,15 +83,17 @@ def _commit(bundle: EvidenceBundle) -> Finding:
 
 
 def _is_complete(bundle: EvidenceBundle, entry: RegistryEntry) -> bool:
-    proven = [(proof.device_index, proof.device, proof.claimed_ops_per_second) for proof in bundle.proofs]
+    proven = [(proof.device_index, proof.device, proof.kind, proof.claimed_per_second) for proof in bundle.proofs]
     claimed = [
-        (index, device.uuid, device.matmul_ops_per_second) for index, device in enumerate(entry.hardware.devices)
+        (index, device.uuid, kind.value, claimed_rate(device, kind))
+        for index, device in enumerate(entry.hardware.devices)
+        for kind in KINDS
     ]
     return proven == claimed
 
 
 def _proof(bundle: EvidenceBundle, entry: RegistryEntry, proof: ProofEvidence) -> Iterator[Finding]:
-    name = f"proof of {printable(proof.device, 40)}"
+    name = f"{proof.kind} proof of {printable(proof.device, 40)}"
     try:
         challenge = _challenge(bundle, entry, proof)
     except (ValueError, IndexError) as err:
@@ -101,8 +104,7 @@ def _proof(bundle: EvidenceBundle, entry: RegistryEntry, proof: ProofEvidence) -
     yield from _answer(name, challenge, proof)
 
 
-def _challenge(bundle: EvidenceBundle, entry: RegistryEntry, proof: ProofEvidence) -> MatmulChallenge:
-    sizes = proof.sizes
+def _challenge(bundle: EvidenceBundle, entry: RegistryEntry, proof: ProofEvidence) -> Challenge:
     return recompute(
         challenge_id=proof.challenge_id,
         epoch=bundle.epoch,
@@ -110,13 +112,13 @@ def _challenge(bundle: EvidenceBundle, entry: RegistryEntry, proof: ProofEvidenc
         miner_key=bundle.registry.signer,
         device=entry.hardware.devices[proof.device_index],
         device_index=proof.device_index,
-        params=MatmulParams(sizes.n, sizes.rounds, sizes.tile, sizes.openings),
+        params=read_params(ChallengeKind(proof.kind), proof.sizes.model_dump()),
         opening_key=bytes.fromhex(bundle.opening_key),
         beacon=bytes.fromhex(block_hash(bundle.beacon_block.encode())),
     )
 
 
-def _answer(name: str, challenge: MatmulChallenge, proof: ProofEvidence) -> Iterator[Finding]:
+def _answer(name: str, challenge: Challenge, proof: ProofEvidence) -> Iterator[Finding]:
     if proof.commitment is None:
         yield _witnessed(name, proof.verdict.reason)
         return
@@ -128,23 +130,33 @@ def _answer(name: str, challenge: MatmulChallenge, proof: ProofEvidence) -> Iter
     positions = challenge.positions(signed_bytes(proof.commitment))
     kept = tuple((p.round_index, p.tile_row, p.tile_column) for p in proof.positions)
     yield Finding(f"{name}: positions", positions == kept)
-    if proof.openings_digest is None:
-        yield _witnessed(name, proof.verdict.reason)
+    answer = f"{name}: {'openings' if challenge.has_openings else 'shares'}"
+    if (amiss := _openings_amiss(answer, challenge, proof)) is not None:
+        yield amiss
         return
-    if proof.openings is None:
-        yield Finding(f"{name}: openings", None, "thrown away after their retention; their digest stands")
-        return
-    checked = check_answer(challenge.params, challenge.seed, commitment.roots, positions, proof.openings)
+    checked = check_answer(challenge.params, challenge.seed, commitment, positions, proof.openings)
     if checked.reason is not None:
-        yield _same_reason(f"{name}: openings", RejectReason(checked.reason), proof)
+        yield _same_reason(answer, RejectReason(checked.reason), proof)
         return
     if proof.verdict.reason is RejectReason.NOT_MEASURED:
         yield _witnessed(name, proof.verdict.reason)
         return
-    verdict = judge(challenge.params, challenge.device, HardwareTable.load(), _trace(proof))
-    is_same = verdict.measured_ops_per_second == proof.measured_ops_per_second
-    yield Finding(f"{name}: rate from the stamps", is_same, f"recomputed {verdict.measured_ops_per_second} op/s")
-    yield _same_reason(f"{name}: openings", verdict.reason, proof)
+    verdict = judge(challenge, HardwareTable.load(), _trace(proof))
+    is_same = verdict.measured_per_second == proof.measured_per_second
+    yield Finding(f"{name}: rate from the stamps", is_same, f"recomputed {verdict.measured_per_second} per second")
+    yield _same_reason(answer, verdict.reason, proof)
+
+
+def _openings_amiss(what: str, challenge: Challenge, proof: ProofEvidence) -> Finding | None:
+    """Return what ends the replay of an answer early: openings that are not there, or there though the kind has none."""
+    if not challenge.has_openings:
+        is_bare = proof.openings is None and proof.openings_digest is None
+        return None if is_bare else Finding(what, False, "a proof of work has no openings")
+    if proof.openings_digest is None:
+        return _witnessed(what, proof.verdict.reason)
+    if proof.openings is None:
+        return Finding(what, None, "thrown away after their retention; their digest stands")
+    return None
 
 
 def _trace(proof: ProofEvidence) -> ProofTrace:

@@ -3,8 +3,9 @@
 Rules (version 1):
 - raw = 0.40 compute + 0.25 memory + 0.25 service + 0.10 telemetry. Parts nobody measures yet are left out with reason
   NOT_MEASURED and the others weigh more; all figures are millionths, every division rounds down.
-- compute = sum of min(measured, claimed) over sum of claimed, over the devices that were measured; a missing or rejected
-  proof counts 0. service = 1 when the rented container kept every promise and could be given back, else 0.
+- compute = the weighted mean over devices of each one's weakest min(measured, claimed) / claimed among its proofs: who
+  holds one claim does not make good for the other. A device weighs its matmul claim; a missing or rejected proof is 0.
+  A device of which a proof was declined is left out, unless another of its proofs failed. service = 1 when the rented container kept every promise and could be given back, else 0.
 - A miner that declines (429, NO_CAPACITY) keeps its newest measured value for 12 rounds; then it halves per round.
   Without that, a miner that always declines would live on the parts it does allow. A compute part that was never
   measured is 0, a service part left out for the first 12 rounds: a miner can be full when a validator meets it.
@@ -22,8 +23,10 @@ from collections.abc import Iterable, Sequence
 from challenges.timing import PPM
 from polarise.errors import RejectReason
 from polarise.evidence import (
+    COUNT_MAX,
     TEXT_CHARS_MAX,
     InspectionEvidence,
+    KindRate,
     PartName,
     PartScore,
     ProofEvidence,
@@ -46,6 +49,7 @@ GATE_REASONS = frozenset(
         RejectReason.WRONG_COUNT,
         RejectReason.BAD_MERKLE_PATH,
         RejectReason.TILE_MISMATCH,
+        RejectReason.SHARE_INVALID,
         RejectReason.TOO_FAST,
         RejectReason.OPENING_LATE,
         RejectReason.CLAIM_NOT_MET,
@@ -67,7 +71,7 @@ class ScoringSystem:
         """Score one miner in one epoch.
 
         Args:
-            proofs: One per device.
+            proofs: One per device and kind.
             inspection: The rented container; None when this validator does not inspect.
             previous: The miner's newest score before; None for a miner never scored.
         """
@@ -111,32 +115,61 @@ def effective_weights(parts: Iterable[PartScore]) -> dict[PartName, int]:
 
 
 def _compute(proofs: Sequence[ProofEvidence], previous: ScoreRecord | None) -> PartScore:
-    measured = [proof for proof in proofs if proof.verdict.reason is not RejectReason.NOT_MEASURED]
+    devices = {proof.device: [other for other in proofs if other.device == proof.device] for proof in proofs}
+    measured = [found for found in devices.values() if _is_measured(found)]
     last = _last("compute", previous)
     if not measured:
-        message = next((proof.verdict.message for proof in proofs), "no device was proven")
+        declines = (proof.verdict.message for proof in proofs if proof.verdict.reason is RejectReason.NOT_MEASURED)
+        message = next(declines, "no device was proven")
         declined = _declined("compute", message, last)
         # Nobody lives on a part that was never shown.
         return declined if declined.value_ppm is not None else declined.model_copy(update={"value_ppm": 0})
-    counted = sum(_counted(proof) for proof in measured)
-    claimed = sum(proof.claimed_ops_per_second for proof in measured)
-    value = counted * PPM // claimed
+    weights = [_weight(found) for found in measured]
+    weakest = [min(_ratio_ppm(proof) for proof in found if _was_answered(proof)) for found in measured]
+    value = sum(weight * ratio for weight, ratio in zip(weights, weakest, strict=True)) // sum(weights)
     return PartScore(
         name="compute",
         weight_ppm=WEIGHTS_PPM["compute"],
         value_ppm=value,
-        measured=sum(proof.measured_ops_per_second for proof in measured),
-        claimed=claimed,
+        rates=_rates([proof for found in measured for proof in found if _was_answered(proof)]),
         reasons=_reasons(proof.verdict.reason for proof in proofs),
         message=next((_sentence(proof.verdict) for proof in proofs if proof.verdict.message), ""),
         last_ppm=value,
     )
 
 
-def _counted(proof: ProofEvidence) -> int:
+def _was_answered(proof: ProofEvidence) -> bool:
+    return proof.verdict.reason is not RejectReason.NOT_MEASURED
+
+
+def _is_measured(proofs: Sequence[ProofEvidence]) -> bool:
+    """Whether a device counts: all of its proofs were answered, or one that was came to nothing good."""
+    answered = [proof for proof in proofs if _was_answered(proof)]
+    return len(answered) == len(proofs) or any(not proof.verdict.is_passed for proof in answered)
+
+
+def _ratio_ppm(proof: ProofEvidence) -> int:
     if proof.verdict.reason in {None, RejectReason.CLAIM_NOT_MET}:
-        return min(proof.measured_ops_per_second, proof.claimed_ops_per_second)
+        return min(proof.measured_per_second, proof.claimed_per_second) * PPM // proof.claimed_per_second
     return 0
+
+
+def _weight(proofs: Sequence[ProofEvidence]) -> int:
+    """Return the device's matmul claim; a device without that proof is no examination's, and weighs next to nothing."""
+    return next((proof.claimed_per_second for proof in proofs if proof.kind == "matmul"), 1)
+
+
+def _rates(proofs: Sequence[ProofEvidence]) -> tuple[KindRate, ...]:
+    kinds = dict.fromkeys(proof.kind for proof in proofs)
+    return tuple(_rate([proof for proof in proofs if proof.kind == kind]) for kind in kinds)
+
+
+def _rate(proofs: Sequence[ProofEvidence]) -> KindRate:
+    return KindRate(
+        kind=proofs[0].kind,
+        measured_per_second=min(sum(proof.measured_per_second for proof in proofs), COUNT_MAX),
+        claimed_per_second=min(sum(proof.claimed_per_second for proof in proofs), COUNT_MAX),
+    )
 
 
 def _service(inspection: InspectionEvidence | None, previous: ScoreRecord | None) -> PartScore:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import subprocess
 from collections.abc import Iterator
 from functools import cache
@@ -21,6 +22,8 @@ DEAD_ENGINE = "tcp://127.0.0.1:1"
 @cache
 def why_no_engine() -> str | None:
     """Return why tests marked docker cannot run here, None when they can."""
+    if shutil.which("docker") is None:
+        return "there is no `docker` program on this machine"
     done = subprocess.run(["docker", "info"], capture_output=True, text=True, timeout=60, check=False)
     if done.returncode != 0:
         lines = (done.stderr or done.stdout).strip().splitlines()

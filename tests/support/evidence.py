@@ -5,7 +5,8 @@ from __future__ import annotations
 from neurons.validator import probe
 from neurons.validator.findings import ALLOWED_CAPABILITIES, expected_chain
 from polarise.errors import RejectReason
-from polarise.evidence import InspectionEvidence, MatmulSizes, ProofEvidence, ScoreRecord, VerdictRecord
+from polarise.evidence import InspectionEvidence, ProofEvidence, ScoreRecord, VerdictRecord
+from polarise.messages import MatmulSizes, PowSizes, ProofKind
 from polarise.receipt import STATEMENT_KIND as RECEIPT_KIND
 from polarise.receipt import Limits, Receipt
 from polarise.ssh_keys import fingerprint, generate_key_pair
@@ -17,18 +18,27 @@ CLAIM = 1_000_000
 NONCE = "ab" * 32
 
 
-def proof(reason: RejectReason | None = None, *, measured: int = CLAIM, device: str = "cpu") -> ProofEvidence:
+def proof(
+    reason: RejectReason | None = None,
+    *,
+    measured: int = CLAIM,
+    device: str = "cpu",
+    kind: ProofKind = "matmul",
+    claimed: int = CLAIM,
+) -> ProofEvidence:
     """One proof with this outcome."""
+    matmul, shares = MatmulSizes(n=256, rounds=2, tile=64, openings=32), PowSizes(shares=16, difficulty=1, slot=0)
     return ProofEvidence(
+        kind=kind,
+        sizes=matmul if kind == "matmul" else shares,
         challenge_id="0" * 32,
         device=device,
         device_index=0,
-        claimed_ops_per_second=CLAIM,
-        sizes=MatmulSizes(n=256, rounds=2, tile=64, openings=32),
+        claimed_per_second=claimed,
         nonce="0" * 64,
         beacon="0" * 64,
         seed="0" * 64,
-        measured_ops_per_second=measured,
+        measured_per_second=measured,
         verdict=VerdictRecord(reason=reason, message="as the test says" if reason else ""),
     )
 

@@ -20,7 +20,7 @@ from neurons.base.tokens import TokenIssuer
 from neurons.miner.pow import ChallengeHandler
 from neurons.miner.solver import SolverProcess
 from neurons.miner.validations import ValidationTracker
-from neurons.validator.challenges import ChallengeGenerator, EpochSecret, MatmulChallenge
+from neurons.validator.challenges import Challenge, ChallengeGenerator, EpochSecret
 from polarise.block import block_hash
 from polarise.clients import MinerClient
 from polarise.decode import WireModel
@@ -35,7 +35,15 @@ OWNER = SigningKey(b"o" * 32)
 VALIDATOR = Identity(SigningKey(b"v" * 32))
 MINER = Identity(SigningKey(b"m" * 32), Certificate.issue(OWNER, SigningKey(b"m" * 32).public_key, Purpose.NODE))
 # 100 Mop/s for a second: n = 256 and three rounds, a few milliseconds on any machine.
-CPU = DeviceClaim(uuid="cpu", kind="cpu", name="a processor", memory_bytes=1 << 30, matmul_ops_per_second=100_000_000)
+# 50 kH/s for a second: 195 shares, some tens of milliseconds.
+CPU = DeviceClaim(
+    uuid="cpu",
+    kind="cpu",
+    name="a processor",
+    memory_bytes=1 << 30,
+    matmul_ops_per_second=100_000_000,
+    pow_hashes_per_second=50_000,
+)
 # No ledger signed it: whoever checks one proof alone needs a block's hash and not its signature.
 BEACON_BLOCK = "ledger.polarise/test\n0\n" + "A" * 43 + "=\n\n\u2014 nobody " + "A" * 92 + "\n"
 BEACON = bytes.fromhex(block_hash(BEACON_BLOCK.encode()))
@@ -47,8 +55,37 @@ TABLE = {
     ("GET", "/healthz"): RouteAccess(is_public=True),
 }
 
-_SOLVER = "from neurons.miner import solver\nfrom challenges.solver import NumpyBackend\n"
-HONEST = f"{_SOLVER}solver.main(lambda device: NumpyBackend())\n"
+# One core and small stretches; a cheat replaces one of the two backends.
+_SOLVER = """
+from neurons.miner import solver
+from challenges.matmul_messages import MatmulParams
+from challenges.pow_solver import NumpyPowBackend
+from challenges.proofs import MatmulProver, PowProver
+from challenges.solver import NumpyBackend
+
+def provers(matmul=NumpyBackend, pow=lambda: NumpyPowBackend(lanes=4096, calls=1)):
+    def open_prover(params, device):
+        is_matmul = isinstance(params, MatmulParams)
+        return MatmulProver(params, matmul()) if is_matmul else PowProver(params, pow())
+    return open_prover
+"""
+HONEST = f"{_SOLVER}solver.main(provers())\n"
+# Sleeps between its stretches, and finds what it has to.
+SLOW_HASHING = f"""{_SOLVER}
+import time
+class Slow(NumpyPowBackend):
+    def scan(self, prefix, target, start):
+        time.sleep(0.2)
+        return super().scan(prefix, target, start)
+solver.main(provers(pow=lambda: Slow(lanes=4096, calls=1)))
+"""
+# Every 16th nonce, whatever its hash is.
+FORGING = f"""{_SOLVER}
+class Forging(NumpyPowBackend):
+    def scan(self, prefix, target, start):
+        return list(range(start, start + self.scan_nonces, 16))
+solver.main(provers(pow=lambda: Forging(lanes=4096, calls=1)))
+"""
 SKIPPING = f"""{_SOLVER}
 class Skipping(NumpyBackend):
     def multiply(self, a, b):
@@ -58,7 +95,7 @@ class Skipping(NumpyBackend):
             row, column = divmod(tile, side)
             product[row * 64:(row + 1) * 64, column * 64:(column + 1) * 64] = 0
         return product
-solver.main(lambda device: Skipping())
+solver.main(provers(matmul=Skipping))
 """
 
 View = Callable[[Caller, bytes], WireModel | Response]
@@ -150,8 +187,18 @@ def entry_of(endpoint: str = "http://127.0.0.1:1", *, devices: tuple[DeviceClaim
     return sign_statement(MINER, STATEMENT_KIND, entry)
 
 
-def challenge_of(statement: SignedStatement, *, epoch: int = 7) -> tuple[EpochSecret, MatmulChallenge]:
-    """Return an epoch and the challenge of the miner's only device in it; its beacon is the hash of `BEACON_BLOCK`."""
+def challenges_of(statement: SignedStatement, *, epoch: int = 7) -> tuple[EpochSecret, Challenge, Challenge]:
+    """Return an epoch, and the proof of work and the matmul proof of the miner's only device in it.
+
+    Their beacon is the hash of `BEACON_BLOCK`.
+    """
     generator = ChallengeGenerator(VALIDATOR.public_key, target_seconds=1, openings=32)
     secret = generator.begin_epoch(epoch, [statement])
-    return secret, generator.matmul(secret, BEACON, statement.signer, CPU, 0)
+    pow_challenge, matmul_challenge = generator.challenges(secret, BEACON, statement.signer, CPU, 0)
+    return secret, pow_challenge, matmul_challenge
+
+
+def challenge_of(statement: SignedStatement, *, epoch: int = 7) -> tuple[EpochSecret, Challenge]:
+    """Return an epoch and the matmul proof of the miner's only device in it."""
+    secret, _, challenge = challenges_of(statement, epoch=epoch)
+    return secret, challenge

@@ -7,10 +7,11 @@ import sys
 
 from config.schema import RoleName
 from neurons.base.startup import add_daemon_options, load
+from neurons.demo.cheats.event_editor import EventEditor
 from neurons.demo.cheats.limit_liar import LimitLiar
 from neurons.demo.cheats.tile_skipper import TileSkipper
 
-CHEATS = {"limit-liar": LimitLiar, "tile-skipper": TileSkipper}
+CHEATS = {"event-editor": EventEditor, "limit-liar": LimitLiar, "tile-skipper": TileSkipper}
 
 
 def main() -> int:

@@ -10,7 +10,7 @@ import sys
 import torch
 
 from challenges.matmul import MatmulParams
-from challenges.solver import MatmulBackend
+from challenges.proofs import MatmulProver, ProofParams, Prover, open_prover
 from challenges.torch_backend import TorchBackend
 from neurons.miner.node import MinerNode
 from neurons.miner.solver import SolverProcess, main
@@ -44,9 +44,14 @@ class TileSkipper(MinerNode):
         return SolverProcess((sys.executable, "-m", "neurons.demo.cheats.tile_skipper"))
 
 
-def _open_device(device: str) -> MatmulBackend:
-    return SkippingBackend(device)
+def _open_prover(params: ProofParams, device: str) -> Prover:
+    """Skip where it saves work unseen, it hopes; the proof of work is done honestly, as every share is checked."""
+    return (
+        MatmulProver(params, SkippingBackend(device))
+        if isinstance(params, MatmulParams)
+        else open_prover(params, device)
+    )
 
 
 if __name__ == "__main__":
-    main(_open_device)
+    main(_open_prover)

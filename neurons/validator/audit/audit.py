@@ -22,7 +22,7 @@ from neurons.validator.audit.report import Report
 from polarise.answers import printable
 from polarise.errors import ErrorCode, RequestRejected
 from polarise.genesis import Genesis
-from polarise.registry import open_value
+from polarise.ledger_registry import open_value
 from polarise.signing import SignatureInvalid
 from polarise.transaction import SignedTransaction, decode_transaction
 
@@ -55,7 +55,7 @@ class Audit:
         self._genesis = genesis
         self._scope = scope
         self._report = report
-        self._history = History()
+        self._history = History(genesis.final_confirmations)
 
     def check_ledger(self) -> None:
         """Check blocks, leaves and registry entries.
@@ -95,7 +95,7 @@ class Audit:
             entries.extend(bundles.check(epoch) for epoch in reader.epochs(first))
             step.detail = f"{bundles.count} bundles: named, drawn, answered, judged and scored as recomputed"
         with report.step("miner sets") as step:
-            sets = MinerSetAuditor(self._history, self._genesis.final_confirmations, report)
+            sets = MinerSetAuditor(self._history, report)
             for epoch, found in zip(reader.epochs(first), entries, strict=False):
                 sets.check(epoch, found)
             step.detail = f"{sets.count} sets: who stood in the registry was examined, and nobody else"
@@ -128,17 +128,18 @@ class Audit:
         registry = self._history.registry
         with self._report.step("registry") as step:
             count = 0
-            for node, leaf in self._history.registry_leaves:
-                value = decode_transaction(self._copy.leaf(leaf)).body.op.value
+            for write in self._history.registry_writes:
+                value = decode_transaction(self._copy.leaf(write.leaf)).body.op.value
                 digest = None
                 try:
                     if value is not None:
-                        digest = open_value(node, value)[0].digest()
+                        digest = open_value(write.node, value)[0].digest()
                         count += 1
-                except (SignatureInvalid, ValueError) as err:
+                except (RequestRejected, SignatureInvalid) as err:
                     # The ledger takes any value there; validators pass over it, and so does the audit.
-                    self._report.word(f"leaf {leaf}: no valid registry entry, counts as none: {printable(err, 100)}")
-                registry.add(node, leaf, digest)
+                    what = f"leaf {write.leaf}: no valid registry entry, counts as none: {printable(err, 100)}"
+                    self._report.word(what)
+                registry.add(write, digest)
             step.detail = f"{count} entries: signed by node and owner"
 
     def _reader(self) -> EpochReader:

@@ -12,7 +12,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from polarise.block import SignedBlock
 from polarise.transaction import SignedTransaction
@@ -72,61 +72,111 @@ class Blocks:
         return bisect_left(self._times, time_unix_ms) - 1
 
 
-class Registry:
-    """Which entry stood for each node after how many leaves."""
+@dataclass(frozen=True, slots=True)
+class RegistryWrite:
+    """One write to the registry.
 
-    def __init__(self) -> None:
-        self._versions: dict[str, list[tuple[int, str | None]]] = {}
+    Attributes:
+        node: Whose entry.
+        leaf: Index of the transaction.
+        confirmations: Blocks that have to cover it until readers see it.
+    """
+
+    node: str
+    leaf: int
+    confirmations: int
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What a reader of the ledger saw: its newest block, and how many leaves, the pending ones counted."""
+
+    height: int
+    size: int
+
+
+class Registry:
+    """Which entry a reader saw for each node, and when.
+
+    Args:
+        blocks: All blocks.
+    """
+
+    def __init__(self, blocks: Blocks) -> None:
+        self._blocks = blocks
+        self._versions: dict[str, list[tuple[RegistryWrite, str | None]]] = {}
 
     @property
     def nodes(self) -> list[str]:
         """Every node that ever wrote an entry, in order of the keys."""
         return sorted(self._versions)
 
-    def add(self, node: str, leaf: int, digest: str | None) -> None:
+    def add(self, write: RegistryWrite, digest: str | None) -> None:
         """Note an entry that holds, or that none holds any more; leaves come in order."""
-        self._versions.setdefault(node, []).append((leaf, digest))
+        self._versions.setdefault(write.node, []).append((write, digest))
 
-    def standing(self, node: str, first: int, last: int) -> set[str | None]:
-        """Return the digests that stood for a node at any moment between two sizes of the ledger."""
-        versions = self._versions.get(node, [])
-        before = [digest for leaf, digest in versions if leaf < first]
-        return {before[-1] if before else None} | {digest for leaf, digest in versions if first <= leaf < last}
+    def standing(self, node: str, first: Moment, last: Moment) -> set[str | None]:
+        """Return the digests that stood for a node at any moment between two."""
+        later = {digest for write, digest in self._versions.get(node, []) if self._appears(write, first, last)}
+        return {self._at(node, first)} | later
 
-    def states(self, first: int, last: int) -> Iterator[dict[str, str]]:
-        """Yield the whole registry as it was at each moment between two sizes of the ledger."""
-        changes = {leaf + 1 for versions in self._versions.values() for leaf, _ in versions if first <= leaf < last}
-        for size in sorted({first, *changes}):
-            found = {node: self._at(node, size) for node in self.nodes}
+    def states(self, first: Moment, last: Moment) -> Iterator[dict[str, str]]:
+        """Yield the whole registry as it was at each moment between two."""
+        writes = [write for versions in self._versions.values() for write, _ in versions]
+        moments = {self._appearance(write) for write in writes if self._appears(write, first, last)}
+        for moment in sorted({first, *moments}, key=lambda moment: (moment.height, moment.size)):
+            found = {node: self._at(node, moment) for node in self.nodes}
             yield {node: digest for node, digest in found.items() if digest is not None}
 
-    def _at(self, node: str, size: int) -> str | None:
-        return next((digest for leaf, digest in reversed(self._versions[node]) if leaf < size), None)
+    def _at(self, node: str, moment: Moment) -> str | None:
+        versions = reversed(self._versions.get(node, []))
+        return next((digest for write, digest in versions if self._is_seen(write, moment)), None)
+
+    def _is_seen(self, write: RegistryWrite, moment: Moment) -> bool:
+        if write.confirmations == 0:
+            return write.leaf < moment.size
+        return self._blocks.covering(write.leaf) + write.confirmations - 1 <= moment.height
+
+    def _appears(self, write: RegistryWrite, first: Moment, last: Moment) -> bool:
+        return self._is_seen(write, last) and not self._is_seen(write, first)
+
+    def _appearance(self, write: RegistryWrite) -> Moment:
+        covering = self._blocks.covering(write.leaf)
+        if write.confirmations == 0:
+            return Moment(covering - 1, write.leaf + 1)
+        height = covering + write.confirmations - 1
+        return Moment(height, self._blocks.size(height))
 
 
-@dataclass
 class History:
     """Everything the later steps ask of a replayed ledger.
 
     Attributes:
         blocks: All blocks.
-        registry: Entries that hold.
-        registry_leaves: (node, leaf) of every write to the registry.
+        registry: Entries that hold; filled from `registry_writes` once their signatures were verified.
+        registry_writes: Every write to the registry.
         epochs: Validator -> epoch -> where it stands.
         others: Writes that this audit does not look into, by the first segment of their path.
+
+    Args:
+        final_confirmations: From the genesis; what counts for a writer that named no number.
     """
 
-    blocks: Blocks = field(default_factory=Blocks)
-    registry: Registry = field(default_factory=Registry)
-    registry_leaves: list[tuple[str, int]] = field(default_factory=list)
-    epochs: dict[str, dict[int, EpochLeaves]] = field(default_factory=dict)
-    others: Counter[str] = field(default_factory=Counter)
+    def __init__(self, final_confirmations: int) -> None:
+        self.blocks = Blocks()
+        self.registry = Registry(self.blocks)
+        self.registry_writes: list[RegistryWrite] = []
+        self.epochs: dict[str, dict[int, EpochLeaves]] = {}
+        self.others: Counter[str] = Counter()
+        self._final_confirmations = final_confirmations
 
     def add(self, leaf: int, transaction: SignedTransaction) -> None:
         """Sort one transaction in."""
-        path = transaction.body.op.path
+        op = transaction.body.op
+        path = op.path
         if (match := _REGISTRY.fullmatch(path)) is not None:
-            self.registry_leaves.append((match[1], leaf))
+            concern = self._final_confirmations if op.read_concern is None else op.read_concern
+            self.registry_writes.append(RegistryWrite(match[1], leaf, concern))
         elif (match := _EPOCH.fullmatch(path)) is not None:
             setattr(self._epoch(match[1], int(match[2])), match[3], leaf)
         elif (match := _SCORES.fullmatch(path)) is not None:

@@ -5,8 +5,8 @@ Rules:
 - Everybody in the set stood in the registry at some moment of the window; everybody who stood there all through it is
   in the set. So a miner cannot be left out, and cannot be examined by an entry it had withdrawn.
 - The window ends with the commitment, which was made after the registry was read. It begins with what the ledger showed
-  as final a minute before the validator's own starting time: as far as a clock may be ahead for the ledger to take its
-  transactions.
+  a minute before the validator's own starting time: as far as a clock may be ahead for the ledger to take its
+  transactions. An entry shows once it has the confirmations that its writer asked for.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from ledger.state import FUTURE_MS_MAX
 from neurons.validator.audit.epochs import Epoch
-from neurons.validator.audit.history import History
+from neurons.validator.audit.history import History, Moment
 from neurons.validator.audit.report import Place, Report
 from neurons.validator.chain import MINERS_MAX
 from polarise import merkle
@@ -24,10 +24,10 @@ from polarise.epoch_record import EpochCommit
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """Sizes of the ledger between which the registry was read."""
+    """The moments between which the registry was read."""
 
-    first: int
-    last: int
+    first: Moment
+    last: Moment
 
 
 class MinerSetAuditor:
@@ -35,13 +35,11 @@ class MinerSetAuditor:
 
     Args:
         history: Registry and blocks.
-        final_confirmations: From the genesis.
         report: Where findings go.
     """
 
-    def __init__(self, history: History, final_confirmations: int, report: Report) -> None:
+    def __init__(self, history: History, report: Report) -> None:
         self._history = history
-        self._confirmations = final_confirmations
         self._report = report
         self.count = 0
 
@@ -83,8 +81,8 @@ class MinerSetAuditor:
 
     def _window(self, commit: EpochCommit, leaf: int) -> _Window:
         blocks = self._history.blocks
-        height = blocks.at(commit.started_unix_ms - FUTURE_MS_MAX) - (self._confirmations - 1)
-        return _Window(min(blocks.size(height), leaf) if height >= 0 else 0, leaf)
+        first = max(min(blocks.at(commit.started_unix_ms - FUTURE_MS_MAX), blocks.covering(leaf) - 1), 0)
+        return _Window(Moment(first, min(blocks.size(first), leaf)), Moment(blocks.covering(leaf) - 1, leaf))
 
     def _states(self, window: _Window) -> list[dict[str, str]]:
         states = self._history.registry.states(window.first, window.last)

@@ -10,7 +10,7 @@ import pytest
 from polarise.answers import printable, refusal_of
 from polarise.clients import MinerClient
 from polarise.errors import AnswerInvalid, ErrorCode, RequestRejected, Unavailable
-from polarise.messages import AllocateRequest, OpenRequest, Position, PrepareRequest, StartRequest
+from polarise.messages import AllocateRequest, MatmulSizes, OpenRequest, Position, PrepareRequest, StartRequest
 from polarise.receipt import Receipt
 from polarise.ssh_keys import generate_key_pair
 from polarise.statement import SignedStatement, sign_statement
@@ -57,7 +57,9 @@ def test_token_status_and_ping(miner: SmallMiner) -> None:
 
 def test_a_proof_from_prepare_to_open(miner: SmallMiner) -> None:
     validator, name = client(miner), "0" * 32
-    prepare = PrepareRequest(challenge_id=name, kind="matmul", device="cpu", n=64, rounds=1, tile=16, openings=1)
+    prepare = PrepareRequest(
+        challenge_id=name, kind="matmul", device="cpu", sizes=MatmulSizes(n=64, rounds=1, tile=16, openings=1)
+    )
     validator.prepare(prepare, deadline_seconds=5)
     timed = validator.start(
         StartRequest(challenge_id=name, epoch=0, beacon="0" * 64, nonce="0" * 64), deadline_seconds=5

@@ -181,3 +181,12 @@ def test_building_a_proof_outside_the_tree_is_our_own_error() -> None:
         merkle.inclusion_proof(_hashes(3), 3)
     with pytest.raises(ValueError, match="old size 4"):
         merkle.consistency_proof(_hashes(3), 4)
+
+
+def test_the_empty_tree_has_one_root() -> None:
+    """transparency-dev/merkle, testdata/consistency/additional: two equal roots of size zero that are no hash."""
+    merkle.verify_consistency(0, merkle.EMPTY_ROOT, 0, merkle.EMPTY_ROOT, [])
+    with pytest.raises(merkle.InvalidProof):
+        merkle.verify_consistency(0, b"don't care 1", 0, b"don't care 1", [])
+    with pytest.raises(merkle.InvalidProof):
+        merkle.verify_consistency(0, merkle.EMPTY_ROOT, 0, bytes(32), [])

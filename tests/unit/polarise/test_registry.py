@@ -15,7 +15,14 @@ from polarise.statement import SignedStatement, sign_statement
 from tests.unit.polarise.small_miner import identity
 
 OWNER, NODE, OTHER = identity(1), identity(2), identity(3)
-DEVICE = DeviceClaim(uuid="cpu", kind="cpu", name="Test", memory_bytes=1 << 30, matmul_ops_per_second=10**9)
+DEVICE = DeviceClaim(
+    uuid="cpu",
+    kind="cpu",
+    name="Test",
+    memory_bytes=1 << 30,
+    matmul_ops_per_second=10**9,
+    pow_hashes_per_second=10**6,
+)
 
 
 def entry(node: Identity = NODE, owner: Identity = OWNER, **changes: object) -> RegistryEntry:

@@ -250,11 +250,12 @@ def _with_score(bundle: EvidenceBundle) -> EvidenceBundle:
 
 
 def _with_positions(bundle: EvidenceBundle) -> EvidenceBundle:
-    first, *others = bundle.proofs
+    *others, last = bundle.proofs
+    assert last.positions
     moved = tuple(
-        Position(round_index=p.round_index, tile_row=p.tile_column, tile_column=p.tile_row) for p in first.positions
+        Position(round_index=p.round_index, tile_row=p.tile_column, tile_column=p.tile_row) for p in last.positions
     )
-    return bundle.model_copy(update={"proofs": (first.model_copy(update={"positions": moved}), *others)})
+    return bundle.model_copy(update={"proofs": (*others, last.model_copy(update={"positions": moved}))})
 
 
 def _with_stamp(bundle: EvidenceBundle) -> EvidenceBundle:
@@ -274,8 +275,8 @@ def _with_previous(bundle: EvidenceBundle) -> EvidenceBundle:
     ("change", "field"),
     [
         (_with_score, "score"),
-        (_with_positions, "proof of cpu: positions"),
-        (_with_stamp, "proof of cpu: rate from the stamps"),
+        (_with_positions, "matmul proof of cpu: positions"),
+        (_with_stamp, "pow proof of cpu: rate from the stamps"),
         (_with_previous, "previous"),
         (lambda bundle: bundle.model_copy(update={"epoch": bundle.epoch + 1}), "epoch"),
         (lambda bundle: bundle.model_copy(update={"opening_key": "ab" * 32}), "opening_key"),
@@ -283,7 +284,7 @@ def _with_previous(bundle: EvidenceBundle) -> EvidenceBundle:
         (lambda bundle: bundle.model_copy(update={"challenge_commit": "ab" * 32}), "challenge_commit"),
         (lambda bundle: bundle.model_copy(update={"miner_key": VALIDATOR.public_key}), "miner_key"),
         (lambda bundle: bundle.model_copy(update={"validator_key": MINER.public_key}), "validator_key"),
-        (lambda bundle: bundle.model_copy(update={"proofs": ()}), "one proof per device"),
+        (lambda bundle: bundle.model_copy(update={"proofs": ()}), "one proof per device and kind"),
         (lambda bundle: bundle.model_copy(update={"beacon_block": "no block"}), None),
     ],
 )

@@ -95,8 +95,9 @@ def test_rounds_over_a_registry_with_a_broken_entry(
     assert (
         events
         == [
-            *("registry entry refused", "epoch started", "epoch committed", "proof sent", "proof answered"),
-            *("proof verified", "miner scored", "epoch finished"),
+            *("registry entry refused", "epoch started", "epoch committed"),
+            *("proof sent", "proof answered", "proof verified") * 2,
+            *("miner scored", "epoch finished"),
         ]
         * 3
     )
@@ -108,7 +109,7 @@ def test_rounds_over_a_registry_with_a_broken_entry(
     assert rows[1]["epoch"] == rows[0]["epoch"] + 1
     assert [row["is_pruned"] for row in rows] == [1, 1, 0]
     bundles = [read_bundle(tmp_path / "node" / "evidence" / f"{row['evidence']}.json") for row in rows]
-    assert [bundle.proofs[0].openings is None for bundle in bundles] == [True, True, False]
+    assert [bundle.proofs[1].openings is None for bundle in bundles] == [True, True, False]
     assert bundles[1].previous == bundles[0].score
 
 

@@ -1,4 +1,4 @@
-"""A bundle of a real proof: written, read, replayed; and each way to change it is noticed."""
+"""A bundle of real proofs: written, read, replayed; and each way to change it is noticed."""
 
 from __future__ import annotations
 
@@ -8,45 +8,48 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from challenges.hardware import HardwareTable
-from challenges.solver import NumpyBackend, solve
+from challenges.matmul_messages import MatmulParams
+from challenges.pow import PowCommitment
+from challenges.pow_solver import NumpyPowBackend
+from challenges.proofs import MatmulProver, PowProver, Work
+from challenges.solver import NumpyBackend
 from neurons.cli import main
+from neurons.validator.challenges import Challenge
 from neurons.validator.examination import _proof_evidence
 from neurons.validator.findings import Findings
-from neurons.validator.matmul_round import ProofTrace, check_commitment, signed_bytes
 from neurons.validator.metrics import FILE_NAME, MetricsHandler, StoredScore
+from neurons.validator.proof_round import ProofTrace, check_commitment, signed_bytes
 from neurons.validator.replay import replay
 from neurons.validator.scoring import ScoringSystem
 from neurons.validator.verification import VerificationEngine, check_answer, judge
 from polarise.canonical import canonical_bytes
 from polarise.errors import RequestRejected
-from polarise.evidence import EvidenceBundle, InspectionEvidence, VerdictRecord, read_bundle, write_bundle
+from polarise.evidence import (
+    EvidenceBundle,
+    InspectionEvidence,
+    ProofEvidence,
+    VerdictRecord,
+    openings_digest,
+    read_bundle,
+    write_bundle,
+)
 from polarise.messages import CommitmentBody
 from polarise.statement import sign_statement
 from tests.support.evidence import LIMITS, findings_wire, receipt_statement
-from tests.support.proving_miner import BEACON_BLOCK, CPU, MINER, VALIDATOR, challenge_of, entry_of
+from tests.support.proving_miner import BEACON_BLOCK, MINER, VALIDATOR, challenge_of, challenges_of, entry_of
 
 Wire = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
 def bundle() -> EvidenceBundle:
-    """One honest proof and one kept promise."""
+    """An honest proof of each kind and one kept promise."""
     statement = entry_of()
-    secret, challenge = challenge_of(statement)
-    work = solve(challenge.params, challenge.seed, NumpyBackend())
-    body = CommitmentBody(
-        challenge_id=challenge.challenge_id, device="cpu", seed=challenge.seed.hex(), proof=work.commitment.to_wire()
-    )
-    commitment = sign_statement(MINER, "commitment", body)
-    positions = challenge.positions(signed_bytes(commitment))
-    openings = tuple(opening.to_wire() for opening in work.open(positions))
-    trace = ProofTrace(1_000_000, 900_000_000, 1_001_000_000, commitment, positions, openings)
-    roots = check_commitment(challenge, commitment).roots
-    assert check_answer(challenge.params, challenge.seed, roots, positions, openings).reason is None
-    verdict = judge(challenge.params, CPU, HardwareTable.load(), trace)
-    proof = _proof_evidence(challenge, trace, verdict)
+    secret, *challenges = challenges_of(statement)
+    proofs = tuple(_proven(challenge) for challenge in challenges)
     inspection = InspectionEvidence(
         asked_memory_bytes=LIMITS.memory_bytes,
         asked_cpu_milli=LIMITS.cpu_milli,
@@ -64,11 +67,29 @@ def bundle() -> EvidenceBundle:
         miner_set_root=secret.miner_set_root.hex(),
         challenge_commit=secret.commit.hex(),
         beacon_block=BEACON_BLOCK,
-        proofs=(proof,),
+        proofs=proofs,
         inspection=inspection,
         previous=None,
-        score=ScoringSystem().calculate_score((proof,), inspection, None),
+        score=ScoringSystem().calculate_score(proofs, inspection, None),
     )
+
+
+def _proven(challenge: Challenge) -> ProofEvidence:
+    """Do the work as an honest miner would, in a fifth of the time it claims, by the stamps."""
+    if isinstance(challenge.params, MatmulParams):
+        work: Work = MatmulProver(challenge.params, NumpyBackend()).solve(challenge.seed)
+    else:
+        work = PowProver(challenge.params, NumpyPowBackend(lanes=4096, calls=1)).solve(challenge.seed)
+    body = CommitmentBody(
+        challenge_id=challenge.challenge_id, device="cpu", seed=challenge.seed.hex(), proof=work.commitment.to_wire()
+    )
+    commitment = sign_statement(MINER, "commitment", body)
+    positions = challenge.positions(signed_bytes(commitment))
+    openings = tuple(opening.to_wire() for opening in work.open(positions)) if positions else None
+    trace = ProofTrace(1_000_000, 200_000_000, 201_000_000, commitment, positions, openings)
+    answer = check_commitment(challenge, commitment)
+    assert check_answer(challenge.params, challenge.seed, answer, positions, openings).reason is None
+    return _proof_evidence(challenge, trace, judge(challenge, HardwareTable.load(), trace))
 
 
 def test_bundle_survives_the_disk_and_replays(bundle: EvidenceBundle, tmp_path: Path) -> None:
@@ -84,7 +105,7 @@ def test_name_stays_when_openings_are_thrown_away(bundle: EvidenceBundle, tmp_pa
     path = write_bundle(tmp_path, bundle.without_openings())
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
     pruned = read_bundle(path)
-    assert pruned.proofs[0].openings is None
+    assert pruned.proofs[1].openings is None
     assert pruned.digest() == bundle.digest()
     holds = [finding.holds for finding in replay(pruned)]
     assert False not in holds
@@ -111,18 +132,28 @@ def _set(*path: str | int, value: object) -> Callable[[Wire], None]:
         _set("validator_key", value=MINER.public_key),
         _set("registry", "body", "price_micros_per_hour", value=1),
         _set("proofs", value=[]),
-        _set("proofs", 0, "claimed_ops_per_second", value=99_999_999),
-        _set("proofs", 0, "sizes", "rounds", value=4),
-        _set("proofs", 0, "sizes", "n", value=255),
-        _set("proofs", 0, "device_index", value=1),
-        _set("proofs", 0, "seed", value="0" * 64),
-        _set("proofs", 0, "last_byte_after_ns", value=1_001_000_001 + 10**8),
-        _set("proofs", 0, "measured_ops_per_second", value=1),
+        _set("proofs", 1, "claimed_per_second", value=99_999_999),
+        _set("proofs", 1, "sizes", "rounds", value=4),
+        _set("proofs", 1, "sizes", "n", value=255),
+        _set("proofs", 0, "sizes", "difficulty", value=255),
+        _set("proofs", 0, "sizes", "slot", value=1),
+        _set("proofs", 0, "claimed_per_second", value=49_999),
+        _set("proofs", 0, "nonce", value="0" * 64),
+        _set("proofs", 0, "last_byte_after_ns", value=201_100_000),
+        _set("proofs", 0, "measured_per_second", value=1),
         _set("proofs", 0, "commitment", value=None),
-        _set("proofs", 0, "commitment", "signature", value="0" * 128),
-        _set("proofs", 0, "commitment", "body", "seed", value="0" * 64),
-        _set("proofs", 0, "positions", value=[]),
-        _set("proofs", 0, "verdict", "reason", value="TILE_MISMATCH"),
+        _set("proofs", 0, "commitment", "body", "proof", "nonces", value="AAAAAAAAAAE="),
+        _set("proofs", 0, "positions", value=[{"round_index": 0, "tile_row": 0, "tile_column": 0}]),
+        _set("proofs", 0, "verdict", "reason", value="SHARE_INVALID"),
+        _set("proofs", 1, "device_index", value=1),
+        _set("proofs", 1, "seed", value="0" * 64),
+        _set("proofs", 1, "last_byte_after_ns", value=201_000_001 + 10**8),
+        _set("proofs", 1, "measured_per_second", value=1),
+        _set("proofs", 1, "commitment", value=None),
+        _set("proofs", 1, "commitment", "signature", value="0" * 128),
+        _set("proofs", 1, "commitment", "body", "seed", value="0" * 64),
+        _set("proofs", 1, "positions", value=[]),
+        _set("proofs", 1, "verdict", "reason", value="TILE_MISMATCH"),
         _set("inspection", "receipt", "body", "expires_unix_ms", value=3),
         _set("inspection", "asked_memory_bytes", value=512 << 20),
         _set("inspection", "findings", "pids_count", value=513),
@@ -142,8 +173,8 @@ def test_changed_bundle_does_not_hold(bundle: EvidenceBundle, change: Callable[[
 def test_openings_are_bound_by_their_digest(bundle: EvidenceBundle, tmp_path: Path) -> None:
     path = write_bundle(tmp_path, bundle)
     wire = json.loads(path.read_bytes())
-    wire["proofs"][0]["openings"][0]["at"] = [0, 0, 0]
-    wire["proofs"][0]["openings"][1]["at"] = [0, 0, 1]
+    wire["proofs"][1]["openings"][0]["at"] = [0, 0, 0]
+    wire["proofs"][1]["openings"][1]["at"] = [0, 0, 1]
     path.write_text(json.dumps(wire))
     with pytest.raises(RequestRejected, match="another digest"):
         read_bundle(path)
@@ -152,14 +183,49 @@ def test_openings_are_bound_by_their_digest(bundle: EvidenceBundle, tmp_path: Pa
 
 def test_forged_tile_is_found_though_digest_and_score_fit(bundle: EvidenceBundle) -> None:
     """A validator that let a bad tile pass is caught by anybody with the bundle."""
-    from polarise.evidence import openings_digest
-
-    proof = bundle.proofs[0]
+    shares, proof = bundle.proofs
     assert proof.openings is not None
     forged = ({**proof.openings[0], "leaf": "A" * 43 + "="}, *proof.openings[1:])
     changed = proof.model_copy(update={"openings": forged, "openings_digest": openings_digest(forged)})
-    findings = replay(bundle.model_copy(update={"proofs": (changed,)}))
-    assert [finding.what for finding in findings if finding.holds is False] == ["proof of cpu: openings"]
+    findings = replay(bundle.model_copy(update={"proofs": (shares, changed)}))
+    assert [finding.what for finding in findings if finding.holds is False] == ["matmul proof of cpu: openings"]
+
+
+def test_forged_share_is_found_though_it_was_let_pass(bundle: EvidenceBundle) -> None:
+    """The same for the proof of work: signed by the miner, passed by the validator, found by anybody."""
+    proof, tiles = bundle.proofs
+    assert proof.commitment is not None
+    body = CommitmentBody.model_validate(proof.commitment.body)
+    nonces = list(PowCommitment.from_wire(body.proof).nonces)
+    nonces[-1] += 1
+    forged = body.model_copy(update={"proof": PowCommitment(tuple(nonces)).to_wire()})
+    changed = proof.model_copy(update={"commitment": sign_statement(MINER, "commitment", forged)})
+    findings = replay(bundle.model_copy(update={"proofs": (changed, tiles)}))
+    assert [(f.what, f.detail) for f in findings if f.holds is False] == [
+        ("pow proof of cpu: shares", "recomputed SHARE_INVALID, bundle says passed")
+    ]
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_each_kind_must_be_there_once(bundle: EvidenceBundle, index: int) -> None:
+    for proofs in ((bundle.proofs[index],), (bundle.proofs[index],) * 2, bundle.proofs[::-1]):
+        findings = replay(bundle.model_copy(update={"proofs": proofs}))
+        assert "one proof per device and kind" in [finding.what for finding in findings if finding.holds is False]
+
+
+def test_openings_of_a_proof_of_work_do_not_hold(bundle: EvidenceBundle) -> None:
+    proof, tiles = bundle.proofs
+    changed = proof.model_copy(update={"openings": (), "openings_digest": openings_digest(())})
+    findings = replay(bundle.model_copy(update={"proofs": (changed, tiles)}))
+    assert [finding.what for finding in findings if finding.holds is False] == ["pow proof of cpu: shares"]
+
+
+@pytest.mark.parametrize(("kind", "names"), [("pow", ("n", "rounds")), ("matmul", ("shares", "slot"))])
+def test_sizes_of_another_kind_are_refused(bundle: EvidenceBundle, kind: str, names: tuple[str, ...]) -> None:
+    wire = json.loads(canonical_bytes(bundle.proofs[0 if kind == "pow" else 1].to_wire()))
+    wire["sizes"].update(dict.fromkeys(names, 64))
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        ProofEvidence.model_validate_json(json.dumps(wire))
 
 
 def test_command_replays_scores_and_explains(

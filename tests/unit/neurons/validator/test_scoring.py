@@ -8,7 +8,8 @@ from neurons.validator.explain import explain
 from neurons.validator.fixes import FIXES
 from neurons.validator.scoring import DECLINES_NEUTRAL, GATE_REASONS, RULES_VERSION, ScoringSystem, points
 from polarise.errors import RejectReason
-from polarise.evidence import ScoreRecord
+from polarise.evidence import COUNT_MAX, ScoreRecord
+from polarise.messages import ProofKind
 from tests.support.evidence import CLAIM, inspection, proof, score
 
 SCORING = ScoringSystem()
@@ -46,6 +47,63 @@ def test_devices_count_by_their_claims() -> None:
     found = SCORING.calculate_score(proofs, inspection(), None)
     assert found.part("compute").value_ppm == 500_000
     assert found.gate == 1
+
+
+@pytest.mark.parametrize("weak", ["pow", "matmul"])
+def test_weakest_proof_of_a_device_is_what_it_is_worth(weak: ProofKind) -> None:
+    """Twice the claim in one kind makes good for nothing in the other."""
+    strong: ProofKind = "matmul" if weak == "pow" else "pow"
+    proofs = [proof(kind=weak, measured=700_000), proof(kind=strong, measured=2 * CLAIM)]
+    assert SCORING.calculate_score(proofs, None, None).part("compute").value_ppm == 700_000
+
+
+def test_devices_weigh_their_matmul_claims_alone() -> None:
+    """(3 x 1.0 + 1 x 0.6) / 4, and a huge claim of hashes moves nothing."""
+    proofs = [
+        proof(kind="pow", device="GPU-0", measured=2**50, claimed=2**50),
+        proof(device="GPU-0", measured=3 * CLAIM, claimed=3 * CLAIM),
+        proof(kind="pow", device="GPU-1", measured=600_000),
+        proof(device="GPU-1"),
+    ]
+    compute = SCORING.calculate_score(proofs, None, None).part("compute")
+    assert compute.value_ppm == 900_000
+    assert [(rate.kind, rate.claimed_per_second) for rate in compute.rates] == [
+        ("pow", 2**50 + CLAIM),
+        ("matmul", 4 * CLAIM),
+    ]
+
+
+@pytest.mark.parametrize("reason", [RejectReason.MISSING, RejectReason.SHARE_INVALID])
+def test_failed_proof_of_work_takes_its_device(reason: RejectReason) -> None:
+    found = SCORING.calculate_score([proof(reason, kind="pow", measured=0), proof()], inspection(), None)
+    assert found.part("compute").value_ppm == 0
+    assert found.gate == (0 if reason is RejectReason.SHARE_INVALID else 1)
+
+
+def test_device_that_declines_one_kind_is_not_measured() -> None:
+    """Or a miner would live on the proof it is better at."""
+    proofs = [proof(RejectReason.NOT_MEASURED, kind="pow", measured=0), proof()]
+    compute = SCORING.calculate_score(proofs, None, None).part("compute")
+    assert (compute.value_ppm, compute.declines_count, compute.rates) == (0, 1, ())
+
+
+def test_declining_one_kind_does_not_hide_the_failure_of_the_other() -> None:
+    proofs = [proof(RejectReason.NOT_MEASURED, kind="pow", measured=0), proof(RejectReason.TILE_MISMATCH)]
+    found = SCORING.calculate_score(proofs, None, score(900_000))
+    assert (found.part("compute").value_ppm, found.gate) == (0, 0)
+
+
+def test_sum_of_claims_beyond_what_a_record_holds_is_cut() -> None:
+    proofs = [proof(device=f"GPU-{index}", measured=COUNT_MAX, claimed=COUNT_MAX) for index in range(2)]
+    compute = SCORING.calculate_score(proofs, None, None).part("compute")
+    assert (compute.value_ppm, compute.rates[0].claimed_per_second) == (1_000_000, COUNT_MAX)
+
+
+def test_explanation_shows_the_rates_of_both_kinds() -> None:
+    found = SCORING.calculate_score([proof(kind="pow", measured=800_000), proof()], None, None)
+    compute = next(line for line in explain(found) if line.part == "compute")
+    assert compute.rates == ("pow: 800000 of 1000000 hashes/s", "matmul: 1000000 of 1000000 operations/s")
+    assert compute.measured == "80.00 %"
 
 
 @pytest.mark.parametrize(("alone_ppm", "is_acceptable"), [(700_000, True), (699_999, False)])

@@ -1,6 +1,7 @@
-"""One matmul proof over the network: prepare, ping, start (the clock runs), signed commitment (it stops), open.
+"""One proof over the network: prepare, ping, start (the clock runs), signed commitment (it stops), open.
 
 Rules:
+- Every kind takes the same way; a proof of work ends at its commitment, which shows all there is.
 - Stamps are the client's, on this process's monotonic clock; nothing is computed while the clock runs.
 - What a miner sent is kept in the trace before it is judged, so that a rejection can be recomputed too.
 - A device that is busy at prepare (429) declined: NOT_MEASURED. Once `/challenge/start` has left, everything that is no
@@ -13,8 +14,10 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from challenges.matmul import MatmulCommitment, check_roots_shape
-from neurons.validator.challenges import MatmulChallenge
+from challenges.matmul import MatmulCommitment, MatmulParams, check_roots_shape
+from challenges.pow import PowCommitment, check_nonces_shape
+from challenges.proofs import sizes_of
+from neurons.validator.challenges import Challenge
 from polarise.answers import printable
 from polarise.canonical import canonical_bytes
 from polarise.clients import MinerClient
@@ -25,6 +28,8 @@ from polarise.signing import SignatureInvalid
 from polarise.statement import SignedStatement
 
 logger = logging.getLogger(__name__)
+
+ProofCommitment = MatmulCommitment | PowCommitment
 
 STATEMENT_KIND = "commitment"
 PINGS = 8
@@ -44,11 +49,11 @@ class ProofTrace:
     openings: tuple[dict[str, object], ...] | None = None
 
 
-class MatmulRound:
-    """Runs matmul proofs; holds nothing between them."""
+class ProofRound:
+    """Runs proofs; holds nothing between them."""
 
-    def run(self, client: MinerClient, challenge: MatmulChallenge, trace: ProofTrace) -> None:
-        """Lead one proof up to its openings; whether they are right is for `verification`.
+    def run(self, client: MinerClient, challenge: Challenge, trace: ProofTrace) -> None:
+        """Lead one proof up to its last answer; whether it is right is for `verification`.
 
         Args:
             client: The miner.
@@ -59,18 +64,15 @@ class MatmulRound:
             ProofRejected: NOT_MEASURED (busy), MISSING, BAD_SIGNATURE, SEED_MISMATCH, MALFORMED, WRONG_COUNT or
                 OPENING_LATE.
         """
-        fields = {"challenge_id": challenge.challenge_id, "miner_key": challenge.miner_key}
+        fields = {
+            "challenge_id": challenge.challenge_id,
+            "miner_key": challenge.miner_key,
+            "device": challenge.device.uuid,
+            "kind": challenge.kind.value,
+        }
         self._prepare(client, challenge)
         trace.rtt_min_ns = self._smallest_round_trip(client)
-        logger.info(
-            "proof sent",
-            extra={
-                **fields,
-                "device": challenge.device.uuid,
-                "n": challenge.params.n,
-                "rounds": challenge.params.rounds,
-            },
-        )
+        logger.info("proof sent", extra={**fields, "sizes": sizes_of(challenge.params)})
         statement = self._start(client, challenge, trace)
         logger.info(
             "proof answered",
@@ -81,10 +83,12 @@ class MatmulRound:
             },
         )
         check_commitment(challenge, statement)
+        if not challenge.has_openings:
+            return
         trace.positions = challenge.positions(signed_bytes(statement))
         trace.openings = self._open(client, challenge, trace.positions)
 
-    def _prepare(self, client: MinerClient, challenge: MatmulChallenge) -> None:
+    def _prepare(self, client: MinerClient, challenge: Challenge) -> None:
         try:
             client.prepare(challenge.prepare_request(), deadline_seconds=PREPARE_SECONDS)
         except RequestRejected as err:
@@ -100,7 +104,7 @@ class MatmulRound:
         except SubnetError as err:
             raise _missing("did not answer a ping", err) from err
 
-    def _start(self, client: MinerClient, challenge: MatmulChallenge, trace: ProofTrace) -> SignedStatement:
+    def _start(self, client: MinerClient, challenge: Challenge, trace: ProofTrace) -> SignedStatement:
         try:
             timed = client.start(challenge.start_request(), deadline_seconds=challenge.start_deadline_seconds)
         except DeadlineExceeded as err:
@@ -108,7 +112,7 @@ class MatmulRound:
                 RejectReason.MISSING,
                 "sent no commitment in time",
                 got=f"> {challenge.start_deadline_seconds:.0f} s",
-                expected=f"{challenge.params.operations / challenge.device.matmul_ops_per_second:.1f} s by its claim",
+                expected=f"{challenge.expected_seconds:.1f} s by its claim",
             ) from err
         except (SubnetError, ValueError) as err:
             raise _missing("sent no commitment", err) from err
@@ -126,7 +130,7 @@ class MatmulRound:
         return statement
 
     def _open(
-        self, client: MinerClient, challenge: MatmulChallenge, positions: tuple[tuple[int, ...], ...]
+        self, client: MinerClient, challenge: Challenge, positions: tuple[tuple[int, ...], ...]
     ) -> tuple[dict[str, object], ...]:
         request = OpenRequest(
             challenge_id=challenge.challenge_id,
@@ -152,7 +156,7 @@ class MatmulRound:
         return openings
 
 
-def check_commitment(challenge: MatmulChallenge, statement: SignedStatement) -> MatmulCommitment:
+def check_commitment(challenge: Challenge, statement: SignedStatement) -> ProofCommitment:
     """Check who signed a commitment and what it answers, before anything is drawn from it.
 
     Raises:
@@ -176,9 +180,13 @@ def check_commitment(challenge: MatmulChallenge, statement: SignedStatement) -> 
                 got=printable(got),
                 expected=expected,
             )
-    commitment = MatmulCommitment.from_wire(body.proof)
-    check_roots_shape(challenge.params, commitment)
-    return commitment
+    if isinstance(challenge.params, MatmulParams):
+        roots = MatmulCommitment.from_wire(body.proof)
+        check_roots_shape(challenge.params, roots)
+        return roots
+    nonces = PowCommitment.from_wire(body.proof)
+    check_nonces_shape(challenge.params, nonces)
+    return nonces
 
 
 def signed_bytes(statement: SignedStatement) -> bytes:

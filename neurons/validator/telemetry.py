@@ -1,0 +1,88 @@
+"""Reads each miner's own log: every line under a signed checkpoint, none missing, none changed afterwards.
+
+Rules:
+- The system stream is pulled from where the last epoch stopped, within bounds of time and lines.
+- A log that signed two histories is a fork: both notes are the proof, and no score survives it.
+- A gap or a mismatch costs the telemetry part; a log that stands still says that nobody watches the machine.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from polarise.answers import printable
+from polarise.errors import LogFork, ProofRejected, RejectReason, RequestRejected, Unavailable
+from polarise.evidence import TelemetryEvidence, VerdictRecord
+from polarise.registry import RegistryEntry
+from polarise.stream import SYSTEM, origin_of
+from polarise.telemetry_client import TelemetryClient
+from telemetry.archive import Archive
+from telemetry.puller import Puller
+
+logger = logging.getLogger(__name__)
+
+IDLE_SECONDS = 10.0
+
+ClientFactory = Callable[[RegistryEntry], TelemetryClient]
+
+
+class TelemetryReader:
+    """Reads the system streams of miners.
+
+    Args:
+        archive: Where verified lines and cursors are kept.
+        clients: Registry entry -> client.
+    """
+
+    def __init__(self, archive: Archive, clients: ClientFactory) -> None:
+        self._archive = archive
+        self._clients = clients
+
+    def read(self, entry: RegistryEntry) -> TelemetryEvidence:
+        """Pull what is new and say what the log is worth."""
+        origin = origin_of(entry.node_key, SYSTEM)
+        puller: Puller | None = None
+        new_lines, verdict, fork = 0, VerdictRecord(), None
+        try:
+            puller = Puller(self._clients(entry), self._archive)
+            new_lines = puller.pull(SYSTEM, idle_seconds=IDLE_SECONDS)
+            if new_lines == 0:
+                verdict = VerdictRecord(reason=RejectReason.LOG_GAP, message="the log stands still")
+        except LogFork as err:
+            fork = (err.first.decode("utf-8", "replace"), err.second.decode("utf-8", "replace"))
+            verdict = VerdictRecord(reason=RejectReason.LOG_FORK, message=printable(err, 400))
+        except ProofRejected as err:
+            verdict = VerdictRecord(
+                reason=err.reason,
+                message=printable(err.message, 400),
+                got=None if err.got is None else str(err.got)[:200],
+                expected=None if err.expected is None else str(err.expected)[:200],
+            )
+        except (RequestRejected, Unavailable, ValueError) as err:
+            verdict = VerdictRecord(
+                reason=RejectReason.MISSING, message=f"the log cannot be read: {printable(err)}"[:400]
+            )
+        return self._evidence(origin, new_lines, puller, verdict, fork)
+
+    def _evidence(
+        self, origin: str, new_lines: int, puller: Puller | None, verdict: VerdictRecord, fork: tuple[str, str] | None
+    ) -> TelemetryEvidence:
+        frontier, note = self._archive.cursor(origin)
+        evidence = TelemetryEvidence(
+            origin=origin,
+            size=frontier.size,
+            new_lines=new_lines,
+            certificate=puller.certificates.get(SYSTEM) if puller else None,
+            checkpoint=note.decode("utf-8", "replace") if note else None,
+            fork=fork,
+            verdict=verdict,
+        )
+        fields = {"origin": origin, "size": evidence.size, "new_lines": new_lines}
+        if verdict.reason is None:
+            logger.info("telemetry verified", extra=fields)
+        else:
+            logger.warning(
+                "telemetry rejected", extra={**fields, "reason": str(verdict.reason), "detail": verdict.message}
+            )
+        return evidence

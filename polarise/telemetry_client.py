@@ -1,0 +1,125 @@
+"""The event routes of a miner as methods: open a stream, read a page, ask for a checkpoint with its consistency proof."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from polarise import __version__
+from polarise.answers import MAX_REFUSAL_BYTES, decoded, raise_for_status, refusal_of
+from polarise.decode import WireModel
+from polarise.errors import AnswerInvalid
+from polarise.http_client import ByteStream, HttpClient, Response
+from polarise.http_signatures import sign_request
+from polarise.log_proof import LogProof, parse_log_proof
+from polarise.notes import NoteInvalid
+from polarise.signing import Certificate, Identity
+
+STREAM_ID_PATTERN = r"^(system|[0-9a-f]{32})$"
+
+
+class CheckpointAnswer(WireModel):
+    """GET /streams/{id}/checkpoint.
+
+    Attributes:
+        certificate: The node's word for the log's key.
+        checkpoint: The signed note, as text; None before the first.
+        consistency: With ``?old=``: hashes (hex) that lead from the tree of that size to this one.
+    """
+
+    status: str = "success"
+    certificate: Certificate
+    checkpoint: str | None
+    consistency: tuple[str, ...] = Field(default=(), max_length=64)
+
+
+class EventsAnswer(WireModel):
+    """GET /streams/{id}/events?from=.
+
+    Attributes:
+        certificate: The node's word for the log's key.
+        first: Sequence number of the first line.
+        frontier: Complete subtrees (hex, largest first) before it; they prove themselves by the root.
+        lines: The lines, exactly as they were hashed.
+        checkpoint: A signed note that covers precisely the lines up to the last one here; None when there are none.
+    """
+
+    status: str = "success"
+    certificate: Certificate
+    first: int = Field(ge=0)
+    frontier: tuple[str, ...] = Field(max_length=64)
+    lines: tuple[str, ...] = Field(max_length=4096)
+    checkpoint: str | None
+
+
+class TelemetryClient:
+    """The streams of one node, as one identity sees them.
+
+    Args:
+        endpoint: Base URL of the node's API.
+        node_key: The node's key; the audience of every request.
+        identity: Who asks.
+        allow_private: Whether loopback and private addresses may be connected to.
+    """
+
+    def __init__(self, endpoint: str, node_key: str, identity: Identity, *, allow_private: bool = True) -> None:
+        self.node_key = node_key
+        self._identity = identity
+        self._http = HttpClient(endpoint, allow_private=allow_private)
+
+    def stream(
+        self,
+        stream_id: str,
+        first: int,
+        *,
+        follow: bool = True,
+        idle_seconds: float = 60.0,
+        timeout_seconds: float = 30.0,
+    ) -> ByteStream:
+        """Open the stream at sequence number ``first``, which acknowledges everything before it.
+
+        Raises:
+            RequestRejected: The node refuses.
+            Unavailable: It cannot answer now.
+        """
+        target = f"/telemetry/stream?stream={stream_id}&from={first}" + ("" if follow else "&follow=0")
+        stream = self._http.stream(
+            target, headers=self._signed(target), timeout_seconds=timeout_seconds, idle_seconds=idle_seconds
+        )
+        if stream.status >= 400:
+            body = stream.read_rest(MAX_REFUSAL_BYTES, timeout_seconds)
+            raise refusal_of(stream.status, stream.headers.get("retry-after"), body)
+        return stream
+
+    def events(self, stream_id: str, first: int, *, timeout_seconds: float = 30.0) -> EventsAnswer:
+        """Read one page."""
+        target = f"/streams/{stream_id}/events?from={first}"
+        return decoded(EventsAnswer, self._get(target, timeout_seconds))
+
+    def checkpoint(
+        self, stream_id: str, old_size: int | None = None, size: int | None = None, *, timeout_seconds: float = 30.0
+    ) -> CheckpointAnswer:
+        """Return the newest checkpoint, with the proof of consistency from ``old_size`` to ``size`` (or to itself)."""
+        query = [f"{name}={value}" for name, value in (("old", old_size), ("size", size)) if value is not None]
+        target = f"/streams/{stream_id}/checkpoint" + ("?" + "&".join(query) if query else "")
+        return decoded(CheckpointAnswer, self._get(target, timeout_seconds))
+
+    def proof(self, stream_id: str, seq: int, *, timeout_seconds: float = 30.0) -> LogProof:
+        """Return one line's proof; `LogProof.verify` with `polarise.stream.log_verifier` checks it.
+
+        Raises:
+            AnswerInvalid: The answer is no proof.
+        """
+        response = self._get(f"/streams/{stream_id}/proof?seq={seq}", timeout_seconds)
+        raise_for_status(response)
+        try:
+            return parse_log_proof(response.body)
+        except NoteInvalid as err:
+            raise AnswerInvalid(f"the answer is no proof: {err}") from err
+
+    def _get(self, target: str, timeout_seconds: float) -> Response:
+        return self._http.request("GET", target, headers=self._signed(target), timeout_seconds=timeout_seconds)
+
+    def _signed(self, target: str) -> dict[str, str]:
+        url = self._http.base_url + target
+        headers = sign_request(self._identity, "GET", url, b"", audience=self.node_key)
+        return {"User-Agent": f"polarise/{__version__}", **headers}

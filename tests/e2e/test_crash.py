@@ -1,0 +1,171 @@
+"""``kill -9`` of the miner at every named step; after a restart, journal, labels, folders and engine agree.
+
+The miner runs in a process of its own, with the hook that real crashes need not announce: it kills itself at a step.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from config.schema import Config
+from neurons.miner.journal import Journal
+from neurons.miner.lease import LeaseState
+from polarise.clients import MinerClient
+from polarise.errors import Unavailable
+from polarise.messages import AllocateRequest
+from polarise.receipt import Receipt
+from polarise.signing import Identity
+from polarise.ssh_keys import generate_key_pair
+from tests.support.engine import containers_of, engine
+from tests.support.identities import People
+from tests.support.miners import MinerProcess, can_connect, free_port, miner_config, miner_process, wait_until
+from tests.support.ssh import Login
+
+pytestmark = [pytest.mark.docker, pytest.mark.e2e]
+
+ALLOCATE_STEPS = ("reserved", "files", "created", "started", "greeted", "password", "activated")
+TERMINATE_STEPS = ("journaled", "removed", "files")
+
+
+@dataclass
+class Machine:
+    """One miner's disk and identity, over the lives of its process."""
+
+    people: People
+    identity: Identity
+    data_dir: Path
+    config: Config
+
+    @contextlib.contextmanager
+    def process(self, crash_at: str = "") -> Iterator[MinerProcess]:
+        """Let the miner live until the block ends, or until it reaches a step."""
+        seed, owner = (key.key.private.private_bytes_raw().hex() for key in (self.identity, self.people.owner))
+        with miner_process(self.config, self.data_dir, seed, owner, crash_at=crash_at) as process:
+            yield process
+
+    def client(self, process: MinerProcess) -> MinerClient:
+        return MinerClient(process.url, self.identity.public_key, self.people.renter)
+
+    def state(self) -> tuple[list[str], list[str], list[str], list[str]]:
+        """Return rows (lease and state), container ids of the rows, container ids of the engine, and folders."""
+        with Journal(self.data_dir / "journal.sqlite") as journal:
+            rows = journal.all()
+        with engine() as client:
+            containers = containers_of(client, self.identity.public_key[:12])
+        return (
+            [f"{row.lease_id} {row.state}" for row in rows],
+            sorted(str(row.container_id) for row in rows),
+            containers,
+            sorted(folder.name for folder in (self.data_dir / "leases").iterdir()),
+        )
+
+    def assert_empty(self) -> None:
+        assert self.state() == ([], [], [], [])
+
+    def assert_one_lease(self, container_id: str) -> None:
+        rows, of_rows, of_engine, folders = self.state()
+        assert of_rows == of_engine == [container_id]
+        assert [row.split() for row in rows] == [[folders[0], LeaseState.ACTIVE]]
+        assert len(folders) == 1
+
+
+@pytest.fixture(name="machine")
+def machine_of_one_miner(people: People, node_identity: Identity, tmp_path: Path) -> Iterator[Machine]:
+    config = miner_config(people, network={"port": free_port()})
+    machine = Machine(people, node_identity, tmp_path / "node", config)
+    yield machine
+    with engine() as client:
+        for container_id in containers_of(client, node_identity.public_key[:12]):
+            client.api.remove_container(container_id, force=True, v=True)
+
+
+@pytest.mark.parametrize("step", ALLOCATE_STEPS)
+def test_killed_while_allocating(machine: Machine, step: str) -> None:
+    """Until the lease is ACTIVE nobody has it, so it goes; from then on it stays, and a retry finds it."""
+    wanted = AllocateRequest()
+    with machine.process(crash_at=f"allocate.{step}") as process:
+        with pytest.raises(Unavailable):
+            machine.client(process).allocate(wanted, idempotency_key="retry")
+        process.wait_killed()
+    with machine.process() as process:
+        client = machine.client(process)
+        if step == "activated":
+            (view,) = client.containers()
+            machine.assert_one_lease(view.container_id)
+            assert client.allocate(wanted, idempotency_key="retry").container_id == view.container_id
+        else:
+            machine.assert_empty()
+            assert client.containers() == ()
+        answer = client.allocate(wanted, idempotency_key="retry")
+        machine.assert_one_lease(answer.container_id)
+        client.terminate(answer.container_id)
+        machine.assert_empty()
+        assert process.terminate() == 0
+
+
+@pytest.mark.parametrize("step", TERMINATE_STEPS)
+def test_killed_while_terminating(machine: Machine, step: str) -> None:
+    with machine.process(crash_at=f"terminate.{step}") as process:
+        client = machine.client(process)
+        answer = client.allocate(AllocateRequest())
+        with pytest.raises(Unavailable):
+            client.terminate(answer.container_id)
+        process.wait_killed()
+    with machine.process() as process:
+        machine.assert_empty()
+        assert machine.client(process).containers() == ()
+        assert not can_connect(answer.ssh_port)
+        assert process.terminate() == 0
+
+
+def test_open_connection_survives_a_killed_and_restarted_miner_and_expiry_still_cuts_it(
+    machine: Machine, tmp_path: Path
+) -> None:
+    private, public = generate_key_pair()
+    with machine.process() as process:
+        answer = machine.client(process).allocate(AllocateRequest(ssh_public_key=public))
+        login = Login.to(answer, tmp_path, private_key=private)
+        with login.session() as session:
+            shell = session.ask("echo $$")
+            process.kill()
+            assert session.ask("echo $$") == shell
+            with machine.process() as restarted:
+                assert session.ask("echo $$") == shell
+                assert login.output("echo another") == "another"
+                machine.assert_one_lease(answer.container_id)
+                renewed = machine.client(restarted).renew(answer.container_id, 3)
+                expires = renewed.receipt.open("receipt", Receipt).expires_unix_ms / 1000
+                session.wait_cut(15)
+                assert -0.1 < time.time() - expires < 3
+                wait_until(lambda: machine.state() == ([], [], [], []), 10, "something is left")
+                assert restarted.terminate() == 0
+
+
+def test_lease_that_expired_while_the_miner_was_dead_is_ended_before_the_port_opens(machine: Machine) -> None:
+    with machine.process() as process:
+        answer = machine.client(process).allocate(AllocateRequest(ttl_seconds=2))
+        process.kill()
+    expires = answer.receipt.open("receipt", Receipt).expires_unix_ms / 1000
+    wait_until(lambda: time.time() > expires, 10, "time stands still")
+    assert can_connect(answer.ssh_port)
+    with machine.process() as process:
+        machine.assert_empty()
+        assert process.terminate() == 0
+
+
+def test_sigterm_ends_with_status_0_keeps_the_leases_and_closes_open_streams(machine: Machine) -> None:
+    with machine.process() as process:
+        client = machine.client(process)
+        answer = client.allocate(AllocateRequest())
+        with client.logs(answer.container_id, follow=True):
+            began = time.monotonic()
+            assert process.terminate() == 0
+            assert time.monotonic() - began < 10
+        machine.assert_one_lease(answer.container_id)
+    with machine.process() as process:
+        machine.client(process).terminate(answer.container_id)
+        machine.assert_empty()

@@ -1,0 +1,45 @@
+"""SQLite files: durable, all or nothing, and never opened by an older version."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from neurons.base.database import Database
+from polarise.errors import ConfigError
+
+SCHEMA = "CREATE TABLE item (name TEXT PRIMARY KEY)"
+
+
+def test_file_of_the_same_version_is_opened_again_with_its_rows(tmp_path: Path) -> None:
+    for count in range(2):
+        with Database(tmp_path / "x.sqlite", SCHEMA, version=3) as database:
+            with database.transaction() as connection:
+                connection.execute("INSERT INTO item VALUES (?)", (str(count),))
+            assert len(database.query("SELECT * FROM item")) == count + 1
+
+
+def test_file_of_a_version_newer_by_one_is_refused(tmp_path: Path) -> None:
+    with Database(tmp_path / "x.sqlite", SCHEMA, version=3):
+        pass
+    with pytest.raises(ConfigError, match=r"x\.sqlite: written by a newer version \(format 3, this one knows 2\)"):
+        Database(tmp_path / "x.sqlite", SCHEMA, version=2)
+
+
+def test_failed_transaction_leaves_nothing(tmp_path: Path) -> None:
+    with Database(tmp_path / "x.sqlite", SCHEMA, version=1) as database:
+
+        def insert_twice() -> None:
+            with database.transaction() as connection:
+                for _ in range(2):
+                    connection.execute("INSERT INTO item VALUES ('a')")
+
+        with pytest.raises(sqlite3.IntegrityError):
+            insert_twice()
+        assert database.query("SELECT * FROM item") == []
+
+
+def test_writes_are_durable_before_they_return(tmp_path: Path) -> None:
+    with Database(tmp_path / "x.sqlite", SCHEMA, version=1) as database:
+        assert database.query("PRAGMA journal_mode")[0][0] == "wal"
+        assert database.query("PRAGMA synchronous")[0][0] == 2

@@ -1,0 +1,94 @@
+"""Bearer tokens: who gets one, until when, and what a changed character does."""
+
+import time
+from pathlib import Path
+
+import pytest
+from itsdangerous import URLSafeTimedSerializer
+
+from neurons.base.tokens import TokenIssuer, load_token_secrets
+from polarise.errors import ConfigError, ErrorCode, RequestRejected
+
+KEY = "ab" * 32
+
+
+def code_of(issuer: TokenIssuer, token: str) -> ErrorCode:
+    with pytest.raises(RequestRejected) as caught:
+        issuer.check(token)
+    assert caught.value.status == 401
+    return caught.value.code
+
+
+def token_of_age(seconds: int) -> str:
+    """A token as it would have been given ``seconds`` ago, by the same secret."""
+
+    class Past(URLSafeTimedSerializer):
+        pass
+
+    serializer = Past(["s" * 32], salt="polarise/token/1")
+    signer = serializer.make_signer(serializer.salt)
+    signer.get_timestamp = lambda: int(time.time()) - seconds  # type: ignore[attr-defined]  # a TimestampSigner
+    serializer.make_signer = lambda _salt=None: signer  # type: ignore[method-assign,assignment]
+    return str(serializer.dumps({"key": KEY}))
+
+
+def test_token_names_its_holder() -> None:
+    issuer = TokenIssuer(["s" * 32], 60)
+    assert issuer.check(issuer.issue(KEY)) == KEY
+
+
+def test_token_ends_with_its_expiry_and_not_before() -> None:
+    issuer = TokenIssuer(["s" * 32], 60)
+    assert issuer.check(token_of_age(58)) == KEY
+    assert code_of(issuer, token_of_age(62)) is ErrorCode.TOKEN_EXPIRED
+
+
+def test_every_changed_character_is_noticed() -> None:
+    issuer = TokenIssuer(["s" * 32], 60)
+    token = issuer.issue(KEY)
+    # The last character of base64 without padding holds two bits that mean nothing.
+    for index in range(len(token) - 1):
+        changed = token[:index] + ("A" if token[index] != "A" else "B") + token[index + 1 :]
+        assert code_of(issuer, changed) is ErrorCode.TOKEN_INVALID, index
+
+
+@pytest.mark.parametrize("token", ["", "x", "a.b.c", "é", "." * 500])
+def test_what_is_no_token_is_refused(token: str) -> None:
+    assert code_of(TokenIssuer(["s" * 32], 60), token) is ErrorCode.TOKEN_INVALID
+
+
+def test_token_for_another_purpose_is_refused() -> None:
+    other = URLSafeTimedSerializer(["s" * 32], salt="polarise/session/1").dumps({"key": KEY})
+    assert code_of(TokenIssuer(["s" * 32], 60), str(other)) is ErrorCode.TOKEN_INVALID
+
+
+def test_rotation_keeps_old_tokens_until_the_old_secret_goes() -> None:
+    old = TokenIssuer(["old" * 10], 60).issue(KEY)
+    both = TokenIssuer(["new" * 10, "old" * 10], 60)
+    assert both.check(old) == KEY
+    fresh = both.issue(KEY)
+    only_new = TokenIssuer(["new" * 10], 60)
+    assert only_new.check(fresh) == KEY
+    assert code_of(only_new, old) is ErrorCode.TOKEN_INVALID
+
+
+def test_secret_is_generated_once_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "keys" / "token-secrets"
+    first = load_token_secrets(path, None)
+    assert load_token_secrets(path, None) == first
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert len(first[0]) >= 40
+
+
+def test_configured_secret_signs_and_the_stored_one_still_verifies(tmp_path: Path) -> None:
+    path = tmp_path / "token-secrets"
+    stored = load_token_secrets(path, None)
+    assert load_token_secrets(path, "configured" * 3) == ["configured" * 3, *stored]
+
+
+def test_secret_others_can_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "token-secrets"
+    load_token_secrets(path, None)
+    path.chmod(0o640)
+    with pytest.raises(ConfigError, match="mode 0640"):
+        load_token_secrets(path, None)
