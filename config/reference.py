@@ -24,6 +24,7 @@ from pydantic_core import PydanticUndefined
 from config.loader import OTHER_VARIABLES, variable_of
 from config.schema import Config, KeyHex, SizeText
 from polarise.errors import ErrorCode, RejectReason
+from polarise.fixes import FIXES
 
 
 class CodeMeaning(NamedTuple):
@@ -64,7 +65,9 @@ ERROR_CODES: Mapping[ErrorCode, CodeMeaning] = {
         "401", "Neither a signature nor a token, or a token where only a signature counts.", "Sign, or get a token."
     ),
     ErrorCode.BAD_SIGNATURE: CodeMeaning(
-        "401, 403", "The signature, its certificate or its audience does not hold.", "Sign exactly what is sent, once."
+        "401, 403, 422",
+        "The signature, its certificate or its audience does not hold.",
+        "Sign exactly what is sent, once.",
     ),
     ErrorCode.CLOCK_SKEW: CodeMeaning(
         "401, 409",
@@ -82,7 +85,9 @@ ERROR_CODES: Mapping[ErrorCode, CodeMeaning] = {
         "403", "The key stands on no list, or its role has no right here.", "Ask the node's owner."
     ),
     ErrorCode.NOT_FOUND: CodeMeaning(
-        "404", "No such route, container or challenge, or it is somebody else's.", "GET /containers lists yours."
+        "404",
+        "No such route, container, challenge, path or evidence, or it is somebody else's.",
+        "The hint says where the names are: GET /containers, GET /scores.",
     ),
     ErrorCode.METHOD_NOT_ALLOWED: CodeMeaning("405", "The route has no such method.", "See the table of routes."),
     ErrorCode.EXCEEDS_HOST: CodeMeaning("422", "More than this host could ever give.", "Ask for less."),
@@ -99,7 +104,7 @@ ERROR_CODES: Mapping[ErrorCode, CodeMeaning] = {
     ),
     ErrorCode.CONFLICT: CodeMeaning(
         "409",
-        "The Idempotency-Key, the challenge or the ledger's path is used already, or a step before it is missing.",
+        "The Idempotency-Key, the challenge or the ledger's path is used already, or a step before it is missing: evidence before its epoch's end.",
         "A fresh key; each step once, in order.",
     ),
     ErrorCode.TOO_MANY_REQUESTS: CodeMeaning(
@@ -213,7 +218,7 @@ _REASONS_HEAD = """\
 ## Reasons of verdicts
 
 Why a proof, an inspection or a whole epoch lost points. `python main.py validator explain MINER` prints them with the two
-numbers that disagreed and the fix.
+numbers that disagreed and the fix, and so does `python main.py miner status` from the signed verdict that the miner was sent.
 """
 
 
@@ -234,14 +239,14 @@ def configuration() -> str:
 def errors() -> str:
     """Return docs/errors.md."""
     codes = ((f"`{code}`", *ERROR_CODES[code]) for code in ErrorCode)
-    reasons = ((f"`{reason}`", REJECT_REASONS[reason]) for reason in RejectReason)
+    reasons = ((f"`{reason}`", REJECT_REASONS[reason], FIXES[reason]) for reason in RejectReason)
     return "\n".join(
         [
             _ERRORS_HEAD,
             "## Codes of the HTTP API\n",
             _table(("code", "HTTP", "meaning", "what to do"), codes),
             _REASONS_HEAD,
-            _table(("reason", "meaning"), reasons),
+            _table(("reason", "meaning", "fix"), reasons),
         ]
     )
 

@@ -153,6 +153,12 @@ class MinerConfig(Section):
 class ValidatorConfig(Section):
     """Rounds, sizes and what is inspected."""
 
+    public_url: str | None = Field(
+        None,
+        pattern=r"^https?://[A-Za-z0-9.\-\[\]:]+$",
+        max_length=300,
+        description="Base URL others reach this API by; stands in epoch records. Default: network.host and port.",
+    )
     epoch_seconds: int = Field(300, ge=5, le=86400, description="Length of an epoch.")
     proof_target_seconds: int = Field(3, ge=1, le=60, description="How long each proof should take a miner.")
     openings: int = Field(32, ge=8, le=256, description="Tiles recomputed per proof.")

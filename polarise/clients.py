@@ -31,6 +31,7 @@ from polarise.http_client import ByteStream, HttpClient
 from polarise.http_signatures import sign_request
 from polarise.receipt import ID_PATTERN
 from polarise.signing import Identity
+from polarise.statement import SignedStatement
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +189,11 @@ class MinerClient:
         return self._call(
             "POST", "/challenge/open", messages.OpenAnswer, request, timeout_seconds=deadline_seconds
         ).answer
+
+    def verdict(self, statement: SignedStatement, *, deadline_seconds: float) -> None:
+        """Tell the miner its verdict."""
+        request = messages.VerdictRequest(verdict=statement)
+        self._call("POST", "/challenge/verdict", messages.SuccessAnswer, request, timeout_seconds=deadline_seconds)
 
     def _call(
         self,

@@ -280,6 +280,12 @@ class CommitmentBody(WireModel):
     proof: dict[str, object]
 
 
+class VerdictRequest(WireModel):
+    """POST /challenge/verdict: what the validator found, signed; see `polarise.verdict`."""
+
+    verdict: SignedStatement
+
+
 class CommitAnswer(WireModel):
     """200 of POST /challenge/start."""
 

@@ -11,6 +11,7 @@ from config import reference
 from neurons.cli import build_parser
 from neurons.miner.access_table import MINER_ACCESS
 from neurons.setup.command import doctor_parser, setup_parser
+from neurons.validator.access_table import VALIDATOR_ACCESS
 from polarise.errors import ErrorCode, RejectReason
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -80,7 +81,7 @@ def test_every_named_make_target_exists(path: Path) -> None:
 
 
 def test_readme_lists_every_route() -> None:
-    rows = {(method, re.sub(r"<\w+>", "{id}", rule)) for method, rule in MINER_ACCESS}
+    rows = {(method, re.sub(r"<\w+>", "{id}", rule)) for method, rule in (*MINER_ACCESS, *VALIDATOR_ACCESS)}
     listed = set(re.findall(r"^\| `([A-Z]+) (/\S*)`", README, re.MULTILINE))
     assert listed == rows
 

@@ -88,6 +88,7 @@ class Market:
         self._node_identities: list[Identity] = []
         self.miner_url = ""
         self.ledger_url = ""
+        self.validator_url = ""
         self._make_keys()
         self.genesis = self._make_genesis()
 
@@ -171,7 +172,7 @@ class Market:
             Unavailable: It did not start.
         """
         daemon = self._start("validator", ("main.py", "validator"), self._validator_config())
-        daemon.wait_for("started", START_SECONDS, role="validator")
+        self.validator_url = _url_of(daemon)
         return daemon
 
     def renter_command(self, *arguments: str) -> list[str]:
@@ -296,6 +297,7 @@ class Market:
 
     def _validator_config(self) -> dict[str, object]:
         settings: dict[str, dict[str, object]] = {
+            "network": {"port": 0},
             "validator": {
                 "epoch_seconds": 30,
                 "proof_target_seconds": 2,

@@ -87,7 +87,11 @@ def _play(market: Market, narrator: Narrator, acts: tuple[Cheat, ...]) -> tuple[
             claimed_pow_hashes_per_second=device.pow_hashes_per_second,
         )
     validator = market.start_validator()
-    narrator.step("validator up; it imports no torch and needs no GPU", node_key=market.validator_identity.public_key)
+    narrator.step(
+        f"validator up at {market.validator_url}; it imports no torch and needs no GPU",
+        url=market.validator_url,
+        node_key=market.validator_identity.public_key,
+    )
     scored = _watch_epoch(validator, narrator)
     _rent(market, narrator, url)
     outcomes = play(market, validator, narrator, entry.hardware, acts)
@@ -135,11 +139,13 @@ def _stay(market: Market, validator: Daemon, narrator: Narrator) -> None:
     environ = market.environ()
     names = ("POLARISE_PASSPHRASE_FILE", "POLARISE_RENTER_KEY", "POLARISE_STATE_DIR")
     url = market.miner_url
+    narrator.note(f"\nThe status page of the validator: {market.validator_url}/")
     narrator.note("\nThe market goes on until Ctrl-C. In another terminal, in this folder:")
     narrator.note("  export " + " ".join(f"{name}={environ[name]}" for name in names))
     narrator.note(f"  python main.py renter allocate --miner {url} --memory 512m")
     narrator.note("  python main.py renter ps; python main.py renter ssh ID")
     narrator.note(f"  python main.py validator scores --data-dir {market.root / 'validator'}")
+    narrator.note(f"  python main.py miner status --data-dir {market.root / 'miner'}")
     narrator.note(f"  python main.py validator explain {market.miner_node_id} --data-dir {market.root / 'validator'}\n")
     for event in validator.events():
         if event.get("event") == "miner scored":

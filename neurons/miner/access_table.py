@@ -28,6 +28,7 @@ MINER_ACCESS: dict[tuple[str, str], RouteAccess] = {
     ("POST", "/challenge/prepare"): RouteAccess({Role.VALIDATOR: Scope.OWN}, needs_signature=True),
     ("POST", "/challenge/start"): RouteAccess({Role.VALIDATOR: Scope.OWN}, needs_signature=True),
     ("POST", "/challenge/open"): RouteAccess({Role.VALIDATOR: Scope.OWN}, needs_signature=True),
+    ("POST", "/challenge/verdict"): RouteAccess({Role.VALIDATOR: Scope.OWN}, needs_signature=True),
     ("GET", "/status"): RouteAccess(is_public=True),
     ("GET", "/healthz"): RouteAccess(is_public=True),
     ("GET", "/readyz"): RouteAccess(is_public=True),

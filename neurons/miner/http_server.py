@@ -16,6 +16,7 @@ from neurons.miner.lease import Lease, LeaseState
 from neurons.miner.monitor import ResourceMonitor
 from neurons.miner.pow import ChallengeHandler
 from neurons.miner.receipts import ReceiptWriter
+from neurons.miner.verdicts import VerdictBook
 from polarise.decode import WireModel
 from polarise.messages import (
     AllocateRequest,
@@ -32,6 +33,7 @@ from polarise.messages import (
     SuccessAnswer,
     TerminateAnswer,
     TokenAnswer,
+    VerdictRequest,
 )
 from utils.clock import Clock, iso_utc
 
@@ -43,6 +45,7 @@ class MinerRoutes:
         node_key: This miner's public key.
         allocator: Grants and ends leases.
         challenges: Answers proofs.
+        verdicts: Keeps what validators found.
         receipts: Signs what renters get.
         monitor: Reads usage.
         tokens: Gives bearer tokens.
@@ -56,6 +59,7 @@ class MinerRoutes:
         node_key: str,
         allocator: ResourceAllocator,
         challenges: ChallengeHandler,
+        verdicts: VerdictBook,
         receipts: ReceiptWriter,
         monitor: ResourceMonitor,
         tokens: TokenIssuer,
@@ -66,6 +70,7 @@ class MinerRoutes:
         self._node_key = node_key
         self._allocator = allocator
         self._challenges = challenges
+        self._verdicts = verdicts
         self._receipts = receipts
         self._monitor = monitor
         self._tokens = tokens
@@ -88,6 +93,7 @@ class MinerRoutes:
         app.route("POST", "/challenge/prepare", self.prepare)
         app.route("POST", "/challenge/start", self.start)
         app.route("POST", "/challenge/open", self.open)
+        app.route("POST", "/challenge/verdict", self.verdict)
         app.route("GET", "/status", self.status)
         app.route("GET", "/healthz", lambda _caller, _body: self._health.healthz())
         app.route("GET", "/readyz", lambda _caller, _body: self._health.readyz())
@@ -167,6 +173,12 @@ class MinerRoutes:
     def open(self, caller: Caller, body: bytes) -> WireModel:
         """Show the tiles that were drawn."""
         return OpenAnswer(openings=tuple(self._challenges.open(decode_body(OpenRequest, body), caller.key)))
+
+    def verdict(self, caller: Caller, body: bytes) -> WireModel:
+        """Take a validator's verdict and keep it for the operator."""
+        self._verdicts.take(decode_body(VerdictRequest, body).verdict, caller.key)
+        self._metrics.count("polarise_verdicts_received_total")
+        return SuccessAnswer()
 
     def status(self, _caller: Caller | None, _body: bytes) -> WireModel:
         """Say who this is and what is free."""

@@ -36,6 +36,7 @@ from neurons.miner.reconcile import Reconciler
 from neurons.miner.solver import SolverProcess
 from neurons.miner.telemetry_routes import TelemetryRoutes
 from neurons.miner.validations import ValidationTracker
+from neurons.miner.verdicts import VerdictBook
 from polarise.signing import Identity
 from utils.clock import Clock, SystemClock
 from utils.docker_utils import connect
@@ -121,6 +122,7 @@ class MinerNode(BaseNode):
             self.identity.public_key,
             self.allocator,
             challenges,
+            VerdictBook(self.identity.public_key, tracker, clock),
             ReceiptWriter(self.identity, config.network.advertised_host),
             ResourceMonitor(client),
             tokens,

@@ -1,13 +1,15 @@
-"""What an operator wants to know at a glance: leases, and how the newest challenges went."""
+"""What an operator wants to know at a glance: leases, how the newest challenges went, and what validators found."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 from neurons.base.data_dir import DataDir
 from neurons.miner.journal import Journal
-from neurons.miner.validations import ValidationTracker
-from polarise.errors import ConfigError
+from neurons.miner.validations import KeptVerdict, ValidationTracker
+from neurons.miner.verdicts import verdict_wire
+from polarise.errors import ConfigError, SubnetError
 from polarise.quantities import format_size
 from utils.clock import iso_utc
 
@@ -15,7 +17,7 @@ CHALLENGES_SHOWN = 10
 
 
 def read_status(root: Path) -> dict[str, list[dict[str, object]]]:
-    """Read leases and challenges of one miner.
+    """Read leases, challenges and verdicts of one miner.
 
     Raises:
         ConfigError: The folder is not a miner's.
@@ -48,7 +50,19 @@ def read_status(root: Path) -> dict[str, list[dict[str, object]]]:
             }
             for item in tracker.newest(CHALLENGES_SHOWN)
         ]
-    return {"leases": leases, "challenges": challenges}
+        verdicts = [_verdict(kept) for kept in tracker.newest_verdicts()]
+    return {"leases": leases, "challenges": challenges, "verdicts": verdicts}
+
+
+def _verdict(kept: KeptVerdict) -> dict[str, object]:
+    try:
+        return verdict_wire(kept)
+    except SubnetError as err:
+        raise ConfigError(
+            f"a kept verdict does not verify: {err}",
+            origin="validations.sqlite",
+            allowed="remove the file; it is notes",
+        ) from err
 
 
 def render(status: dict[str, list[dict[str, object]]]) -> str:
@@ -68,4 +82,24 @@ def render(status: dict[str, list[dict[str, object]]]) -> str:
             f"  {item['at']}  {item['kind']} on {item['device']}  {item['state']}{work}  "
             f"validator {str(item['validator_key'])[:12]}"
         )
+    lines.append(f"{len(status['verdicts'])} newest verdicts, one per validator")
+    for verdict in status["verdicts"]:
+        lines += _verdict_lines(verdict)
     return "\n".join(lines)
+
+
+def _verdict_lines(verdict: dict[str, object]) -> list[str]:
+    lost = cast(list[dict[str, object]], verdict["lost"])
+    lines = [
+        f"  validator {str(verdict['validator_key'])[:12]}  epoch {verdict['epoch']}  score {verdict['score']}  "
+        f"received {verdict['received_at']}",
+        f"    evidence {verdict['evidence']}",
+    ]
+    if not lost:
+        lines.append("    nothing was lost")
+    for line in lost:
+        reasons = ", ".join(cast(list[str], line["reasons"]))
+        why = ": ".join(text for text in (reasons, str(line["message"])) if text)
+        lines.append(f"    lost {line['points']:>6} to {line['part']}" + (f": {why}" if why else ""))
+        lines += [f"      fix: {fix}" for fix in cast(list[str], line["fixes"])]
+    return lines

@@ -1,4 +1,4 @@
-"""What this miner was asked to prove, by whom, and how far it came; kept for its operator."""
+"""What this miner was asked to prove, by whom, how far it came, and the verdicts on it; kept for its operator."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from neurons.base.database import Database
 
 _SCHEMA = """
-CREATE TABLE validation (
+CREATE TABLE IF NOT EXISTS validation (
     challenge_id TEXT PRIMARY KEY,
     validator_key TEXT NOT NULL,
     device TEXT NOT NULL,
@@ -16,9 +16,18 @@ CREATE TABLE validation (
     state TEXT NOT NULL,
     prepared_unix_ms INTEGER NOT NULL,
     work_ms INTEGER
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS verdict (
+    validator_key TEXT NOT NULL,
+    epoch INTEGER NOT NULL,
+    statement TEXT NOT NULL,
+    received_unix_ms INTEGER NOT NULL,
+    PRIMARY KEY (validator_key, epoch)
 ) WITHOUT ROWID
 """
 KEPT = 10_000
+# Per validator; who may send any stands on the miner's list of validators.
+VERDICTS_KEPT = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +53,28 @@ class Validation:
     work_ms: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class KeptVerdict:
+    """One verdict as it came.
+
+    Attributes:
+        validator_key: Who judged.
+        epoch: The validator's epoch number.
+        statement: The signed statement, canonical JSON.
+        received_unix_ms: When it came.
+    """
+
+    validator_key: str
+    epoch: int
+    statement: str
+    received_unix_ms: int
+
+
 class ValidationTracker(Database):
-    """The newest ten thousand challenges of one node."""
+    """The newest ten thousand challenges of one node, and the newest hundred verdicts of each validator."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, _SCHEMA, version=1)
+        super().__init__(path, _SCHEMA, version=2)
 
     def record(self, validation: Validation) -> None:
         """Keep a new challenge and drop the oldest beyond the bound."""
@@ -88,3 +114,28 @@ class ValidationTracker(Database):
         """Return the newest challenges, newest first."""
         rows = self.query("SELECT * FROM validation ORDER BY prepared_unix_ms DESC LIMIT ?", (count,))
         return [Validation(*tuple(row)) for row in rows]
+
+    def keep_verdict(self, verdict: KeptVerdict) -> KeptVerdict:
+        """Keep a verdict unless one of that validator and epoch is there already; returns the one that is kept."""
+        key = (verdict.validator_key, verdict.epoch)
+        with self.transaction() as connection:
+            found = connection.execute("SELECT * FROM verdict WHERE validator_key = ? AND epoch = ?", key).fetchone()
+            if found is not None:
+                return KeptVerdict(*tuple(found))
+            connection.execute(
+                "INSERT INTO verdict VALUES (?, ?, ?, ?)", (*key, verdict.statement, verdict.received_unix_ms)
+            )
+            connection.execute(
+                "DELETE FROM verdict WHERE validator_key = ? AND epoch IN (SELECT epoch FROM verdict "
+                "WHERE validator_key = ? ORDER BY epoch DESC LIMIT -1 OFFSET ?)",
+                (verdict.validator_key, verdict.validator_key, VERDICTS_KEPT),
+            )
+        return verdict
+
+    def newest_verdicts(self) -> list[KeptVerdict]:
+        """Return the newest verdict of each validator, by validator key."""
+        rows = self.query(
+            "SELECT * FROM verdict WHERE epoch = (SELECT MAX(epoch) FROM verdict AS other "
+            "WHERE other.validator_key = verdict.validator_key) ORDER BY validator_key"
+        )
+        return [KeptVerdict(*tuple(row)) for row in rows]

@@ -17,6 +17,7 @@ from neurons.validator.challenges import ChallengeGenerator, EpochSecret
 from neurons.validator.examination import Examiner
 from neurons.validator.metrics import MetricsHandler
 from neurons.validator.records import EpochRecorder
+from neurons.validator.verdicts import VerdictSender
 from polarise.errors import RequestRejected, Unavailable
 from polarise.evidence import read_bundle, write_bundle
 from utils.clock import Clock
@@ -40,6 +41,7 @@ class EpochService:
         clock: Wall and monotonic clock.
         epoch_seconds: From the start of one epoch to the start of the next.
         retention_hours: How long openings are kept.
+        verdicts: Told of each finished epoch.
     """
 
     name = "epochs"
@@ -56,6 +58,7 @@ class EpochService:
         *,
         epoch_seconds: int,
         retention_hours: int,
+        verdicts: VerdictSender | None = None,
     ) -> None:
         self._chain = chain
         self._generator = generator
@@ -66,6 +69,7 @@ class EpochService:
         self._clock = clock
         self._epoch_seconds = epoch_seconds
         self._retention_hours = retention_hours
+        self._verdicts = verdicts
 
     def prepare(self) -> None:
         """Record what an earlier run broke off."""
@@ -106,7 +110,7 @@ class EpochService:
         self._prune()
         if stop.is_set():
             return
-        self._finish(secret.epoch, began_ns)
+        self._finish(secret.epoch, miners, began_ns)
 
     def _begin(self, miners: Miners) -> EpochSecret:
         now_unix_ms = self._clock.wall_unix_ms()
@@ -115,6 +119,7 @@ class EpochService:
         epoch = self._metrics.next_epoch(wanted if on_ledger is None else on_ledger + 1)
         secret = self._generator.begin_epoch(epoch, [statement for statement, _ in miners.values()])
         self._metrics.begin_epoch(secret, now_unix_ms)
+        self._metrics.set_registered(epoch, [entry for _, entry in miners.values()])
         logger.info("epoch started", extra={"epoch": epoch, "miners_count": len(miners)})
         return secret
 
@@ -133,8 +138,10 @@ class EpochService:
             )
         return beacon
 
-    def _finish(self, epoch: int, began_ns: int) -> None:
+    def _finish(self, epoch: int, miners: Miners, began_ns: int) -> None:
         key = self._recorder.record(epoch, is_complete=True)
+        if self._verdicts is not None:
+            self._verdicts.deliver(epoch, miners)
         took_ms = (self._clock.monotonic_ns() - began_ns) // 1_000_000
         is_final = self._chain.is_final(key, POSTED_SECONDS)
         logger.info("epoch finished", extra={"epoch": epoch, "took_ms": took_ms, "is_on_ledger": is_final})

@@ -152,6 +152,8 @@ class Examiner:
         )
         path = write_bundle(self._evidence, bundle)
         self._metrics.record(StoredScore(secret.epoch, statement.signer, score, path.stem, now_unix_ms))
+        if any(proof.commitment for proof in proofs) or (inspection is not None and inspection.receipt):
+            self._metrics.mark_seen(statement.signer, now_unix_ms)
         logger.info(
             "miner scored",
             extra={

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from neurons.validator.fixes import FIXES
 from neurons.validator.metrics import StoredScore
 from neurons.validator.scoring import ACCEPTABLE_PPM, GATE_REASONS, effective_weights, points
 from polarise.errors import RejectReason
 from polarise.evidence import KindRate, PartScore, ScoreRecord
+from polarise.fixes import FIXES
 
 PPM = 1_000_000
 

@@ -1,4 +1,4 @@
-"""What this validator found, kept in SQLite: epochs with their opening keys, and a score per epoch and miner.
+"""What this validator found, kept in SQLite: epochs with their opening keys, a score per epoch and miner, the miners.
 
 Rules:
 - An opening key is kept before anything is sent; scores and their records are kept for ever.
@@ -7,6 +7,8 @@ Rules:
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +16,11 @@ from neurons.base.database import Database
 from neurons.validator.challenges import EpochSecret
 from polarise.decode import decode_model
 from polarise.evidence import ScoreRecord
+from polarise.registry import RegistryEntry
 
 FILE_NAME = "scores.sqlite"
 _SCHEMA = """
-CREATE TABLE epoch (
+CREATE TABLE IF NOT EXISTS epoch (
     epoch INTEGER PRIMARY KEY,
     opening_key BLOB NOT NULL,
     miner_set_root BLOB NOT NULL,
@@ -28,7 +31,7 @@ CREATE TABLE epoch (
     finished_unix_ms INTEGER,
     record TEXT
 );
-CREATE TABLE score (
+CREATE TABLE IF NOT EXISTS score (
     epoch INTEGER NOT NULL REFERENCES epoch (epoch),
     miner_key TEXT NOT NULL,
     score_ppm INTEGER NOT NULL,
@@ -38,7 +41,16 @@ CREATE TABLE score (
     is_pruned INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (miner_key, epoch)
 ) WITHOUT ROWID;
-CREATE INDEX score_age ON score (is_pruned, scored_unix_ms)
+CREATE INDEX IF NOT EXISTS score_age ON score (is_pruned, scored_unix_ms);
+CREATE INDEX IF NOT EXISTS score_evidence ON score (evidence);
+CREATE INDEX IF NOT EXISTS score_epoch ON score (epoch, miner_key);
+CREATE TABLE IF NOT EXISTS miner (
+    miner_key TEXT PRIMARY KEY,
+    endpoint TEXT NOT NULL,
+    devices TEXT NOT NULL,
+    epoch INTEGER NOT NULL,
+    seen_unix_ms INTEGER
+) WITHOUT ROWID
 """
 
 
@@ -88,11 +100,45 @@ class StoredScore:
     scored_unix_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class KnownMiner:
+    """One miner that stood in the registry at some epoch.
+
+    Attributes:
+        miner_key: Its node key.
+        endpoint: As registered then.
+        devices: Names of its devices, as it claims them.
+        epoch: The newest epoch at which it was registered.
+        seen_unix_ms: When it last answered an examination; None if it never did.
+    """
+
+    miner_key: str
+    endpoint: str
+    devices: tuple[str, ...]
+    epoch: int
+    seen_unix_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeptEvidence:
+    """Where a bundle belongs.
+
+    Attributes:
+        epoch: Its epoch.
+        is_pruned: Whether its openings were thrown away.
+        is_finished: Whether the epoch is over, so that the bundle may leave this node.
+    """
+
+    epoch: int
+    is_pruned: bool
+    is_finished: bool
+
+
 class MetricsHandler(Database):
-    """Epochs and scores of one validator."""
+    """Epochs, scores and miners of one validator."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, _SCHEMA, version=1)
+        super().__init__(path, _SCHEMA, version=2)
 
     def next_epoch(self, wanted: int) -> int:
         """Return the number of the epoch that starts now: the wanted one, or one above the newest."""
@@ -132,11 +178,10 @@ class MetricsHandler(Database):
             raise KeyError(epoch)
         return EpochRow(*tuple(rows[0]))
 
-    def epochs(self, count: int) -> list[EpochRow]:
-        """Return the newest epochs, newest first."""
-        return [
-            EpochRow(*tuple(row)) for row in self.query("SELECT * FROM epoch ORDER BY epoch DESC LIMIT ?", (count,))
-        ]
+    def epochs(self, count: int, before: int = 2**53) -> list[EpochRow]:
+        """Return the newest epochs below ``before``, newest first."""
+        rows = self.query("SELECT * FROM epoch WHERE epoch < ? ORDER BY epoch DESC LIMIT ?", (before, count))
+        return [EpochRow(*tuple(row)) for row in rows]
 
     def unfinished(self) -> list[EpochRow]:
         """Return the epochs that were begun and not recorded, oldest first."""
@@ -175,6 +220,57 @@ class MetricsHandler(Database):
         """Return every miner's newest score, best first."""
         found = self._scores("epoch = (SELECT MAX(epoch) FROM score AS other WHERE other.miner_key = score.miner_key)")
         return sorted(found, key=lambda score: (-score.record.score_ppm, score.miner_key))
+
+    def scores_page(self, epoch: int | None, after: str, count: int) -> list[StoredScore]:
+        """Return scores of one epoch, or with None the newest of each miner, by miner key from behind ``after``."""
+        if epoch is not None:
+            return self._scores("epoch = ? AND miner_key > ? ORDER BY miner_key LIMIT ?", (epoch, after, count))
+        # One step through the index per miner; without it every score ever given would be read.
+        newest = """(miner_key, epoch) IN (
+            WITH RECURSIVE key (miner_key, place) AS (
+                SELECT (SELECT MIN(miner_key) FROM score WHERE miner_key > ?), 1
+                UNION ALL
+                SELECT (SELECT MIN(miner_key) FROM score WHERE miner_key > key.miner_key), place + 1
+                FROM key WHERE key.miner_key IS NOT NULL AND place < ?
+            )
+            SELECT miner_key, (SELECT MAX(epoch) FROM score AS other WHERE other.miner_key = key.miner_key)
+            FROM key WHERE miner_key IS NOT NULL
+        ) ORDER BY miner_key"""
+        return self._scores(newest, (after, count))
+
+    def evidence(self, name: str) -> KeptEvidence | None:
+        """Return where a bundle belongs; None when no score rests on one of that name."""
+        rows = self.query(
+            "SELECT score.epoch, is_pruned, finished_unix_ms IS NOT NULL FROM score JOIN epoch USING (epoch) "
+            "WHERE evidence = ?",
+            (name,),
+        )
+        return KeptEvidence(int(rows[0][0]), bool(rows[0][1]), bool(rows[0][2])) if rows else None
+
+    def set_registered(self, epoch: int, entries: Iterable[RegistryEntry]) -> None:
+        """Note who stood in the registry when an epoch began."""
+        with self.transaction() as connection:
+            connection.executemany(
+                "INSERT INTO miner VALUES (?, ?, ?, ?, NULL) ON CONFLICT (miner_key) DO UPDATE SET "
+                "endpoint = excluded.endpoint, devices = excluded.devices, epoch = excluded.epoch",
+                [
+                    (entry.node_key, entry.endpoint, json.dumps([d.name for d in entry.hardware.devices]), epoch)
+                    for entry in entries
+                ],
+            )
+
+    def mark_seen(self, miner_key: str, unix_ms: int) -> None:
+        """Note that a miner answered an examination."""
+        with self.transaction() as connection:
+            connection.execute("UPDATE miner SET seen_unix_ms = ? WHERE miner_key = ?", (unix_ms, miner_key))
+
+    def miners_page(self, after: str, count: int) -> list[KnownMiner]:
+        """Return the miners this validator knows, by miner key from behind ``after``."""
+        rows = self.query("SELECT * FROM miner WHERE miner_key > ? ORDER BY miner_key LIMIT ?", (after, count))
+        return [
+            KnownMiner(row["miner_key"], row["endpoint"], tuple(json.loads(row["devices"])), row["epoch"], row[4])
+            for row in rows
+        ]
 
     def unpruned_before(self, unix_ms: int) -> list[str]:
         """Return the names of bundles older than that whose openings were not thrown away yet."""

@@ -5,27 +5,43 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import polarise
 from challenges.hardware import HardwareTable
 from config.schema import Config
+from neurons.base.access import RoleTable
+from neurons.base.health import Health
+from neurons.base.http_app import Gatekeeper, HttpApp
+from neurons.base.http_server import HttpService
 from neurons.base.ledger_access import ledger_client
+from neurons.base.metrics import MetricsTracker
 from neurons.base.node import BaseNode
+from neurons.base.nonces import NonceStore
 from neurons.base.outbox import Outbox
 from neurons.base.service import Service
+from neurons.base.tokens import TokenIssuer, load_token_secrets
+from neurons.validator.access_table import VALIDATOR_ACCESS
 from neurons.validator.chain import Chain
 from neurons.validator.challenges import ChallengeGenerator
 from neurons.validator.epoch import EpochService
+from neurons.validator.evidence_files import EvidenceFiles
 from neurons.validator.examination import Examiner
+from neurons.validator.http_server import ValidatorRoutes
 from neurons.validator.inspection import Inspector
 from neurons.validator.metrics import FILE_NAME, MetricsHandler
 from neurons.validator.proof_round import ProofRound
+from neurons.validator.readiness import Readiness
 from neurons.validator.records import EpochRecorder, RecordFacts
-from neurons.validator.scoring import ScoringSystem
+from neurons.validator.scoring import RULES_VERSION, ScoringSystem
+from neurons.validator.status_page import StatusPage
+from neurons.validator.verdicts import VerdictSender
 from neurons.validator.verification import VerificationEngine
 from polarise.canonical import digest_hex
 from polarise.clients import MinerClient
+from polarise.ledger_client import LedgerClient
 from polarise.quantities import parse_size
 from polarise.registry import RegistryEntry
 from polarise.signing import Identity
+from polarise.validator_messages import ValidatorStatus
 from utils.clock import Clock, SystemClock
 
 OUTBOX_FILE = "outbox.sqlite"
@@ -51,7 +67,7 @@ class ValidatorNode(BaseNode):
         self.clock = clock or SystemClock()
 
     def build_services(self) -> Sequence[Service]:
-        """Build every part."""
+        """Build every part; the port comes first, so that a taken one is said at once."""
         settings, files, key = self.config.validator, self.data_dir, self.identity.public_key
         client = ledger_client(self.config, files.root)
         outbox = self.closing(Outbox(files.root / OUTBOX_FILE, self.identity, client, self.clock))
@@ -77,7 +93,9 @@ class ValidatorNode(BaseNode):
             self.client,
             self.clock,
         )
-        facts = RecordFacts(config_hash=self.config_hash(), uri=f"http://{self.config.network.host}")
+        facts = RecordFacts(config_hash=self.config_hash(), uri=self.public_url)
+        counters = MetricsTracker()
+        verdicts = VerdictSender(self.identity, metrics, self.client, self.public_url, counters)
         epochs = EpochService(
             chain,
             generator,
@@ -88,8 +106,61 @@ class ValidatorNode(BaseNode):
             self.clock,
             epoch_seconds=settings.epoch_seconds,
             retention_hours=settings.evidence_retention_hours,
+            verdicts=verdicts,
         )
-        return [outbox, epochs]
+        self.http = self.build_http(client, metrics, counters)
+        return [self.http, outbox, verdicts, epochs]
+
+    def build_http(self, client: LedgerClient, metrics: MetricsHandler, counters: MetricsTracker) -> HttpService:
+        """Build the API and the page; nobody is called through it, so its only role is the owner's."""
+        config, clock, files = self.config, self.clock, self.data_dir
+        owner = self.identity.owner_certificate
+        gatekeeper = Gatekeeper(
+            self.identity.public_key,
+            RoleTable(owner.issuer if owner else None),
+            VALIDATOR_ACCESS,
+            self.closing(NonceStore(files.nonces)),
+            TokenIssuer(
+                load_token_secrets(files.token_secrets, config.security.secret_key), config.security.token_expiry
+            ),
+            clock,
+        )
+        app = HttpApp("validator", gatekeeper, streams_max=config.network.threads // 2)
+
+        def about() -> ValidatorStatus:
+            return ValidatorStatus(
+                node_key=self.identity.public_key,
+                version=polarise.__version__,
+                net=client.genesis.net,
+                ledger=client.endpoint,
+                public_url=self.public_url(),
+                epoch_seconds=config.validator.epoch_seconds,
+                epoch=None,
+                rules_version=RULES_VERSION,
+            )
+
+        readiness = Readiness(client, metrics, clock, epoch_seconds=config.validator.epoch_seconds)
+        ValidatorRoutes(
+            about,
+            metrics,
+            EvidenceFiles(files.evidence, metrics),
+            StatusPage(about, metrics, clock),
+            Health({"ledger": readiness.ledger, "epochs": readiness.epochs}),
+            counters,
+        ).register(app)
+        return HttpService(
+            app.flask,
+            config.network.host,
+            config.network.port,
+            threads=config.network.threads,
+            max_body_bytes=config.network.max_body_bytes,
+            idle_seconds=config.network.request_timeout_seconds,
+        )
+
+    def public_url(self) -> str:
+        """Return where others reach this API; known once the port is bound."""
+        host = self.config.network.host
+        return self.config.validator.public_url or f"http://{f'[{host}]' if ':' in host else host}:{self.http.port}"
 
     def client(self, entry: RegistryEntry) -> MinerClient:
         """Return how a miner is called."""
@@ -107,5 +178,9 @@ class ValidatorNode(BaseNode):
         return digest_hex(self.config.validator.model_dump(mode="json", include=set(deciding)))
 
     def describe(self) -> dict[str, object]:
-        """Name the ledger and the rhythm in the start line."""
-        return {"ledger": self.config.ledger.endpoint, "epoch_seconds": self.config.validator.epoch_seconds}
+        """Name the port, the ledger and the rhythm in the start line."""
+        return {
+            "url": f"http://{self.config.network.host}:{self.http.port}",
+            "ledger": self.config.ledger.endpoint,
+            "epoch_seconds": self.config.validator.epoch_seconds,
+        }

@@ -8,6 +8,7 @@ Rules:
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import polarise
@@ -29,11 +30,11 @@ class RecordFacts:
 
     Attributes:
         config_hash: SHA-256 of the settings that decide an examination.
-        uri: Where evidence can be fetched.
+        uri: Returns where evidence can be fetched; known when the port is.
     """
 
     config_hash: str
-    uri: str
+    uri: Callable[[], str]
 
 
 class EpochRecorder:
@@ -108,5 +109,5 @@ class EpochRecorder:
             rules_version=RULES_VERSION,
             software=polarise.__version__,
             config_hash=self._facts.config_hash,
-            uri=self._facts.uri,
+            uri=self._facts.uri(),
         )

@@ -53,7 +53,9 @@ def _config(ledger: SmallLedger, **settings: object) -> Config:
     return Config.model_validate(
         {
             "ledger": ledger.settings(),
+            "network": {"port": 0},
             "validator": {
+                "public_url": "http://127.0.0.1:1",
                 "allow_private_endpoints": True,
                 "inspect": False,
                 "proof_target_seconds": 1,
@@ -67,7 +69,7 @@ def _config(ledger: SmallLedger, **settings: object) -> Config:
 def _epochs(node: ValidatorNode) -> Iterator[EpochService]:
     """The node's loop, to be turned by hand, with its outbox at work."""
     with node.data_dir, node._resources:
-        outbox, epochs = node.build_services()
+        _, outbox, _, epochs = node.build_services()
         assert isinstance(epochs, EpochService)
         supervisor = Supervisor(outbox)
         supervisor.start()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from neurons.validator.explain import explain
-from neurons.validator.fixes import FIXES
 from neurons.validator.scoring import DECLINES_NEUTRAL, GATE_REASONS, RULES_VERSION, ScoringSystem, points
 from polarise.errors import RejectReason
 from polarise.evidence import COUNT_MAX, ScoreRecord
+from polarise.fixes import FIXES
 from polarise.messages import ProofKind
 from tests.support.evidence import CLAIM, inspection, proof, score
 

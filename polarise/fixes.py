@@ -1,4 +1,7 @@
-"""What a miner's operator can do about each reason; one sentence per reason, none may be missing (a test looks)."""
+"""What a miner's operator can do about each reason; one sentence per reason, none may be missing (a test looks).
+
+It crosses machines: the validator shows it, and a miner prints it beside the verdict it was sent.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,24 @@
+"""Rights on the validator's routes: what auditors need is public, as it stands on the ledger by hash anyway.
+
+The counters are the owner's. A test walks every cell.
+"""
+
+from __future__ import annotations
+
+from neurons.base.access import Role, RouteAccess, Scope
+
+_PUBLIC = (
+    ("GET", "/"),
+    ("GET", "/scores"),
+    ("GET", "/miners"),
+    ("GET", "/epochs"),
+    ("GET", "/evidence/<name>"),
+    ("GET", "/status"),
+    ("GET", "/healthz"),
+    ("GET", "/readyz"),
+)
+
+VALIDATOR_ACCESS: dict[tuple[str, str], RouteAccess] = {
+    **{route: RouteAccess(is_public=True) for route in _PUBLIC},
+    ("GET", "/metrics"): RouteAccess({Role.OWNER: Scope.ANY}),
+}

@@ -1,0 +1,117 @@
+"""The signed verdict: what a validator tells a miner after each epoch, and where the points went.
+
+Rules:
+- The validator signs it and names itself and the miner in the body; a verdict of another is refused, whoever brings it.
+- It holds the whole score, so that the miner's operator sees each lost point without asking anybody.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field
+
+from polarise.decode import WireModel
+from polarise.errors import RejectReason
+from polarise.evidence import Count, Hash, PartScore, ScoreRecord
+from polarise.fixes import FIXES
+from polarise.signing import KEY_PATTERN, Identity, SignatureInvalid
+from polarise.statement import SignedStatement, sign_statement
+
+STATEMENT_KIND = "verdict"
+PPM = 1_000_000
+
+
+class Verdict(WireModel):
+    """Body of a verdict statement.
+
+    Attributes:
+        v: Version of the format.
+        epoch: The validator's epoch number.
+        validator_key: Who judged; the statement's signer.
+        miner_key: Who was judged.
+        score: Score, raw score, parts, reasons and the version of the rules.
+        evidence: Name of the evidence bundle, which the validator serves at ``/evidence/<name>``.
+        evidence_url: Base URL of that API.
+    """
+
+    v: Literal[1] = 1
+    epoch: Count
+    validator_key: str = Field(pattern=KEY_PATTERN)
+    miner_key: str = Field(pattern=KEY_PATTERN)
+    score: ScoreRecord
+    evidence: Hash
+    evidence_url: str = Field(max_length=300)
+
+
+@dataclass(frozen=True, slots=True)
+class LostPoints:
+    """Where points went.
+
+    Attributes:
+        part: A part of the score, or ``smoothing`` and ``gate``.
+        lost_ppm: Points lost to it, in millionths of the whole score.
+        reasons: Reason codes.
+        message: What happened, in the validator's words.
+        fixes: What to do, in the order of the reasons.
+    """
+
+    part: str
+    lost_ppm: int
+    reasons: tuple[RejectReason, ...]
+    message: str
+    fixes: tuple[str, ...]
+
+
+def sign_verdict(identity: Identity, verdict: Verdict) -> SignedStatement:
+    """Sign a verdict with the validator's statement subkey."""
+    return sign_statement(identity, STATEMENT_KIND, verdict)
+
+
+def open_verdict(statement: SignedStatement, *, validator_key: str) -> Verdict:
+    """Verify that a validator signed a verdict of its own.
+
+    Raises:
+        SignatureInvalid: Another kind, signer or shape, or the body names another validator.
+    """
+    verdict = statement.open(STATEMENT_KIND, Verdict, signer=validator_key)
+    if verdict.validator_key != validator_key:
+        raise SignatureInvalid(f"the verdict of {verdict.validator_key[:12]} is signed by {validator_key[:12]}")
+    return verdict
+
+
+def lost_points(score: ScoreRecord) -> list[LostPoints]:
+    """Return one line for every part, the smoothing or the gate that took points; empty for a full score."""
+    total = sum(part.weight_ppm for part in score.parts if part.value_ppm is not None)
+    lines = [_of_part(part, total) for part in score.parts if part.value_ppm is not None and part.value_ppm < PPM]
+    if score.raw_ppm is not None and score.smoothed_ppm < score.raw_ppm:
+        lines.append(
+            LostPoints(
+                "smoothing",
+                score.raw_ppm - score.smoothed_ppm,
+                (),
+                "earlier epochs were worse; it passes by itself",
+                (),
+            )
+        )
+    if score.gate == 0:
+        message = "a rejected proof or a broken promise takes all points of its epoch"
+        lines.append(LostPoints("gate", score.smoothed_ppm, (), message, ()))
+    return lines
+
+
+def points(score_ppm: int) -> str:
+    """Return millionths as points with two decimals, rounded down, so that 69.999 never reads 70.00."""
+    return f"{score_ppm // 10_000}.{score_ppm % 10_000 // 100:02d}"
+
+
+def _of_part(part: PartScore, total_ppm: int) -> LostPoints:
+    weight_ppm = part.weight_ppm * PPM // total_ppm if total_ppm else 0
+    return LostPoints(
+        part.name,
+        weight_ppm * (PPM - (part.value_ppm or 0)) // PPM,
+        part.reasons,
+        part.message,
+        tuple(FIXES[reason] for reason in part.reasons),
+    )
