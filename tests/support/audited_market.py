@@ -7,16 +7,16 @@ is as well signed as the truth, and unchanged parts come out bit for bit the sam
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from config.schema import Config
 from ledger.embedded import EmbeddedLedger
 from ledger.stored import lines, notes, open_stored
-from neurons.base.outbox import Outbox
 from neurons.base.service import Supervisor
 from neurons.ledger.node import GENESIS_FILE, LEDGER_FILE
 from neurons.validator.epoch import EpochService
@@ -115,18 +115,15 @@ def make_market(folder: Path, *, epochs: int) -> MarketFiles:
     files = MarketFiles(folder)
     with small_ledger(folder) as ledger, proving_miner(folder) as miner:
         ledger.register(entry_of(miner.endpoint))
-        run_epochs(files, ledger, epochs)
+        with validator_loop(files, ledger) as loop:
+            for _ in range(epochs):
+                loop.run_epoch(threading.Event())
     return files
 
 
-def run_epochs(
-    files: MarketFiles,
-    ledger: SmallLedger,
-    count: int,
-    prepare: Callable[[EpochService], None] = lambda _service: None,
-    clock: Clock | None = None,
-) -> None:
-    """Run the validator for some epochs."""
+@contextlib.contextmanager
+def validator_loop(files: MarketFiles, ledger: SmallLedger, clock: Clock | None = None) -> Iterator[EpochService]:
+    """Run the validator with its API and its outbox; its loop is turned by hand."""
     config = Config.model_validate(
         {
             "ledger": ledger.settings(),
@@ -137,16 +134,17 @@ def run_epochs(
     node = ValidatorNode(config, files.folder / "validator", VALIDATOR, clock=clock)
     with node.data_dir, node._resources:
         services = node.build_services()
-        (outbox,) = (service for service in services if isinstance(service, Outbox))
         (loop,) = (service for service in services if isinstance(service, EpochService))
-        prepare(loop)
-        supervisor = Supervisor(outbox)
-        supervisor.start()
+        for service in services:
+            service.prepare()
+        supervisors = [Supervisor(service) for service in services if service is not loop]
+        for supervisor in supervisors:
+            supervisor.start()
         try:
-            for _ in range(count):
-                loop.run_epoch(threading.Event())
+            yield loop
         finally:
-            supervisor.stop(10)
+            for supervisor in reversed(supervisors):
+                supervisor.stop(10)
 
 
 def rebuild(honest: MarketFiles, folder: Path, change: Change, *, is_lawless: bool = False) -> MarketFiles:

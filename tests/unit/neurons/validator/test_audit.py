@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import http.server
 import json
 import shutil
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from challenges import draw
 from ledger.embedded import EmbeddedLedger
 from neurons.cli import main
 from neurons.validator.audit.ledger_copy import BLOCKS_FILE, LEAVES_FILE
-from neurons.validator.epoch import EpochService
 from neurons.validator.scoring import ScoringSystem
 from polarise import merkle
 from polarise.block import open_block
@@ -38,7 +36,7 @@ from tests.support.audited_market import (
     rebuild,
     record_of,
     record_value,
-    run_epochs,
+    validator_loop,
 )
 from tests.support.proving_miner import MINER, VALIDATOR, entry_of, proving_miner
 from tests.support.small_ledger import SmallLedger, small_ledger
@@ -409,12 +407,11 @@ def test_miner_left_out_of_the_set(
     """A validator that examines nobody although a miner has stood in the registry all the time."""
     files = MarketFiles(tmp_path)
 
-    def examine_nobody(service: EpochService) -> None:
-        monkeypatch.setattr(service._chain, "miners", lambda _report: {})
-
-    with small_ledger(tmp_path) as ledger:
+    with small_ledger(tmp_path) as ledger, validator_loop(files, ledger, FastClock()) as loop:
         ledger.register(entry_of())
-        run_epochs(files, ledger, 2, examine_nobody, FastClock())
+        monkeypatch.setattr(loop._chain, "miners", lambda _report: {})
+        for _ in range(2):
+            loop.run_epoch(threading.Event())
     place = _place(capsys, *files.arguments())
     assert (place["epoch"], place["miner"], place["field"]) == (files.epochs()[1], MINER.public_key, "registry")
 
@@ -434,47 +431,21 @@ def test_audit_from_an_epoch_on_follows_the_earlier_ones(
 # Where it comes from
 
 
-@contextlib.contextmanager
-def _evidence_server(folder: Path) -> Iterator[str]:
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def do_GET(self) -> None:
-            path = folder / f"{self.path.removeprefix('/evidence/')}.json"
-            content = path.read_bytes() if path.exists() else b"{}"
-            self.send_response(200 if path.exists() else 404)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_args: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 def test_download_over_http_goes_on_where_it_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each bundle comes from where its record says; here that is loopback, which has to be allowed."""
     files, folder = MarketFiles(tmp_path), tmp_path / "copy"
-    with small_ledger(tmp_path) as ledger, _evidence_server(files.evidence) as url:
-        arguments = [
-            *("--ledger", ledger.url, "--genesis", str(ledger.genesis_file)),
-            *("--evidence-url", url, "--download", str(folder)),
-        ]
+    with small_ledger(tmp_path) as ledger:
+        arguments = ["--ledger", ledger.url, "--genesis", str(ledger.genesis_file), "--download", str(folder)]
         assert _audit(capsys, *arguments)[0] == 0
-        with proving_miner(tmp_path) as miner:
+        with validator_loop(files, ledger) as loop, proving_miner(tmp_path) as miner:
             ledger.register(entry_of(miner.endpoint))
-            run_epochs(files, ledger, 1)
-        # What a crash left of a download.
-        with (folder / LEAVES_FILE).open("ab") as handle:
-            handle.write(b'{"half":')
-        with (folder / BLOCKS_FILE).open("ab") as handle:
-            handle.write(b'"half')
-        status, answer = _audit(capsys, *arguments)
+            loop.run_epoch(threading.Event())
+            # What a crash left of a download.
+            with (folder / LEAVES_FILE).open("ab") as handle:
+                handle.write(b'{"half":')
+            with (folder / BLOCKS_FILE).open("ab") as handle:
+                handle.write(b'"half')
+            status, answer = _audit(capsys, *arguments, "--allow-private")
         assert status == 0, answer
         assert "1 bundles" in {step["detail"] for step in answer["steps"]}
         _check_unreachable(ledger, capsys)
