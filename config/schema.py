@@ -163,6 +163,7 @@ class ValidatorConfig(Section):
     proof_target_seconds: int = Field(3, ge=1, le=60, description="How long each proof should take a miner.")
     openings: int = Field(32, ge=8, le=256, description="Tiles recomputed per proof.")
     inspect: bool = Field(True, description="Rent a container from each miner and check its limits from inside.")
+    read_telemetry: bool = Field(True, description="Pull and verify each miner's event log.")
     inspect_memory: SizeText = Field("256m", description="Memory of the inspected container.")
     inspect_cpu_count: float = Field(0.5, gt=0, le=64, description="CPUs of the inspected container.")
     allow_private_endpoints: bool = Field(

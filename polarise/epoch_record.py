@@ -38,6 +38,7 @@ class ScoreLine(WireModel):
         raw_ppm: Before smoothing; None when nothing was measured.
         reasons: Why points are missing.
         evidence: Name of the evidence bundle.
+        telemetry: SHA-256 of the newest signed checkpoint of the miner's log; None when none was read.
     """
 
     miner_key: str = Field(pattern=KEY_PATTERN)
@@ -45,6 +46,7 @@ class ScoreLine(WireModel):
     raw_ppm: Ppm | None
     reasons: tuple[RejectReason, ...]
     evidence: Hash
+    telemetry: Hash | None = None
 
 
 class ScoreSheet(WireModel):
@@ -102,7 +104,7 @@ class EpochRecord(WireModel):
         opening_key: What the commit hid; from now on everybody can recompute every draw.
         scores_root: Root of the score lines.
         challenge_root: Root of the hashes of the evidence bundles.
-        telemetry_root: Root over the checkpoints of the miners' logs.
+        telemetry_root: Root over the checkpoint hashes of the lines that have one.
         rules_version: Rules the scores were computed by.
         software: Version of the software.
         config_hash: SHA-256 of the validator's settings that decide an examination.
@@ -132,7 +134,7 @@ class EpochRecord(WireModel):
 
 
 def evidence_root(names: Sequence[str]) -> str:
-    """Return the challenge root over names of evidence bundles, 64 hex digits."""
+    """Return the root over hashes: names of evidence bundles, or of checkpoints; 64 hex digits."""
     return merkle.root([bytes.fromhex(name) for name in names]).hex()
 
 

@@ -157,6 +157,10 @@ class TelemetryEvidence(WireModel):
     fork: tuple[str, str] | None = None
     verdict: VerdictRecord
 
+    def checkpoint_hash(self) -> str | None:
+        """Return the SHA-256 of the checkpoint as it was received; it goes into the epoch's telemetry root."""
+        return None if self.checkpoint is None else hashlib.sha256(self.checkpoint.encode()).hexdigest()
+
 
 class PartScore(WireModel):
     """One part of a score.

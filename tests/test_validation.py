@@ -23,6 +23,7 @@ SHORT_PROOF = {"validator": {"proof_target_seconds": 1, "epoch_seconds": 60}}
 def examined(program: tuple[str, ...] = ("main.py", "miner")) -> list[Event]:
     """Run one epoch over a miner and return what the validator logged, to the score."""
     with Market(validator_settings=SHORT_PROOF) as market:
+        market.start_ledger()
         _, url = market.start_miner(program)
         market.register_miner(url, lambda _device: None)
         events: list[Event] = []

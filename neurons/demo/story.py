@@ -199,6 +199,8 @@ _TELLERS: dict[str, Callable[[Event], str]] = {
         f"container inspected from inside in {e.get('inspect_ms')} ms: {e.get('checks_count')} checks held"
     ),
     "inspection failed": lambda e: f"inspection FAILED: {e.get('reason')}: {e.get('detail')}",
+    "telemetry verified": lambda e: f"telemetry verified: {e.get('new_lines')} new lines under a signed checkpoint",
+    "telemetry rejected": lambda e: f"telemetry REJECTED: {e.get('reason')}: {e.get('detail')}",
     "miner scored": lambda e: (
         f"miner scored {e.get('score')} ({'accepted' if e.get('is_acceptable') else 'NOT accepted'}, 70.00 needed)"
     ),

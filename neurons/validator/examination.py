@@ -17,6 +17,7 @@ from neurons.validator.inspection import Inspector
 from neurons.validator.metrics import MetricsHandler, StoredScore
 from neurons.validator.proof_round import ProofRound, ProofTrace
 from neurons.validator.scoring import ScoringSystem, points
+from neurons.validator.telemetry import TelemetryReader
 from neurons.validator.verification import Verdict, VerificationEngine
 from polarise.answers import printable
 from polarise.clients import MinerClient
@@ -25,6 +26,7 @@ from polarise.evidence import (
     EvidenceBundle,
     InspectionEvidence,
     ProofEvidence,
+    TelemetryEvidence,
     VerdictRecord,
     openings_digest,
     write_bundle,
@@ -48,6 +50,7 @@ class Examiner:
         rounds: Leads them over the network.
         engine: Judges them.
         inspector: Rents containers; None to leave that out.
+        telemetry: Reads the miners' logs; None to leave that out.
         scoring: The rules.
         metrics: Where scores are kept.
         evidence: Folder of the bundles.
@@ -62,6 +65,7 @@ class Examiner:
         rounds: ProofRound,
         engine: VerificationEngine,
         inspector: Inspector | None,
+        telemetry: TelemetryReader | None,
         scoring: ScoringSystem,
         metrics: MetricsHandler,
         evidence: Path,
@@ -73,6 +77,7 @@ class Examiner:
         self._rounds = rounds
         self._engine = engine
         self._inspector = inspector
+        self._telemetry = telemetry
         self._scoring = scoring
         self._metrics = metrics
         self._evidence = evidence
@@ -96,7 +101,9 @@ class Examiner:
                 proofs.append(self._prove(entry, challenge))
         if stop.is_set():
             return
-        self._keep(secret, beacon, statement, tuple(proofs), self._inspect(entry))
+        inspection = self._inspect(entry)
+        telemetry = self._telemetry.read(entry) if self._telemetry else None
+        self._keep(secret, beacon, statement, tuple(proofs), inspection, telemetry)
 
     def _prove(self, entry: RegistryEntry, challenge: Challenge) -> ProofEvidence:
         trace = ProofTrace()
@@ -130,10 +137,11 @@ class Examiner:
         statement: SignedStatement,
         proofs: tuple[ProofEvidence, ...],
         inspection: InspectionEvidence | None,
+        telemetry: TelemetryEvidence | None,
     ) -> None:
         newest = self._metrics.newest(statement.signer)
         previous = newest.record if newest else None
-        score = self._scoring.calculate_score(proofs, inspection, previous)
+        score = self._scoring.calculate_score(proofs, inspection, previous, telemetry)
         now_unix_ms = self._clock.wall_unix_ms()
         bundle = EvidenceBundle(
             epoch=secret.epoch,
@@ -147,11 +155,15 @@ class Examiner:
             beacon_block=beacon.note,
             proofs=proofs,
             inspection=inspection,
+            telemetry=telemetry,
             previous=previous,
             score=score,
         )
         path = write_bundle(self._evidence, bundle)
-        self._metrics.record(StoredScore(secret.epoch, statement.signer, score, path.stem, now_unix_ms))
+        checkpoint = telemetry.checkpoint_hash() if telemetry else None
+        self._metrics.record(
+            StoredScore(secret.epoch, statement.signer, score, path.stem, now_unix_ms, telemetry=checkpoint)
+        )
         if any(proof.commitment for proof in proofs) or (inspection is not None and inspection.receipt):
             self._metrics.mark_seen(statement.signer, now_unix_ms)
         logger.info(

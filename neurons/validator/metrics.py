@@ -38,6 +38,7 @@ CREATE TABLE IF NOT EXISTS score (
     record TEXT NOT NULL,
     evidence TEXT NOT NULL,
     scored_unix_ms INTEGER NOT NULL,
+    telemetry TEXT,
     is_pruned INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (miner_key, epoch)
 ) WITHOUT ROWID;
@@ -91,6 +92,7 @@ class StoredScore:
         record: The score with its parts and reasons.
         evidence: Name of the evidence bundle.
         scored_unix_ms: When.
+        telemetry: Hash of the newest checkpoint of the miner's log; None when none was read.
     """
 
     epoch: int
@@ -98,6 +100,7 @@ class StoredScore:
     record: ScoreRecord
     evidence: str
     scored_unix_ms: int
+    telemetry: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +204,7 @@ class MetricsHandler(Database):
         """Keep one score."""
         with self.transaction() as connection:
             connection.execute(
-                "INSERT INTO score VALUES (?, ?, ?, ?, ?, ?, 0)",
+                "INSERT INTO score VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
                 (
                     score.epoch,
                     score.miner_key,
@@ -209,6 +212,7 @@ class MetricsHandler(Database):
                     score.record.model_dump_json(),
                     score.evidence,
                     score.scored_unix_ms,
+                    score.telemetry,
                 ),
             )
 
@@ -284,7 +288,7 @@ class MetricsHandler(Database):
 
     def _scores(self, condition: str, parameters: tuple[object, ...] = ()) -> list[StoredScore]:
         rows = self.query(
-            f"SELECT epoch, miner_key, record, evidence, scored_unix_ms FROM score WHERE {condition}",  # noqa: S608  ours
+            f"SELECT epoch, miner_key, record, evidence, scored_unix_ms, telemetry FROM score WHERE {condition}",  # noqa: S608  ours
             parameters,
         )
         return [
@@ -294,6 +298,7 @@ class MetricsHandler(Database):
                 decode_model(ScoreRecord, str(row["record"]).encode()),
                 str(row["evidence"]),
                 int(row["scored_unix_ms"]),
+                row["telemetry"],
             )
             for row in rows
         ]

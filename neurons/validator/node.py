@@ -33,6 +33,7 @@ from neurons.validator.readiness import Readiness
 from neurons.validator.records import EpochRecorder, RecordFacts
 from neurons.validator.scoring import RULES_VERSION, ScoringSystem
 from neurons.validator.status_page import StatusPage
+from neurons.validator.telemetry import TelemetryReader
 from neurons.validator.verdicts import VerdictSender
 from neurons.validator.verification import VerificationEngine
 from polarise.canonical import digest_hex
@@ -41,9 +42,14 @@ from polarise.ledger_client import LedgerClient
 from polarise.quantities import parse_size
 from polarise.registry import RegistryEntry
 from polarise.signing import Identity
+from polarise.telemetry_client import TelemetryClient
 from polarise.validator_messages import ValidatorStatus
+from telemetry.archive import Archive
 from utils.clock import Clock, SystemClock
 
+ARCHIVE_FILE = "telemetry.sqlite"
+# Agents sign their samples every five seconds; in shorter epochs a log may honestly stand still.
+PACE_SECONDS = 15
 OUTBOX_FILE = "outbox.sqlite"
 REQUEST_SECONDS = 10.0
 
@@ -87,6 +93,7 @@ class ValidatorNode(BaseNode):
             ProofRound(),
             engine,
             inspector if settings.inspect else None,
+            self.telemetry_reader() if settings.read_telemetry else None,
             ScoringSystem(),
             metrics,
             files.evidence,
@@ -156,6 +163,16 @@ class ValidatorNode(BaseNode):
             max_body_bytes=config.network.max_body_bytes,
             idle_seconds=config.network.request_timeout_seconds,
         )
+
+    def telemetry_reader(self) -> TelemetryReader:
+        """Return what reads the miners' logs."""
+        allow_private = self.config.validator.allow_private_endpoints
+
+        def clients(entry: RegistryEntry) -> TelemetryClient:
+            return TelemetryClient(entry.endpoint, entry.node_key, self.identity, allow_private=allow_private)
+
+        archive = self.closing(Archive(self.data_dir.root / ARCHIVE_FILE))
+        return TelemetryReader(archive, clients, is_pace_judged=self.config.validator.epoch_seconds >= PACE_SECONDS)
 
     def public_url(self) -> str:
         """Return where others reach this API; known once the port is bound."""

@@ -15,7 +15,6 @@ import polarise
 from neurons.validator.chain import Chain
 from neurons.validator.metrics import EpochRow, MetricsHandler
 from neurons.validator.scoring import RULES_VERSION
-from polarise import merkle
 from polarise.epoch_record import LINES_MAX, STATEMENT_KIND, EpochRecord, ScoreLine, ScoreSheet, evidence_root
 from polarise.signing import Identity
 from polarise.statement import sign_statement
@@ -85,6 +84,7 @@ class EpochRecorder:
                 raw_ppm=score.record.raw_ppm,
                 reasons=score.record.reasons,
                 evidence=score.evidence,
+                telemetry=score.telemetry,
             )
             for score in scores[:LINES_MAX]
         )
@@ -105,7 +105,7 @@ class EpochRecorder:
             opening_key=row.opening_key.hex(),
             scores_root=sheet.root(),
             challenge_root=evidence_root([line.evidence for line in sheet.lines]),
-            telemetry_root=merkle.EMPTY_ROOT.hex(),
+            telemetry_root=evidence_root([line.telemetry for line in sheet.lines if line.telemetry]),
             rules_version=RULES_VERSION,
             software=polarise.__version__,
             config_hash=self._facts.config_hash,

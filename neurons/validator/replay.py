@@ -23,11 +23,14 @@ from neurons.validator.verification import check_answer, judge
 from polarise.answers import open_receipt, printable
 from polarise.block import block_hash
 from polarise.canonical import canonical_bytes
+from polarise.checkpoint import open_checkpoint
 from polarise.decode import decode_model
 from polarise.errors import ProofRejected, RejectReason, SubnetError
-from polarise.evidence import EvidenceBundle, InspectionEvidence, ProofEvidence
+from polarise.evidence import EvidenceBundle, InspectionEvidence, ProofEvidence, TelemetryEvidence
+from polarise.notes import NoteInvalid, NoteVerifier
 from polarise.registry import RegistryEntry, open_entry
 from polarise.signing import SignatureInvalid
+from polarise.stream import SYSTEM, log_verifier
 
 # What only the validator saw: nobody can recompute a silence.
 WITNESSED = frozenset(
@@ -70,7 +73,9 @@ def replay(bundle: EvidenceBundle) -> list[Finding]:
         findings.extend(_proof(bundle, entry, proof))
     if bundle.inspection is not None:
         findings.extend(_inspection(bundle, bundle.inspection))
-    score = ScoringSystem().calculate_score(bundle.proofs, bundle.inspection, bundle.previous)
+    if bundle.telemetry is not None:
+        findings.extend(_telemetry(bundle.miner_key, bundle.telemetry))
+    score = ScoringSystem().calculate_score(bundle.proofs, bundle.inspection, bundle.previous, bundle.telemetry)
     findings.append(Finding("score", score == bundle.score, f"recomputed {score.score_ppm} ppm"))
     return findings
 
@@ -188,6 +193,34 @@ def _inspection(bundle: EvidenceBundle, inspection: InspectionEvidence) -> Itera
         yield _witnessed("inspection", found)
         return
     yield Finding("inspection: limits", reason is found, f"recomputed {reason}, bundle says {found}")
+
+
+def _telemetry(miner_key: str, telemetry: TelemetryEvidence) -> Iterator[Finding]:
+    name = "telemetry"
+    if telemetry.certificate is None:
+        yield _witnessed(name, telemetry.verdict.reason)
+        return
+    try:
+        log = log_verifier(telemetry.certificate, miner_key, SYSTEM)
+        for note in (telemetry.checkpoint, *(telemetry.fork or ())):
+            if note is not None:
+                open_checkpoint(note.encode(), log)
+        yield Finding(f"{name}: signed by the miner's log key", True)
+        if telemetry.fork is not None:
+            yield _fork(name, telemetry, log)
+    except (ProofRejected, NoteInvalid) as err:
+        yield Finding(f"{name}: signed by the miner's log key", False, printable(err))
+        return
+    if telemetry.verdict.reason is not RejectReason.LOG_FORK:
+        yield Finding(f"{name}: lines", None, f"{telemetry.verdict.reason or 'verified'}: the validator's word")
+
+
+def _fork(name: str, telemetry: TelemetryEvidence, log: NoteVerifier) -> Finding:
+    """Two trees of one size settle it; of two sizes the missing consistency proof is the validator's word."""
+    first, second = (open_checkpoint(note.encode(), log).checkpoint for note in telemetry.fork or ())
+    if first.size == second.size:
+        return Finding(f"{name}: two histories", first.root != second.root)
+    return Finding(f"{name}: two histories", None, "both are signed; that no proof joins them is the validator's word")
 
 
 def _same_reason(what: str, reason: RejectReason | None, proof: ProofEvidence) -> Finding:

@@ -11,7 +11,9 @@ Rules (version 1):
   measured is 0, a service part left out for the first 12 rounds: a miner can be full when a validator meets it.
 - Smoothed by a moving average with alpha 1/2 over the raw values: one missing proof takes even a perfect miner below
   70 in its own epoch (38.46 and 100 give 69.23), one good epoch brings it back.
-- Gate: a rejected proof, a claim not met, another host key or a limit that does not hold takes all points of the epoch.
+- telemetry = 1 when every new line of the miner's own log verified, else 0.
+- Gate: a rejected proof, a claim not met, another host key, a limit that does not hold or a log with two histories takes
+  all points of the epoch.
   A broken promise of the container is treated like a rejected proof: both are untruths somebody would pay for.
 - Nobody is accepted below 70.
 """
@@ -31,6 +33,7 @@ from polarise.evidence import (
     PartScore,
     ProofEvidence,
     ScoreRecord,
+    TelemetryEvidence,
     VerdictRecord,
 )
 
@@ -55,6 +58,7 @@ GATE_REASONS = frozenset(
         RejectReason.CLAIM_NOT_MET,
         RejectReason.HOST_KEY_MISMATCH,
         RejectReason.LIMIT_NOT_HELD,
+        RejectReason.LOG_FORK,
     }
 )
 
@@ -67,6 +71,7 @@ class ScoringSystem:
         proofs: Sequence[ProofEvidence],
         inspection: InspectionEvidence | None,
         previous: ScoreRecord | None,
+        telemetry: TelemetryEvidence | None = None,
     ) -> ScoreRecord:
         """Score one miner in one epoch.
 
@@ -74,12 +79,13 @@ class ScoringSystem:
             proofs: One per device and kind.
             inspection: The rented container; None when this validator does not inspect.
             previous: The miner's newest score before; None for a miner never scored.
+            telemetry: The miner's own log; None when this validator does not read it.
         """
         parts = (
             _compute(proofs, previous),
             _unmeasured("memory", "the memory proof comes with a later version", previous),
             _service(inspection, previous),
-            _unmeasured("telemetry", "telemetry comes with a later version", previous),
+            _telemetry(telemetry, previous),
         )
         raw = _weighted_mean(parts)
         smoothed = _smooth(raw, None if previous is None else previous.smoothed_ppm)
@@ -187,6 +193,23 @@ def _service(inspection: InspectionEvidence | None, previous: ScoreRecord | None
         claimed=1,
         reasons=_reasons([verdict.reason]),
         message=_sentence(verdict),
+        last_ppm=value,
+    )
+
+
+def _telemetry(telemetry: TelemetryEvidence | None, previous: ScoreRecord | None) -> PartScore:
+    if telemetry is None:
+        return _unmeasured("telemetry", "this validator does not read logs", previous)
+    if telemetry.verdict.reason is RejectReason.NOT_MEASURED:
+        return _unmeasured("telemetry", telemetry.verdict.message, previous)
+    value = PPM if telemetry.verdict.is_passed else 0
+    return PartScore(
+        name="telemetry",
+        weight_ppm=WEIGHTS_PPM["telemetry"],
+        value_ppm=value,
+        measured=telemetry.size,
+        reasons=_reasons([telemetry.verdict.reason]),
+        message=_sentence(telemetry.verdict),
         last_ppm=value,
     )
 

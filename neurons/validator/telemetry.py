@@ -33,11 +33,13 @@ class TelemetryReader:
     Args:
         archive: Where verified lines and cursors are kept.
         clients: Registry entry -> client.
+        is_pace_judged: Whether a log without a new line since the last look counts as standing still.
     """
 
-    def __init__(self, archive: Archive, clients: ClientFactory) -> None:
+    def __init__(self, archive: Archive, clients: ClientFactory, *, is_pace_judged: bool) -> None:
         self._archive = archive
         self._clients = clients
+        self._is_pace_judged = is_pace_judged
 
     def read(self, entry: RegistryEntry) -> TelemetryEvidence:
         """Pull what is new and say what the log is worth."""
@@ -48,7 +50,7 @@ class TelemetryReader:
             puller = Puller(self._clients(entry), self._archive)
             new_lines = puller.pull(SYSTEM, idle_seconds=IDLE_SECONDS)
             if new_lines == 0:
-                verdict = VerdictRecord(reason=RejectReason.LOG_GAP, message="the log stands still")
+                verdict = self._without_lines(origin)
         except LogFork as err:
             fork = (err.first.decode("utf-8", "replace"), err.second.decode("utf-8", "replace"))
             verdict = VerdictRecord(reason=RejectReason.LOG_FORK, message=printable(err, 400))
@@ -64,6 +66,13 @@ class TelemetryReader:
                 reason=RejectReason.MISSING, message=f"the log cannot be read: {printable(err)}"[:400]
             )
         return self._evidence(origin, new_lines, puller, verdict, fork)
+
+    def _without_lines(self, origin: str) -> VerdictRecord:
+        if self._archive.cursor(origin)[0].size == 0:
+            return VerdictRecord(reason=RejectReason.NOT_MEASURED, message="the log is empty yet")
+        if self._is_pace_judged:
+            return VerdictRecord(reason=RejectReason.LOG_GAP, message="the log stands still")
+        return VerdictRecord()
 
     def _evidence(
         self, origin: str, new_lines: int, puller: Puller | None, verdict: VerdictRecord, fork: tuple[str, str] | None

@@ -41,12 +41,7 @@ def miner_config(people: People, **sections: Mapping[str, object]) -> Config:
 
 def engineless(people: People, **sections: Mapping[str, object]) -> Config:
     """Return settings of a miner whose engine is not there: whatever must not need Docker works, the rest is 503."""
-    changed: dict[str, Mapping[str, object]] = {
-        "docker": {"host": DEAD_ENGINE, **sections.get("docker", {})},
-        "telemetry": {"start_agent": False},
-    }
-    merged: dict[str, Mapping[str, object]] = {**sections, **changed}
-    return miner_config(people, **merged)
+    return miner_config(people, **{**sections, "docker": {"host": DEAD_ENGINE, **sections.get("docker", {})}})
 
 
 @dataclass

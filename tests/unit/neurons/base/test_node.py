@@ -42,7 +42,7 @@ class Node(BaseNode):
 
 configure_logging("INFO", "json", None)
 try:
-    status = Node(Path(sys.argv[1]), identity("node")).run()
+    status = Node(Path(sys.argv[1]), identity("node").public_key).run()
 except ConfigError as err:
     print(err, flush=True)
     status = 2

@@ -17,6 +17,7 @@ from flask import Response
 from config.schema import Config
 from neurons.base.access import Caller
 from neurons.base.service import Supervisor
+from neurons.miner.join import post
 from neurons.validator.epoch import EpochService
 from neurons.validator.metrics import FILE_NAME, MetricsHandler
 from neurons.validator.node import ValidatorNode
@@ -25,6 +26,7 @@ from polarise.errors import RejectReason
 from polarise.evidence import read_bundle
 from polarise.signing import Identity, Purpose, SigningKey
 from polarise.statement import SignedStatement
+from polarise.transaction import SetValue
 from tests.support.proving_miner import MINER, VALIDATOR, challenge_of, entry_of, proving_miner
 from tests.support.small_ledger import SmallLedger, small_ledger
 from utils.clock import SystemClock
@@ -58,6 +60,7 @@ def _config(ledger: SmallLedger, **settings: object) -> Config:
                 "public_url": "http://127.0.0.1:1",
                 "allow_private_endpoints": True,
                 "inspect": False,
+                "read_telemetry": False,
                 "proof_target_seconds": 1,
                 **settings,
             },
@@ -86,7 +89,8 @@ def test_rounds_over_a_registry_with_a_broken_entry(
     node = ValidatorNode(_config(ledger), tmp_path / "node", VALIDATOR, clock=clock)
     with proving_miner(tmp_path) as miner, _epochs(node) as service, caplog.at_level(logging.INFO):
         ledger.register(entry_of(miner.endpoint))
-        ledger.register(entry_of(miner.endpoint), STRANGER)
+        op = SetValue(path=f"/registry/{STRANGER.public_key}", value=entry_of(miner.endpoint).to_wire())
+        post(ledger.client(), STRANGER, op)
         service.run_epoch(threading.Event())
         service.run_epoch(threading.Event())
         clock.ahead_ms += 49 * 3_600_000
