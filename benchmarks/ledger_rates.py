@@ -74,8 +74,7 @@ def main() -> None:
 
 def measure(folder: Path, count: int) -> dict[str, Rate]:
     """Return entries per second by name."""
-    ledger_identity = Identity(SigningKey(bytes([1]) * 32))
-    senders = [Identity(SigningKey(bytes([number]) * 32)) for number in range(2, 2 + THREADS)]
+    ledger_identity, senders = identities()
     genesis = new_genesis(ledger_identity, senders)
     log_key = ledger_identity.subkey(Purpose.LOG).key
     transactions = [signed(senders[0], genesis, nonce) for nonce in range(count)]
@@ -147,6 +146,12 @@ def measure_http(folder: Path, genesis: Genesis, identity: Identity, senders: Se
     finally:
         node.stop()
         thread.join()
+
+
+def identities() -> tuple[Identity, list[Identity]]:
+    """Return who runs the ledger, and who writes to it."""
+    senders = [Identity(SigningKey(bytes([number]) * 32)) for number in range(2, 2 + THREADS)]
+    return Identity(SigningKey(bytes([1]) * 32)), senders
 
 
 def new_genesis(identity: Identity, senders: Sequence[Identity]) -> Genesis:

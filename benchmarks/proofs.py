@@ -41,6 +41,9 @@ THREAD_SETTINGS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 NS_PER_SECOND = 1_000_000_000
 LOOP_HASHES = 1 << 20
 SCANS = 16
+MATMUL_HEAD = """\
+|     n | work s | Gop/s | verify s | work/verify | commitment B | openings B |
+|------:|-------:|------:|---------:|------------:|-------------:|-----------:|"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +61,14 @@ def main() -> None:
     """Measure all sizes up to --max-n and the proof of work, and print a table of each."""
     options = _parse_options()
     backend = NumpyBackend() if options.backend == "numpy" else open_backend(options.device)
-    _print(f"command: python -m benchmarks.proofs {' '.join(sys.argv[1:])}")
-    _print(f"hardware: {_cpu_model()}, {os.cpu_count()} cores; device {options.device}, {type(backend).__name__}")
-    _print(f"rounds {options.rounds}, openings {options.openings}, repetitions {options.repeat}; check: 1 thread")
-    _print("|     n | work s | Gop/s | verify s | work/verify | commitment B | openings B |")
-    _print("|------:|-------:|------:|---------:|------------:|-------------:|-----------:|")
-    with _single_thread_process() as verifier:
+    print_line(f"command: python -m benchmarks.proofs {' '.join(sys.argv[1:])}")
+    print_line(f"hardware: {cpu_model()}, {os.cpu_count()} cores; device {options.device}, {type(backend).__name__}")
+    print_line(f"rounds {options.rounds}, openings {options.openings}, repetitions {options.repeat}; check: 1 thread")
+    print_line(MATMUL_HEAD)
+    with single_thread_process() as verifier:
         for n in (size for size in SIZES if size <= options.max_n):
             params = MatmulParams(n, options.rounds, openings=options.openings)
-            _print_row(params, _measure(params, backend, verifier, options.repeat))
+            print_row(params, measure_matmul(params, backend, verifier, options.repeat))
         _measure_pow(verifier, options.pow_seconds, options.repeat)
 
 
@@ -86,7 +88,8 @@ def verify_pow(params: PowParams, seed: bytes, commitment_json: str) -> int:
     return time.perf_counter_ns() - started
 
 
-def _measure(params: MatmulParams, backend: MatmulBackend, verifier: Executor, repeat: int) -> Measurement:
+def measure_matmul(params: MatmulParams, backend: MatmulBackend, verifier: Executor, repeat: int) -> Measurement:
+    """Return the medians of one size; the verifier is a `single_thread_process`."""
     backend.prepare(params)
     work_ns, verify_ns, sizes = [], [], (0, 0)
     # The first repetition warms both sides and is dropped.
@@ -126,10 +129,10 @@ def _measure_pow(verifier: Executor, target_seconds: int, repeat: int) -> None:
                 work()
                 rates[name].append(hashes * NS_PER_SECOND / (time.perf_counter_ns() - started))
         medians = [statistics.median(values[1:]) for values in rates.values()]
-        _print("\n| hashes of the proof of work | MHash/s | x hashlib |")
-        _print("|:----------------------------|--------:|----------:|")
+        print_line("\n| hashes of the proof of work | MHash/s | x hashlib |")
+        print_line("|:----------------------------|--------:|----------:|")
         for name, median in zip(rows, medians, strict=True):
-            _print(f"| {name:27} | {median / 1e6:7.2f} | {median / medians[0]:9.2f} |")
+            print_line(f"| {name:27} | {median / 1e6:7.2f} | {median / medians[0]:9.2f} |")
         _measure_pow_proofs(fit_pow_params(int(medians[-1]), target_seconds), processes, verifier, repeat)
 
 
@@ -144,9 +147,9 @@ def _measure_pow_proofs(params: PowParams, backend: PowBackend, verifier: Execut
         verify_ns.append(verifier.submit(verify_pow, params, seed, text).result())
         commitment_bytes = len(text)
     time_ns, check_ns = int(statistics.median(work_ns[1:])), statistics.median(verify_ns[1:])
-    _print("\n| shares | difficulty | work s | MHash/s | lower bound | verify s | work/verify | commitment B |")
-    _print("|-------:|-----------:|-------:|--------:|------------:|---------:|------------:|-------------:|")
-    _print(
+    print_line("\n| shares | difficulty | work s | MHash/s | lower bound | verify s | work/verify | commitment B |")
+    print_line("|-------:|-----------:|-------:|--------:|------------:|---------:|------------:|-------------:|")
+    print_line(
         f"| {params.shares:6} | {params.difficulty:10} | {time_ns / 1e9:6.3f} "
         f"| {rate_per_second(params.operations, time_ns) / 1e6:7.2f} "
         f"| {pow_rate_lower_bound(params, time_ns) / 1e6:11.2f} | {check_ns / 1e9:8.5f} "
@@ -178,7 +181,7 @@ def _positions(params: MatmulParams, commitment_json: str) -> tuple[tuple[int, .
 
 
 @contextmanager
-def _single_thread_process() -> Iterator[Executor]:
+def single_thread_process() -> Iterator[Executor]:
     """Start the verifier with one BLAS thread; numpy reads the setting at import, so that it must be spawned."""
     before = {name: os.environ.get(name) for name in THREAD_SETTINGS}
     os.environ.update(dict.fromkeys(THREAD_SETTINGS, "1"))
@@ -192,21 +195,24 @@ def _single_thread_process() -> Iterator[Executor]:
         yield executor
 
 
-def _print_row(params: MatmulParams, measured: Measurement) -> None:
+def print_row(params: MatmulParams, measured: Measurement) -> None:
+    """Print one row below `MATMUL_HEAD`."""
     rate = params.operations / measured.work_seconds / 1e9
     ratio = measured.work_seconds / measured.verify_seconds
-    _print(
+    print_line(
         f"| {params.n:5} | {measured.work_seconds:6.3f} | {rate:5.0f} | {measured.verify_seconds:8.4f} | {ratio:11.0f} "
         f"| {measured.commitment_bytes:12} | {measured.openings_bytes:10} |"
     )
 
 
-def _print(line: str) -> None:
+def print_line(line: str) -> None:
+    """Print a line at once."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """Return the processor's name."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ledger.replay import Nodes, Replay
-from polarise.checkpoint import parse_checkpoint
-from polarise.errors import ConfigError, LogDamaged
+from ledger.stored import lines, notes, open_stored
+from polarise.errors import LogDamaged
 from polarise.genesis import Genesis
-from polarise.notes import NoteInvalid, parse_note
 from polarise.transaction import SignedTransaction
 
 Row = tuple[object, ...]
@@ -55,14 +53,8 @@ def fsck(path: Path, genesis: Genesis, *, on_progress: Callable[[int], None] = l
         ConfigError: There is no such file, or it is of another ledger.
         LogDamaged: What does not hold, and where.
     """
-    with closing(_open(path)) as stored:
-        try:
-            # One read transaction: the daemon may go on, we see one moment of it.
-            stored.execute("BEGIN")
-            _check_origin(stored, path, genesis)
-            return _check(stored, genesis, on_progress)
-        except sqlite3.DatabaseError as err:
-            raise LogDamaged("file", f"SQLite cannot read it: {err}") from err
+    with open_stored(path, genesis) as stored:
+        return _check(stored, genesis, on_progress)
 
 
 def _check(stored: sqlite3.Connection, genesis: Genesis, on_progress: Callable[[int], None]) -> Report:
@@ -70,8 +62,8 @@ def _check(stored: sqlite3.Connection, genesis: Genesis, on_progress: Callable[[
         _check_nodes(stored, index, nodes)
         _check_name(stored, index, transaction)
 
-    with Replay(genesis, _notes(stored)) as replay:
-        last = replay.run(_lines(stored), on_leaf=compare_leaf, on_progress=on_progress).block
+    with Replay(genesis, notes(stored)) as replay:
+        last = replay.run(lines(stored), on_leaf=compare_leaf, on_progress=on_progress).block
         values = _compare(
             stored,
             replay,
@@ -85,26 +77,6 @@ def _check(stored: sqlite3.Connection, genesis: Genesis, on_progress: Callable[[
             lambda row: f"directory entry {row[0]}/{row[1]}",
         )
         return Report(replay.size, last.height + 1, values, replay.size - last.size, replay.state.root)
-
-
-def _lines(stored: sqlite3.Connection) -> Iterator[bytes]:
-    for expected, (index, line) in enumerate(stored.execute("SELECT id, CAST(line AS BLOB) FROM leaf ORDER BY id")):
-        if index != expected:
-            raise LogDamaged(f"leaf {expected}", "is missing")
-        yield bytes(line)
-
-
-def _notes(stored: sqlite3.Connection) -> Iterator[bytes]:
-    """Yield the notes of the blocks; number and size beside each must be the signed ones."""
-    rows = stored.execute("SELECT id, size, CAST(note AS BLOB) FROM checkpoint ORDER BY id")
-    for height, (number, size, note) in enumerate(rows):
-        try:
-            signed_size = parse_checkpoint(parse_note(bytes(note)).text).size
-        except NoteInvalid as err:
-            raise LogDamaged(f"block {height}", str(err)) from err
-        if number != height or size != signed_size:
-            raise LogDamaged(f"block {height}", f"stored as block {number} of size {size}, signed size {signed_size}")
-        yield bytes(note)
 
 
 def _check_nodes(stored: sqlite3.Connection, index: int, nodes: Nodes) -> None:
@@ -135,22 +107,6 @@ def _compare(stored: sqlite3.Connection, replay: Replay, sql: str, name: Callabl
             raise LogDamaged(name(first), f"stored {_short(row)}, the replay gives {_short(expected)}")
         count += 1
     return count
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    if not path.is_file():
-        raise ConfigError("there is no such file", origin=str(path), allowed="the ledger's file, --file FILE")
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
-
-
-def _check_origin(stored: sqlite3.Connection, path: Path, genesis: Genesis) -> None:
-    (origin,) = stored.execute("SELECT origin FROM log").fetchone()
-    if origin != genesis.origin:
-        raise ConfigError(
-            f"the file is of {origin!r}, the genesis of {genesis.origin!r}",
-            origin=str(path),
-            allowed="the genesis this ledger was made with",
-        )
 
 
 def _short(row: Row | None) -> str:

@@ -45,7 +45,7 @@ class Replay:
         self.last: SignedBlock | None = None
         self._tree = Frontier()
         self._verifier = TransactionVerifier()
-        self._blocks = _opened_blocks(notes, genesis)
+        self._blocks = opened_blocks(notes, genesis)
         self._next = next(self._blocks, None)
 
     def __enter__(self) -> Self:
@@ -131,8 +131,12 @@ class Replay:
             self._next = next(self._blocks, None)
 
 
-def _opened_blocks(notes: Iterable[bytes], genesis: Genesis) -> Iterator[SignedBlock]:
-    """Yield the blocks; signature, height, chain, time and order of sizes are checked here, roots by the replay."""
+def opened_blocks(notes: Iterable[bytes], genesis: Genesis) -> Iterator[SignedBlock]:
+    """Yield the blocks; signature, height, chain, time and order of sizes are checked here, roots by the replay.
+
+    Raises:
+        LogDamaged: The first block that does not hold.
+    """
     prev, time_unix_ms, size = NO_BLOCK, genesis.created_unix_ms - 1, 0
     for height, note in enumerate(notes):
         where = f"block {height}"

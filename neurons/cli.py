@@ -86,6 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
     from neurons.miner import command as miner_command
     from neurons.renter import command as renter_command
     from neurons.validator import command as validator_command
+    from neurons.validator.audit import command as audit_command
 
     parser = argparse.ArgumentParser(
         prog="python main.py",
@@ -102,6 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
         validator_command,
         ledger_command,
         renter_command,
+        audit_command,
         keys_command,
     ):
         module.add_parser(subparsers)

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from polarise.decode import decode_model
 from polarise.errors import AnswerInvalid, RequestRejected
 from polarise.ledger_client import LedgerClient
-from polarise.ledger_messages import Entry
 from polarise.registry import MAX_ENTRY_BYTES, RegistryEntry, open_entry
 from polarise.signing import SignatureInvalid
 from polarise.statement import SignedStatement
@@ -50,14 +49,20 @@ def read_ledger_registry(
         if entry is None:
             continue
         try:
-            found[name] = _opened(name, entry)
+            found[name] = open_value(name, entry.value)
         except (RequestRejected, SignatureInvalid) as err:
             on_error(name, err)
     return found
 
 
-def _opened(name: str, entry: Entry) -> tuple[SignedStatement, RegistryEntry]:
-    statement = decode_model(SignedStatement, json.dumps(entry.value).encode(), max_bytes=MAX_ENTRY_BYTES)
+def open_value(name: str, value: object) -> tuple[SignedStatement, RegistryEntry]:
+    """Verify what stands under a node's name.
+
+    Raises:
+        RequestRejected: Not a statement.
+        SignatureInvalid: A signature that does not hold, or another node's entry.
+    """
+    statement = decode_model(SignedStatement, json.dumps(value).encode(), max_bytes=MAX_ENTRY_BYTES)
     opened = open_entry(statement)
     if opened.node_key != name:
         raise SignatureInvalid(f"the entry of {opened.node_key[:12]} stands under {name[:12]}")

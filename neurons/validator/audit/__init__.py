@@ -1,0 +1,1 @@
+"""The audit: every score derived anew from the ledger and the evidence, by anybody, offline once both are here."""

@@ -1,0 +1,96 @@
+"""Who was examined, and whether that is who stood in the registry when the epoch began.
+
+Rules:
+- In a complete epoch the miner set root follows from the entries in its bundles, in order of the miners' keys.
+- Everybody in the set stood in the registry at some moment of the window; everybody who stood there all through it is
+  in the set. So a miner cannot be left out, and cannot be examined by an entry it had withdrawn.
+- The window ends with the commitment, which was made after the registry was read. It begins with what the ledger showed
+  a minute before the validator's own starting time: as far as a clock may be ahead for the ledger to take its
+  transactions. An entry shows once it has the confirmations that its writer asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ledger.state import FUTURE_MS_MAX
+from neurons.validator.audit.epochs import Epoch
+from neurons.validator.audit.history import History, Moment
+from neurons.validator.audit.report import Place, Report
+from neurons.validator.chain import MINERS_MAX
+from polarise import merkle
+from polarise.epoch_record import EpochCommit
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """The moments between which the registry was read."""
+
+    first: Moment
+    last: Moment
+
+
+class MinerSetAuditor:
+    """Checks the miner set of one epoch after the other.
+
+    Args:
+        history: Registry and blocks.
+        report: Where findings go.
+    """
+
+    def __init__(self, history: History, report: Report) -> None:
+        self._history = history
+        self._report = report
+        self.count = 0
+
+    def check(self, epoch: Epoch, entries: dict[str, str] | None) -> None:
+        """Check one epoch.
+
+        Args:
+            epoch: As the ledger has it.
+            entries: Miner -> digest of its entry, from the bundles; None where they are not all there.
+        """
+        commit = epoch.commit
+        if commit is None or epoch.leaves.commit is None:
+            return
+        window = self._window(commit, epoch.leaves.commit)
+        for miner, digest in (entries or {}).items():
+            standing = self._history.registry.standing(miner, window.first, window.last)
+            place = self._miner_place(epoch, miner)
+            self._report.check(place, digest in standing, "was not in the registry when the epoch began")
+        if entries is not None and len(entries) == commit.miners_count:
+            root = _root(entries)
+            message = f"the entries of the bundles give {root}, committed was {commit.miner_set_root}"
+            if self._report.check(epoch.place.at("miner_set_root"), root == commit.miner_set_root, message):
+                self._check_nobody_left_out(epoch, entries, window)
+                self.count += 1
+        elif any(_root(state) == commit.miner_set_root for state in self._states(window)):
+            self.count += 1
+        else:
+            self._report.word("miner set of an epoch without a bundle for everybody: only its root is known")
+
+    def _check_nobody_left_out(self, epoch: Epoch, entries: dict[str, str], window: _Window) -> None:
+        is_full = len(entries) >= MINERS_MAX
+        for node in self._history.registry.nodes:
+            is_beyond = is_full and node > max(entries)
+            if node not in entries and not is_beyond:
+                may_lack = None in self._history.registry.standing(node, window.first, window.last)
+                self._report.check(
+                    self._miner_place(epoch, node), may_lack, "stood in the registry all the time and was left out"
+                )
+
+    def _window(self, commit: EpochCommit, leaf: int) -> _Window:
+        blocks = self._history.blocks
+        first = max(min(blocks.at(commit.started_unix_ms - FUTURE_MS_MAX), blocks.covering(leaf) - 1), 0)
+        return _Window(Moment(first, min(blocks.size(first), leaf)), Moment(blocks.covering(leaf) - 1, leaf))
+
+    def _states(self, window: _Window) -> list[dict[str, str]]:
+        states = self._history.registry.states(window.first, window.last)
+        return [dict(sorted(state.items())[:MINERS_MAX]) for state in states]
+
+    def _miner_place(self, epoch: Epoch, miner: str) -> Place:
+        return Place(validator=epoch.validator, epoch=epoch.number, miner=miner, field="registry")
+
+
+def _root(entries: dict[str, str]) -> str:
+    return merkle.root([bytes.fromhex(digest) for _, digest in sorted(entries.items())]).hex()
