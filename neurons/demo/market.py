@@ -200,6 +200,27 @@ class Market:
             raise CommandFailed(f"{' '.join(arguments[:2])} ended with {done.returncode}: {done.stderr.strip()}")
         return done.stdout
 
+    def audit(self) -> tuple[int, dict[str, object]]:
+        """Download everything this market put on its ledger, derive it anew, and return exit status and report."""
+        done = subprocess.run(
+            [
+                *(sys.executable, "main.py", "audit", "--ledger", self.ledger_url, "--genesis", str(self.genesis_file)),
+                *("--download", str(self.root / "audit"), "--allow-private", "-o", "json"),
+            ],
+            cwd=CHECKOUT,
+            env=self.environ(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_SECONDS,
+            check=False,
+        )
+        try:
+            report = json.loads(done.stdout)
+        except ValueError as err:
+            raise CommandFailed(f"audit ended with {done.returncode}: {done.stderr.strip()}") from err
+        return done.returncode, report
+
     def run_renter_json(self, *arguments: str) -> dict[str, object]:
         """Run a renter's command with ``-o json`` and return the object it prints."""
         value = json.loads(self.run_renter(*arguments, "-o", "json"))

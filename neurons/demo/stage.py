@@ -100,8 +100,11 @@ def chosen(names: str) -> tuple[Cheat, ...]:
 def play(
     market: Market, validator: Daemon, narrator: Narrator, hardware: HardwareClaim, cheats: tuple[Cheat, ...]
 ) -> list[Outcome]:
-    """Let every act play and return what came of each."""
-    return [_play_one(market, validator, narrator, hardware, cheat) for cheat in cheats]
+    """Let every act play, until the last one's epoch is recorded too, and return what came of each."""
+    outcomes = [_play_one(market, validator, narrator, hardware, cheat) for cheat in cheats]
+    if outcomes:
+        validator.wait_for("epoch finished", CAUGHT_SECONDS)
+    return outcomes
 
 
 def _play_one(market: Market, validator: Daemon, narrator: Narrator, hardware: HardwareClaim, cheat: Cheat) -> Outcome:

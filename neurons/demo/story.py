@@ -100,11 +100,23 @@ def _play(market: Market, narrator: Narrator, acts: tuple[Cheat, ...]) -> tuple[
     scored = _watch_epoch(validator, narrator)
     _rent(market, narrator, url)
     outcomes = play(market, validator, narrator, entry.hardware, acts)
-    is_right = all(outcome.is_right for outcome in outcomes)
+    is_right = all(outcome.is_right for outcome in outcomes) and _audit(market, narrator)
     cheats = {outcome.name: list(outcome.reasons) for outcome in outcomes}
     score = str(scored.get("score"))
     outcome = {"ok": bool(scored.get("is_acceptable")) and is_right, "score": score, "reasons": scored.get("reasons")}
     return {**outcome, "cheats": cheats}, validator
+
+
+def _audit(market: Market, narrator: Narrator) -> bool:
+    """Derive every score anew from the ledger and the evidence."""
+    status, report = market.audit()
+    steps = report.get("steps")
+    failures = report.get("failures")
+    if status == 0 and isinstance(steps, list):
+        narrator.step(f"audit clean: all {len(steps)} steps derived anew from ledger and evidence", report=report)
+    else:
+        narrator.step(f"audit FAILED with status {status}: {failures}", report=report)
+    return status == 0
 
 
 def _watch_epoch(validator: Daemon, narrator: Narrator) -> Event:
