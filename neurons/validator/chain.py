@@ -120,6 +120,11 @@ class Chain:
         transaction_hash = self._final_hash(key, stop)
         return None if transaction_hash is None else self._beacon(transaction_hash, stop)
 
+    def has_commitment(self, epoch: int) -> bool:
+        """Whether the commitment of an epoch is on the ledger or on its way there."""
+        entry = self._outbox.entry(commit_path(self._validator_key, epoch))
+        return entry is not None and entry.state is not EntryState.REFUSED
+
     def post_scores(self, epoch: int, sheet: ScoreSheet) -> str:
         """Queue the scores of an epoch and return the outbox key."""
         return self._put(scores_path(self._validator_key, epoch), sheet.to_wire())

@@ -99,7 +99,7 @@ class EpochService:
 
         Raises:
             Unavailable: The ledger is away, nothing was begun.
-            CommitRefused: The ledger would not take the commitment; the epoch is recorded without scores.
+            CommitRefused: The ledger would not take the commitment; the epoch is over without a record.
         """
         began_ns = self._clock.monotonic_ns()
         miners = self._chain.miners(_report)
@@ -132,7 +132,7 @@ class EpochService:
         try:
             beacon = self._chain.commit(secret, miners_count, started_unix_ms, stop)
         except CommitRefused:
-            self._recorder.record(secret.epoch, is_complete=False)
+            self._recorder.abandon(secret.epoch)
             raise
         if beacon is not None:
             self._metrics.set_beacon(secret.epoch, beacon.value, beacon.height)

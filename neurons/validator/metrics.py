@@ -163,8 +163,8 @@ class MetricsHandler(Database):
                 "UPDATE epoch SET beacon = ?, beacon_height = ? WHERE epoch = ?", (beacon, height, epoch)
             )
 
-    def finish_epoch(self, epoch: int, finished_unix_ms: int, record: str) -> None:
-        """Note that an epoch is over and recorded; its opening key may be shown from now on."""
+    def finish_epoch(self, epoch: int, finished_unix_ms: int, record: str | None) -> None:
+        """Note that an epoch is over, and its record if there is one; its opening key may be shown from now on."""
         with self.transaction() as connection:
             connection.execute(
                 "UPDATE epoch SET finished_unix_ms = ?, record = ? WHERE epoch = ?", (finished_unix_ms, record, epoch)

@@ -60,7 +60,14 @@ class EpochRecorder:
         """Record every epoch that an earlier run of this daemon did not finish."""
         for row in self._metrics.unfinished():
             logger.warning("epoch was broken off", extra={"epoch": row.epoch})
-            self.record(row.epoch, is_complete=False)
+            if self._chain.has_commitment(row.epoch):
+                self.record(row.epoch, is_complete=False)
+            else:
+                self.abandon(row.epoch)
+
+    def abandon(self, epoch: int) -> None:
+        """End an epoch whose commitment never came to the ledger: it takes no record of it, and none may build on one."""
+        self._metrics.finish_epoch(epoch, self._clock.wall_unix_ms(), None)
 
     def record(self, epoch: int, *, is_complete: bool) -> str:
         """Queue scores and record of an epoch, end it in the store, and return the outbox key of the record."""

@@ -95,6 +95,8 @@ class BundleAuditor:
         self._compare(place, bundle, line, ("miner_key",))
         self._compare(place, bundle, commit, ("miner_set_root",))
         self._compare(place.at("score"), bundle.score, line, ("score_ppm", "raw_ppm", "reasons"))
+        checkpoint = None if bundle.telemetry is None else bundle.telemetry.checkpoint_hash()
+        self._report.compare(place.at("telemetry"), checkpoint, line.telemetry)
         self._report.compare(place.at("rules_version"), bundle.score.rules_version, record.rules_version)
         self._check_beacon(bundle, record, place)
         self._check_previous(bundle, line.miner_key, place)

@@ -135,7 +135,7 @@ def test_flipped_digit_of_a_score_on_the_ledger(
     market: MarketFiles, offline: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = (offline / LEAVES_FILE).read_bytes()
-    _flip(offline / LEAVES_FILE, content.index(b'"score_ppm":1') + len(b'"score_ppm":'))
+    _flip(offline / LEAVES_FILE, content.index(b'"score_ppm":') + len(b'"score_ppm":'))
     assert _place(capsys, *_offline(market, offline)) == {"leaf": market.leaf_of("/scores/")}
 
 
@@ -203,6 +203,7 @@ def _record_change(number: int, **fields: object) -> Change:
         ("opening_key", "ab" * 32),
         ("scores_root", "ab" * 32),
         ("challenge_root", "ab" * 32),
+        ("telemetry_root", "ab" * 32),
         ("rules_version", 99),
     ],
 )
@@ -265,7 +266,7 @@ def _with_stamp(bundle: EvidenceBundle) -> EvidenceBundle:
 def _with_previous(bundle: EvidenceBundle) -> EvidenceBundle:
     """The score before was a better one, and this one is computed from it by the rules."""
     previous = (bundle.previous or bundle.score).model_copy(update={"smoothed_ppm": 900_000})
-    score = ScoringSystem().calculate_score(bundle.proofs, bundle.inspection, previous)
+    score = ScoringSystem().calculate_score(bundle.proofs, bundle.inspection, previous, bundle.telemetry)
     return bundle.model_copy(update={"previous": previous, "score": score})
 
 
@@ -276,6 +277,7 @@ def _with_previous(bundle: EvidenceBundle) -> EvidenceBundle:
         (_with_positions, "matmul proof of cpu: positions"),
         (_with_stamp, "pow proof of cpu: rate from the stamps"),
         (_with_previous, "previous"),
+        (lambda bundle: bundle.model_copy(update={"telemetry": None}), "score"),
         (lambda bundle: bundle.model_copy(update={"epoch": bundle.epoch + 1}), "epoch"),
         (lambda bundle: bundle.model_copy(update={"opening_key": "ab" * 32}), "opening_key"),
         (lambda bundle: bundle.model_copy(update={"miner_set_root": "ab" * 32}), "miner_set_root"),
@@ -414,6 +416,20 @@ def test_miner_left_out_of_the_set(
             loop.run_epoch(threading.Event())
     place = _place(capsys, *files.arguments())
     assert (place["epoch"], place["miner"], place["field"]) == (files.epochs()[1], MINER.public_key, "registry")
+
+
+def test_crash_before_the_commitment_breaks_no_chain(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The ledger takes no record of an epoch that it never heard of, so the next record must not build on one."""
+    files = MarketFiles(tmp_path)
+    with small_ledger(tmp_path) as ledger:
+        with validator_loop(files, ledger) as loop:
+            loop.run_epoch(threading.Event())
+            loop._begin({})
+        with validator_loop(files, ledger) as loop:
+            loop.run_epoch(threading.Event())
+    status, answer = _audit(capsys, *files.arguments())
+    assert (status, answer["failures"]) == (0, [])
+    assert len(files.epochs()) == 2
 
 
 def test_audit_from_an_epoch_on_follows_the_earlier_ones(
