@@ -59,6 +59,12 @@ class Guest:
     daemon: Daemon
 
 
+@dataclass(frozen=True, slots=True)
+class _Started:
+    program: tuple[str, ...]
+    settings: Mapping[str, object]
+
+
 class Market:
     """Folders, keys and daemons of one demo; everything is stopped and removed on leaving.
 
@@ -86,6 +92,7 @@ class Market:
         self._validator_settings = dict(validator_settings or {})
         self._daemons: list[Daemon] = []
         self._node_identities: list[Identity] = []
+        self._started: dict[Daemon, _Started] = {}
         self.miner_url = ""
         self.ledger_url = ""
         self.validator_url = ""
@@ -175,9 +182,22 @@ class Market:
         self.validator_url = _url_of(daemon)
         return daemon
 
-    def renter_command(self, *arguments: str) -> list[str]:
-        """Return a renter's command line as a person would type it."""
-        return ["python", "main.py", "renter", *arguments]
+    def restart(self, daemon: Daemon) -> Daemon:
+        """Stop a daemon and start it again on the same port.
+
+        Raises:
+            Unavailable: It did not come back.
+        """
+        started = self._started.pop(daemon)
+        url = {"ledger": self.ledger_url, "miner": self.miner_url, "validator": self.validator_url}[daemon.role]
+        daemon.stop()
+        self._daemons.remove(daemon)
+        network = started.settings.get("network")
+        port = int(url.rpartition(":")[2])
+        settings = {**started.settings, "network": {**(network if isinstance(network, dict) else {}), "port": port}}
+        again = self._start(daemon.name, started.program, settings, role=daemon.role)
+        _url_of(again)
+        return again
 
     def run_renter(self, *arguments: str) -> str:
         """Run a renter's command and return what it prints.
@@ -206,6 +226,7 @@ class Market:
             [
                 *(sys.executable, "main.py", "audit", "--ledger", self.ledger_url, "--genesis", str(self.genesis_file)),
                 *("--download", str(self.root / "audit"), "--allow-private", "-o", "json"),
+                *("--events", str(self.root / "validator" / "telemetry.sqlite")),
             ],
             cwd=CHECKOUT,
             env=self.environ(),
@@ -275,6 +296,7 @@ class Market:
         ]
         daemon = Daemon(name, arguments, self.environ(), self.root / f"{name}.log", role=role)
         self._daemons.append(daemon)
+        self._started[daemon] = _Started(program, settings)
         return daemon
 
     def _make_keys(self) -> None:

@@ -15,6 +15,7 @@ from ledger.replay import Nodes, Replay, opened_blocks
 from neurons.validator.audit.bundles import BundleAuditor
 from neurons.validator.audit.download import Wanted
 from neurons.validator.audit.epochs import EpochReader, check_beacons, check_commitments, check_records
+from neurons.validator.audit.events import EventAuditor
 from neurons.validator.audit.history import History
 from neurons.validator.audit.ledger_copy import LedgerCopy
 from neurons.validator.audit.miner_set import MinerSetAuditor
@@ -25,6 +26,7 @@ from polarise.genesis import Genesis
 from polarise.ledger_registry import open_value
 from polarise.signing import SignatureInvalid
 from polarise.transaction import SignedTransaction, decode_transaction
+from telemetry.archive import Archive
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,21 @@ class Audit:
             for epoch, found in zip(reader.epochs(first), entries, strict=False):
                 sets.check(epoch, found)
             step.detail = f"{sets.count} sets: who stood in the registry was examined, and nobody else"
+
+    def check_events(self, archive: Path, evidence: Path) -> None:
+        """Check the event lines that a validator kept.
+
+        Args:
+            archive: Its ``telemetry.sqlite``.
+            evidence: Folder of the bundles.
+
+        Raises:
+            FirstFailure: As `Report.fail`.
+        """
+        with self._report.step("events") as step, Archive(archive) as lines:
+            events = EventAuditor(lines, evidence, self._report)
+            events.check(self._reader().epochs(0))
+            step.detail = f"{events.count} lines: each leads to a checkpoint whose hash is on the ledger"
 
     def _check_blocks(self) -> None:
         blocks = self._history.blocks

@@ -51,6 +51,12 @@ def add_parser(subparsers: Subparsers) -> None:
     evidence = parser.add_mutually_exclusive_group()
     evidence.add_argument("--evidence", type=Path, metavar="DIR", help="folder of bundles (default: downloaded ones)")
     evidence.add_argument("--evidence-url", metavar="URL", help="fetch bundles here and not where each record says")
+    parser.add_argument(
+        "--events",
+        type=Path,
+        metavar="FILE",
+        help="event lines a validator kept (its telemetry.sqlite), added up again",
+    )
     parser.add_argument("--download", type=Path, metavar="DIR", help="keep the download, and go on with it next time")
     parser.add_argument(
         "--allow-private", action="store_true", help="fetch bundles from loopback and private addresses, too"
@@ -69,9 +75,12 @@ def run(args: argparse.Namespace) -> int:
     from neurons.validator.audit.audit import Audit, Scope
     from neurons.validator.audit.ledger_copy import LedgerCopy
     from neurons.validator.audit.report import FirstFailure, Report
+    from polarise.errors import ConfigError
     from polarise.genesis import read_genesis
 
     began = time.monotonic()
+    if args.events is not None and not args.events.is_file():
+        raise ConfigError(f"there is no {args.events}", origin="--events", allowed="a validator's telemetry.sqlite")
     genesis = read_genesis(args.genesis)
     is_table = args.output == "table"
     report = Report(
@@ -85,7 +94,10 @@ def run(args: argparse.Namespace) -> int:
         with contextlib.suppress(FirstFailure):
             _get_ledger(args, genesis, copy, report)
             audit.check_ledger()
-            audit.check_epochs(_get_evidence(args, audit, folder, report))
+            bundles = _get_evidence(args, audit, folder, report)
+            audit.check_epochs(bundles)
+            if args.events is not None:
+                audit.check_events(args.events, bundles)
     seconds = time.monotonic() - began
     if is_table:
         _print_end(report, seconds)
