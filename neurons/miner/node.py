@@ -30,6 +30,7 @@ from neurons.miner.network import NodeNetwork
 from neurons.miner.pow import ChallengeHandler
 from neurons.miner.receipts import ReceiptWriter
 from neurons.miner.reconcile import Reconciler
+from neurons.miner.running import RunningLeases
 from neurons.miner.solver import SolverProcess
 from neurons.miner.validations import ValidationTracker
 from polarise.signing import Identity
@@ -73,11 +74,12 @@ class MinerNode(BaseNode):
         container_settings = settings.container_settings(config, self.node_id, files)
         manager = self.build_manager(ContainerManager(client, container_settings, network, self.reach))
         journal = self.closing(Journal(files.journal))
+        admission = Admission(settings.allocation_defaults(config))
+        leases = RunningLeases(manager, journal, admission, clock, self.reach)
         self.allocator = ResourceAllocator(
-            manager,
-            journal,
+            leases,
             settings.inventory(config, self.node_id),
-            Admission(settings.allocation_defaults(config)),
+            admission,
             clock,
             self.reach,
         )
@@ -93,7 +95,9 @@ class MinerNode(BaseNode):
             )
         )
         tokens = TokenIssuer(
-            load_token_secrets(files.token_secrets, config.security.secret_key), config.security.token_expiry
+            load_token_secrets(files.token_secrets, config.security.secret_key),
+            config.security.token_expiry,
+            self.identity.public_key,
         )
         gatekeeper = Gatekeeper(
             self.identity.public_key,
@@ -108,7 +112,13 @@ class MinerNode(BaseNode):
             gatekeeper,
             streams_max=config.network.threads // 2,
         )
-        engine = EngineWatch(client, network, container_settings.label, settings.base_image(config))
+        engine = EngineWatch(
+            client,
+            network,
+            container_settings.label,
+            settings.base_image(config),
+            has_leases=lambda: bool(journal.all()),
+        )
         MinerRoutes(
             self.identity.public_key,
             self.allocator,
@@ -116,7 +126,7 @@ class MinerNode(BaseNode):
             ReceiptWriter(self.identity, config.network.advertised_host),
             ResourceMonitor(client),
             tokens,
-            Health({"engine": engine.check}),
+            Health({"engine": engine.check, "services": self.check_services}),
             MetricsTracker(),
             clock,
         ).register(app)
@@ -127,9 +137,10 @@ class MinerNode(BaseNode):
             threads=config.network.threads,
             max_body_bytes=config.network.max_body_bytes,
             idle_seconds=config.network.request_timeout_seconds,
+            connections_max=config.network.max_connections,
         )
         self.reconciler = Reconciler(self.allocator, clock)
-        return [engine, self.reconciler, LeaseKeeper(self.allocator, clock), self.http]
+        return [engine, self.reconciler, LeaseKeeper(leases, clock), self.http]
 
     def build_manager(self, manager: ContainerManager) -> ContainerManager:
         """Return the container manager; a cheating miner replaces it."""
