@@ -2,6 +2,7 @@
 
 Rules:
 - An unknown key is refused by name, with the nearest known one, wherever it comes from.
+- A key that stands twice in a file is refused by name: one of the two values would be lost without a word.
 - All problems are reported at once, each with its origin, key path and fix.
 - Anything can be set by a variable: ``docker.default_memory`` is ``POLARISE_DOCKER_DEFAULT_MEMORY``.
 """
@@ -9,9 +10,10 @@ Rules:
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -123,7 +125,11 @@ def variable_of(path: str) -> str:
 
 def _read_yaml(file: Path) -> dict[str, object]:
     try:
-        loaded = yaml.safe_load(file.read_text(encoding="utf-8"))
+        loaded = yaml.load(file.read_text(encoding="utf-8"), _UniqueKeys)  # noqa: S506  a SafeLoader
+    except _DuplicateKey as err:
+        raise ConfigError(
+            f"the key stands twice, again in line {err.line}", origin=str(file), key_path=err.key, allowed="keep one"
+        ) from err
     except (OSError, UnicodeDecodeError) as err:
         raise ConfigError(f"cannot read it: {err}", origin=str(file), allowed="a readable YAML file") from err
     except yaml.YAMLError as err:
@@ -133,6 +139,29 @@ def _read_yaml(file: Path) -> dict[str, object]:
     if not isinstance(loaded, dict):
         raise ConfigError("the file must hold a mapping", origin=str(file), allowed="sections such as network:")
     return loaded
+
+
+class _DuplicateKey(Exception):
+    def __init__(self, key: str, line: int) -> None:
+        super().__init__(key)
+        self.key = key
+        self.line = line
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML as everywhere, but a key that stands twice is an error; the standard asks for it, and PyYAML takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return the mapping of a node whose keys all differ."""
+        seen: set[object] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                continue  # refused by PyYAML below
+            if key in seen:
+                raise _DuplicateKey(str(key), key_node.start_mark.line + 1)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
 
 
 def _leaves(tree: Mapping[str, object], prefix: str = "") -> list[tuple[str, object]]:

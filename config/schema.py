@@ -72,7 +72,15 @@ class NetworkConfig(Section):
     )
     threads: int = Field(16, ge=4, le=256, description="Requests served at once; streams may take half of them.")
     max_body_bytes: int = Field(65536, ge=1024, le=2**20, description="Largest request body that is read.")
-    request_timeout_seconds: int = Field(30, ge=1, le=600, description="Idle keep-alive connections end after this.")
+    max_connections: int = Field(
+        512,
+        ge=16,
+        le=65536,
+        description="Connections at once; beyond it the one that took longest to send a request is closed.",
+    )
+    request_timeout_seconds: int = Field(
+        30, ge=1, le=600, description="Idle connections end after this, and slow request heads and bodies are refused."
+    )
 
     @model_validator(mode="after")
     def _loopback_without_tls(self) -> NetworkConfig:
@@ -131,7 +139,12 @@ class DockerConfig(Section):
     shm_size: SizeText = Field("64m", description="Size of /dev/shm, counted in the memory limit.")
     pids_limit: int = Field(512, ge=32, le=32768, description="Processes and threads per container.")
     default_ttl_seconds: int = Field(3600, ge=1, le=31536000, description="Length of a lease that names none.")
-    max_ttl_seconds: int = Field(86400, ge=1, le=31536000, description="Longest lease, also after a renewal.")
+    max_ttl_seconds: int = Field(
+        86400,
+        ge=1,
+        le=31536000,
+        description="Longest time a lease may have left, when granted and after each renewal; renewals are not counted.",
+    )
     max_leases: int = Field(32, ge=1, le=90, description="Leases at a time on this node.")
     ssh_port_first: int | None = Field(
         None, ge=1024, le=65000, description="First port for ssh; default: derived from the node's key."

@@ -87,9 +87,12 @@ def decode_model(model: type[ModelT], raw: bytes, *, max_bytes: int = MAX_BODY_B
 
 def rejection_of(model: type[BaseModel], err: ValidationError) -> RequestRejected:
     """Turn pydantic's first complaint into the one refusal the caller sees."""
-    first = err.errors(include_url=False)[0]
-    # Parts such as "tuple[...]" name a branch of a union, not a field of the caller's.
-    field = ".".join(str(part) for part in first["loc"] if re.fullmatch(r"\w+", str(part))) or None
+    complaints = err.errors(include_url=False)
+    # Each branch of a union complains; the one that read furthest is the one that was meant.
+    of_one_field = [item for item in complaints if item["loc"][:1] == complaints[0]["loc"][:1]]
+    first = max(of_one_field, key=lambda item: len(item["loc"]))
+    # Parts such as "tuple[...]" or "DeviceSelector" name a branch of a union, not a field of the caller's.
+    field = ".".join(str(part) for part in first["loc"] if re.fullmatch(r"[a-z0-9_]+", str(part))) or None
     if first["type"] == "extra_forbidden":
         name = str(first["loc"][-1])[:100]
         return RequestRejected(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
@@ -33,6 +34,8 @@ def configure_logging(level: str, style: Literal["text", "json"], file: Path | N
     if file is not None:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
+            # Made here, because the log may open before a daemon has set its umask.
+            os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
             handlers.append(RotatingFileHandler(file, maxBytes=_FILE_BYTES, backupCount=5, encoding="utf-8"))
         except OSError as err:
             raise ConfigError(

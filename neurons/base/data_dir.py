@@ -40,7 +40,9 @@ class DataDir:
         try:
             for folder in self.folders:
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            # Through a link the process number would be written over whatever it leads to.
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+            descriptor = os.open(self._lock_path, flags, 0o600)
         except OSError as err:
             raise ConfigError(
                 f"cannot use the data directory: {err}", key_path="data_dir", allowed="a folder this user may write"

@@ -9,12 +9,13 @@ Rules:
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol, TypeVar
 
-from flask import Flask, Response, jsonify, request
+from flask import Flask, Response, g, jsonify, request
 from pydantic import BaseModel
 from werkzeug.exceptions import HTTPException
 
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 AccessTable = Mapping[tuple[str, str], RouteAccess]
+STREAMS_PER_KEY_MAX = 2
 
 
 class ChunkSource(Protocol):
@@ -85,25 +87,40 @@ class Gatekeeper:
                     status=401,
                 )
             key = self._tokens.check(bearer.removeprefix("Bearer ").strip())
-        else:
-            key = self._verified_caller(body)
-        return admit(key, self._roles.role_of(key), access)
+            return admit(key, self._roles.role_of(key), access)
+        return self._verified_caller(body, access)
 
-    def _verified_caller(self, body: bytes) -> str:
+    def _verified_caller(self, body: bytes, access: RouteAccess) -> Caller:
         now = utc_now(self._clock)
         headers = {name.lower(): value for name, value in request.headers.items()}
         verified = verify_request(request.method, _url_as_sent(), headers, body, audience=self._node_key, now=now)
+        caller = admit(verified.caller, self._roles.role_of(verified.caller), access)
+        # Last, because it is a durable write: who may not come in must not cost us one.
         self._nonces.spend(verified, int(now.timestamp()))
-        return verified.caller
+        return caller
 
 
 class HttpApp:
-    """A Flask application whose routes receive the caller and the raw body."""
+    """A Flask application whose routes receive the caller and the raw body.
 
-    def __init__(self, name: str, gatekeeper: Gatekeeper, *, streams_max: int) -> None:
+    Args:
+        name: For Flask.
+        gatekeeper: Says who calls.
+        streams_max: Streams open at once.
+        streams_per_key_max: Of these, one caller's; a public route has no caller to count for.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        gatekeeper: Gatekeeper,
+        *,
+        streams_max: int,
+        streams_per_key_max: int = STREAMS_PER_KEY_MAX,
+    ) -> None:
         self.flask = Flask(name, static_folder=None)
         self._gatekeeper = gatekeeper
-        self._streams = threading.BoundedSemaphore(streams_max)
+        self._streams = _Places(streams_max, streams_per_key_max)
         self.flask.register_error_handler(Exception, _answer_error)
 
     def route(self, method: str, rule: str, view: Callable[..., WireModel | Response]) -> None:
@@ -112,6 +129,7 @@ class HttpApp:
         def handle(**path_variables: str) -> Response:
             body = request.get_data(cache=False)
             caller = self._gatekeeper.admit(method, rule, body)
+            g.caller_key = caller.key if caller else None
             answer = view(caller, body, **path_variables)
             return jsonify(answer.to_wire()) if isinstance(answer, WireModel) else answer
 
@@ -120,27 +138,56 @@ class HttpApp:
         )
 
     def stream(self, open_source: Callable[[threading.Event], ChunkSource], mimetype: str) -> Response:
-        """Answer with a stream, at most half of the threads at a time.
+        """Answer with a stream, while there is a place for it.
 
         Args:
             open_source: Given the event that is set when the caller has gone, opens what is streamed.
             mimetype: Content type of the stream.
 
         Raises:
+            RequestRejected: TOO_MANY_REQUESTS (429), this caller has as many open as one may.
             Unavailable: Too many streams are open.
         """
-        if not self._streams.acquire(blocking=False):
-            raise Unavailable("too many streams are open on this node", retry_after_seconds=5)
+        leave = self._streams.take(g.caller_key)
         try:
             gone: threading.Event = request.environ["asgi.scope"][DISCONNECTED]
             source = open_source(gone)
         except BaseException:
-            self._streams.release()
+            leave()
             raise
         response = Response(_pump(source, gone), mimetype=mimetype)
+        response.call_on_close(leave)
         response.call_on_close(source.close)
-        response.call_on_close(self._streams.release)
         return response
+
+
+class _Places:
+    """How many streams are open, and whose."""
+
+    def __init__(self, count_max: int, per_key_max: int) -> None:
+        self._count_max = count_max
+        self._per_key_max = per_key_max
+        self._keys: list[str | None] = []
+        self._lock = threading.Lock()
+
+    def take(self, key: str | None) -> Callable[[], None]:
+        """Take one and return what gives it back; fails as `HttpApp.stream`."""
+        with self._lock:
+            if key is not None and self._keys.count(key) >= self._per_key_max:
+                raise RequestRejected(
+                    ErrorCode.TOO_MANY_REQUESTS,
+                    f"you have {self._per_key_max} streams open here, which is the most one key may",
+                    hint="close one of them",
+                    status=429,
+                )
+            if len(self._keys) >= self._count_max:
+                raise Unavailable("too many streams are open on this node", retry_after_seconds=5)
+            self._keys.append(key)
+        return functools.partial(self._leave, key)
+
+    def _leave(self, key: str | None) -> None:
+        with self._lock:
+            self._keys.remove(key)
 
 
 def decode_body(model: type[ModelT], body: bytes) -> ModelT:

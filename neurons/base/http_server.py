@@ -3,7 +3,9 @@
 Rules:
 - The port is bound before any service starts, so a taken port is an exit status 2 and never a half-running node.
 - A WSGI application (Flask) runs on threads behind uvicorn; `http_front` gives it complete requests only.
-- Stopping closes the listener, lets running requests finish for some seconds, then closes the rest.
+- Connections are bounded, and so is the time each may take to send a head (`http_protocol`) and a body (`http_front`).
+- Stopping closes the listener, lets running requests finish for some seconds, then closes the rest. A request that is
+  stuck keeps a daemon thread and nothing else: neither the next stop deadline nor the end of the process.
 Decision and alternatives: docs/adr/0004-http-server.md.
 """
 
@@ -19,6 +21,9 @@ import uvicorn
 from a2wsgi import WSGIMiddleware
 
 from neurons.base.http_front import Application, HttpFront
+from neurons.base.http_protocol import CONNECTIONS_MAX, bounded_protocol
+from neurons.base.process import open_files_max
+from neurons.base.threads import DaemonThreads
 from polarise.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,7 +32,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 GRACE_SECONDS = 5
-BACKLOG = 512
+# Accepted at once, too: so many connections may stand beyond the bound for a moment.
+BACKLOG = 256
+# Files and sockets that are not connections of callers: databases, the engine, logs.
+OTHER_FILES = 128
 
 
 class HttpService:
@@ -39,7 +47,8 @@ class HttpService:
         port: TCP port; 0 takes a free one.
         threads: Requests served at once.
         max_body_bytes: Largest request body.
-        idle_seconds: Idle connections end, and slow bodies are refused, after this.
+        idle_seconds: Idle connections end, and slow heads and bodies are refused, after this.
+        connections_max: Connections at once, fewer where this process may not open so many files.
     """
 
     name = "http"
@@ -53,12 +62,14 @@ class HttpService:
         threads: int,
         max_body_bytes: int,
         idle_seconds: int,
+        connections_max: int = CONNECTIONS_MAX,
     ) -> None:
         self._host = host
         self._port = port
         self._threads = threads
         self._max_body_bytes = max_body_bytes
         self._idle_seconds = idle_seconds
+        self._connections_max = connections_max
         self._application = application
         self._socket: socket.socket | None = None
 
@@ -98,19 +109,25 @@ class HttpService:
             self.prepare()
         # The supervisor may run us again after a failure; uvicorn closes the socket it was given, so it gets a copy.
         listener = cast(socket.socket, self._socket).dup()
+        threads = DaemonThreads("http", self._threads)
+        middleware = WSGIMiddleware(cast(Any, self._application), workers=self._threads)
+        # Its own threads, not started yet, would be waited for when the process ends.
+        middleware.executor = cast(Any, threads)
         front = HttpFront(
-            cast(Application, WSGIMiddleware(cast(Any, self._application), workers=self._threads)),
+            cast(Application, middleware),
             max_body_bytes=self._max_body_bytes,
             body_seconds=self._idle_seconds,
         )
         server = uvicorn.Server(
             uvicorn.Config(
                 app=front,
+                http=bounded_protocol(self._connections()),
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 lifespan="off",
                 ws="none",
+                backlog=BACKLOG,
                 timeout_keep_alive=self._idle_seconds,
                 timeout_graceful_shutdown=GRACE_SECONDS,
                 h11_max_incomplete_event_size=32 * 1024,
@@ -122,11 +139,15 @@ class HttpService:
             asyncio.run(server.serve(sockets=[listener]))
         finally:
             listener.close()
+            threads.shutdown(wait=False)
         if stop.is_set():
             cast(socket.socket, self._socket).close()
             self._socket = None
         else:
             raise RuntimeError("the HTTP server ended by itself")
+
+    def _connections(self) -> int:
+        return min(self._connections_max, max(1, open_files_max() - BACKLOG - OTHER_FILES))
 
 
 def _stop_when_set(stop: threading.Event, server: uvicorn.Server, front: HttpFront) -> None:

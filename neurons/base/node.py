@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -13,10 +14,13 @@ from typing import TypeVar
 
 import polarise
 from neurons.base.data_dir import DataDir
+from neurons.base.process import take_process
 from neurons.base.service import Service, Supervisor
+from polarise.errors import Unavailable
 
 logger = logging.getLogger(__name__)
 
+# For all services together, so that the process ends within it, whatever they wait for.
 STOP_DEADLINE_SECONDS = 20
 
 ResourceT = TypeVar("ResourceT", bound=AbstractContextManager[object])
@@ -66,7 +70,9 @@ class BaseNode:
         Raises:
             ConfigError: Another process holds the data directory, or a service cannot start.
         """
-        self._install_signal_handlers()
+        if threading.current_thread() is threading.main_thread():
+            take_process()
+            self._install_signal_handlers()
         with self.data_dir, self._resources:
             services = self.build_services()
             for service in services:
@@ -93,15 +99,26 @@ class BaseNode:
         """Return what the start line of the log says about this role."""
         return {}
 
+    def check_services(self) -> None:
+        """Look at the supervised services, for /readyz.
+
+        Raises:
+            Unavailable: One failed and has not worked for a minute since.
+        """
+        failed = {item.service.name: item.last_error for item in self.supervisors if not item.is_healthy}
+        if failed:
+            raise Unavailable("; ".join(f"{name}: {error or 'does not run'}" for name, error in failed.items()))
+
     def _stop_services(self) -> None:
+        end = time.monotonic() + STOP_DEADLINE_SECONDS
         for supervisor in reversed(self.supervisors):
-            if not supervisor.stop(STOP_DEADLINE_SECONDS):
+            # A second for each that comes after one which took all the time: most need none.
+            if not supervisor.stop(max(1.0, end - time.monotonic())):
                 logger.warning("service did not stop in time", extra={"service": supervisor.service.name})
 
     def _install_signal_handlers(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._on_signal)
-            signal.signal(signal.SIGINT, self._on_signal)
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self._stop.set()

@@ -12,7 +12,7 @@ from itsdangerous import BadSignature, SignatureExpired, URLSafeTimedSerializer
 from polarise.errors import ErrorCode, RequestRejected
 from utils.crypto import new_secret, read_secret_file, write_secret_file
 
-_SALT = "polarise/token/1"
+_SALT = "polarise/token/2"
 
 
 class TokenIssuer:
@@ -21,11 +21,12 @@ class TokenIssuer:
     Args:
         secrets: Newest first; at least one.
         expiry_seconds: Life of a token.
+        node_key: The node that gives it; where an owner sets one secret for several nodes, a token opens one of them.
     """
 
-    def __init__(self, secrets: list[str], expiry_seconds: int) -> None:
+    def __init__(self, secrets: list[str], expiry_seconds: int, node_key: str) -> None:
         # itsdangerous signs with the last of a list and verifies with any.
-        self._serializer = URLSafeTimedSerializer(list(reversed(secrets)), salt=_SALT)
+        self._serializer = URLSafeTimedSerializer(list(reversed(secrets)), salt=f"{_SALT}/{node_key}")
         self.expiry_seconds = expiry_seconds
 
     def issue(self, caller: str) -> str:

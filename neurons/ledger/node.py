@@ -65,7 +65,9 @@ class LedgerNode(BaseNode):
             LEDGER_ACCESS,
             self.closing(NonceStore(files.nonces)),
             TokenIssuer(
-                load_token_secrets(files.token_secrets, config.security.secret_key), config.security.token_expiry
+                load_token_secrets(files.token_secrets, config.security.secret_key),
+                config.security.token_expiry,
+                self.identity.public_key,
             ),
             clock,
         )
@@ -81,6 +83,7 @@ class LedgerNode(BaseNode):
             threads=config.network.threads,
             max_body_bytes=config.network.max_body_bytes,
             idle_seconds=config.network.request_timeout_seconds,
+            connections_max=config.network.max_connections,
         )
         return [self.http, blocks]
 

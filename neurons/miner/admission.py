@@ -33,7 +33,7 @@ class AllocationDefaults:
         shm_bytes: Size of /dev/shm, at most half the memory.
         pids_count: Processes and threads.
         ttl_seconds: Length of a lease.
-        ttl_seconds_max: Longest lease, renewals included.
+        ttl_seconds_max: Longest time a lease may have before it, when it is granted and at each renewal.
         password_login: Whether a request without a key gets a password.
         registered_ssh_keys: Renter key -> OpenSSH key line.
     """

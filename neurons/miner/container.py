@@ -46,6 +46,10 @@ class LimitNotApplied(SubnetError):
     """The container runs, but the kernel does not hold what was asked for."""
 
 
+class NotGreeted(Unavailable):
+    """The container runs, or ran, but its sshd did not greet in time."""
+
+
 @dataclass(frozen=True, slots=True)
 class StartedContainer:
     """A container that greets by ssh and whose limits were read back."""
@@ -129,13 +133,25 @@ class ContainerManager:
             self._reach("allocate.created")
             self._start(container, lease)
             self._reach("allocate.started")
-            self._wait_for_banner(container, lease)
+            self.wait_for_banner(container, lease, self.settings.start_timeout_seconds)
             self._reach("allocate.greeted")
             self.check_limits(container, lease.limits)
             return StartedContainer(str(container.id), _pid_of(container), image_id, host_key, lease.limits)
         except BaseException:
             self._clean_up(lease)
             raise
+
+    def kill(self, lease: Lease) -> None:
+        """Kill whatever runs for the lease, which cuts open ssh connections; nothing is removed.
+
+        Raises:
+            Unavailable: The engine cannot be asked.
+        """
+        if lease.container_id is not None:
+            signal_container(self.client, lease.container_id, "SIGKILL")
+            return
+        for container in self.containers_of(lease.lease_id):
+            signal_container(self.client, str(container.id), "SIGKILL")
 
     def stop_container(self, lease: Lease) -> None:
         """Kill the container, which cuts open ssh connections, and remove all that is left of the lease.
@@ -230,15 +246,20 @@ class ContainerManager:
                     raise PortTaken(f"port {lease.ssh_port} is taken") from err
                 raise
 
-    def _wait_for_banner(self, container: Container, lease: Lease) -> None:
+    def wait_for_banner(self, container: Container, lease: Lease, deadline_seconds: float) -> None:
+        """Wait until the container's sshd greets.
+
+        Raises:
+            NotGreeted: It did not, in time.
+        """
         host = "127.0.0.1" if self.settings.bind_address in {"0.0.0.0", ""} else self.settings.bind_address  # noqa: S104
         try:
-            read_banner(host, lease.ssh_port, deadline_seconds=self.settings.start_timeout_seconds)
+            read_banner(host, lease.ssh_port, deadline_seconds=deadline_seconds)
         except TimeoutError as err:
-            with engine_errors():
+            with engine_errors(), _engine_refusals():
                 container.reload()
             state = container.attrs["State"]
-            raise Unavailable(
+            raise NotGreeted(
                 f"the container's sshd did not answer: {err}; the container is {state.get('Status')}, "
                 f"exit code {state.get('ExitCode')}",
                 retry_after_seconds=10,
@@ -253,15 +274,35 @@ class ContainerManager:
 
 
 def _pid_of(container: Container) -> int:
-    with engine_errors():
+    with engine_errors(), _engine_refusals():
         container.reload()
     return int(container.attrs["State"]["Pid"])
 
 
-def signal_container(client: docker.DockerClient, container_id: str, signal_name: str) -> None:
-    """Send a signal to PID 1 of a container."""
-    with engine_errors():
-        client.api.kill(container_id, signal_name)
+def signal_container(client: docker.DockerClient, container_id: str, signal_name: str) -> bool:
+    """Send a signal to PID 1 of a container; returns False when the container does not run.
+
+    Raises:
+        Unavailable: The engine cannot be asked, or could not do it.
+    """
+    with engine_errors(), _engine_refusals():
+        try:
+            client.api.kill(container_id, signal_name)
+        except APIError as err:
+            if err.status_code not in {404, 409}:
+                raise
+            return False
+        return True
+
+
+def reload_sshd(client: docker.DockerClient, container_id: str) -> None:
+    """Let sshd, PID 1, read its configuration again; open sessions live.
+
+    Raises:
+        Unavailable: The container does not run, or the engine cannot be asked.
+    """
+    if not signal_container(client, container_id, "SIGHUP"):
+        raise Unavailable("the container does not run", retry_after_seconds=30)
 
 
 @contextmanager

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
+from collections.abc import Callable
 
 import docker
 from docker.errors import ImageNotFound
@@ -18,22 +20,32 @@ INTERVAL_SECONDS = 30
 
 
 class EngineWatch:
-    """Makes the node's network, and says whether containers can be started.
+    """Makes the node's network, says whether containers can be started, and takes the network away at the end.
 
     Args:
         client: The engine.
         network: The node's bridge.
         label: This node's label.
         image: Image reference that must be there.
+        has_leases: Whether a lease still needs the network; asked when the node stops.
     """
 
     name = "engine-watch"
 
-    def __init__(self, client: docker.DockerClient, network: NodeNetwork, label: str, image: str) -> None:
+    def __init__(
+        self,
+        client: docker.DockerClient,
+        network: NodeNetwork,
+        label: str,
+        image: str,
+        *,
+        has_leases: Callable[[], bool],
+    ) -> None:
         self._client = client
         self._network = network
         self._label = label
         self._image = image
+        self._has_leases = has_leases
 
     def prepare(self) -> None:
         """Make the network; an engine that is down is waited for, and requests are answered 503 meanwhile."""
@@ -44,7 +56,7 @@ class EngineWatch:
             logger.warning("not ready for leases", extra={"cause": err.message})
 
     def run(self, stop: threading.Event) -> None:
-        """Make the network again whenever somebody removed it."""
+        """Make the network again whenever somebody removed it; remove it at the end unless a lease is left in it."""
         was_ready = True
         while not stop.wait(INTERVAL_SECONDS):
             try:
@@ -58,6 +70,9 @@ class EngineWatch:
                 if not was_ready:
                     logger.info("ready for leases again")
                 was_ready = True
+        if not self._has_leases():
+            with contextlib.suppress(Unavailable):
+                self._network.remove(self._client)
 
     def check(self) -> None:
         """Ask the engine for the image.

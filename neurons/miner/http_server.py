@@ -10,12 +10,13 @@ from neurons.base.health import Health
 from neurons.base.http_app import HttpApp, decode_body
 from neurons.base.metrics import MetricsTracker
 from neurons.base.tokens import TokenIssuer
-from neurons.miner.allocate import ResourceAllocator, not_found
+from neurons.miner.allocate import ResourceAllocator
 from neurons.miner.console import LogReader
 from neurons.miner.lease import Lease, LeaseState
 from neurons.miner.monitor import ResourceMonitor
 from neurons.miner.pow import ChallengeHandler
 from neurons.miner.receipts import ReceiptWriter
+from neurons.miner.running import not_found
 from neurons.miner.verdicts import VerdictBook
 from polarise.decode import WireModel
 from polarise.messages import (
@@ -43,7 +44,7 @@ class MinerRoutes:
 
     Args:
         node_key: This miner's public key.
-        allocator: Grants and ends leases.
+        allocator: Grants leases, and knows the granted ones.
         challenges: Answers proofs.
         verdicts: Keeps what validators found.
         receipts: Signs what renters get.
@@ -69,6 +70,7 @@ class MinerRoutes:
     ) -> None:
         self._node_key = node_key
         self._allocator = allocator
+        self._leases = allocator.leases
         self._challenges = challenges
         self._verdicts = verdicts
         self._receipts = receipts
@@ -108,7 +110,8 @@ class MinerRoutes:
         """Grant a lease."""
         wanted = decode_body(AllocateRequest, body)
         granted = self._allocator.allocate_resources(wanted, caller.key, request.headers.get("Idempotency-Key"))
-        self._metrics.count("polarise_leases_granted_total")
+        if granted.is_new:
+            self._metrics.count("polarise_leases_granted_total")
         return self._receipts.allocate_answer(granted.lease, granted.password)
 
     def containers(self, caller: Caller, _body: bytes) -> WireModel:
@@ -129,24 +132,24 @@ class MinerRoutes:
         """Move the end of a lease."""
         lease = self._own(caller, container_id)
         wanted = decode_body(RenewRequest, body)
-        return self._receipts.renew_answer(self._allocator.renew(lease, wanted.ttl_seconds))
+        return self._receipts.renew_answer(self._leases.renew(lease, wanted.ttl_seconds))
 
     def ssh_key(self, caller: Caller, body: bytes, container_id: str) -> WireModel:
         """Replace the login key."""
         lease = self._own(caller, container_id)
-        self._allocator.set_public_key(lease, decode_body(SshKeyRequest, body).ssh_public_key)
+        self._leases.set_public_key(lease, decode_body(SshKeyRequest, body).ssh_public_key)
         return SuccessAnswer()
 
     def password(self, caller: Caller, _body: bytes, container_id: str) -> WireModel:
         """Replace the password."""
         lease = self._own(caller, container_id)
-        password = self._allocator.new_password(lease)
+        password = self._leases.new_password(lease)
         return PasswordAnswer(container_id=str(lease.container_id), ssh_user="root", ssh_password=password)
 
     def terminate(self, caller: Caller, _body: bytes, container_id: str) -> WireModel:
         """End a lease."""
         lease = self._own(caller, container_id)
-        self._allocator.terminate(lease)
+        self._leases.terminate(lease)
         self._metrics.count("polarise_leases_ended_total")
         return TerminateAnswer(container_id=str(lease.container_id))
 
@@ -196,7 +199,7 @@ class MinerRoutes:
         )
 
     def _own(self, caller: Caller, container_id: str) -> Lease:
-        lease = self._allocator.lease_of(container_id)
+        lease = self._leases.of_container(container_id)
         if caller.scope is not Scope.ANY and lease.renter_key != caller.key:
             raise not_found(container_id)
         return lease

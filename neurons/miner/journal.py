@@ -63,17 +63,35 @@ class Journal(Database):
             connection.execute(f"INSERT INTO lease ({', '.join(row)}) VALUES ({marks})", tuple(row.values()))  # noqa: S608
         return lease
 
-    def update(self, lease: Lease, **changes: object) -> Lease:
-        """Change a lease durably and return it as it is now."""
-        changed = replace(lease, **changes)  # type: ignore[arg-type]  # dataclasses.replace checks the names
-        row = _row(changed)
-        assignments = ", ".join(f"{name} = ?" for name in row)
+    def change(self, lease_id: LeaseId, decide: Callable[[Lease], Lease | None]) -> Lease | None:
+        """Change a lease to what ``decide`` makes of it, in one transaction, and return it as it is now.
+
+        Args:
+            lease_id: Which one.
+            decide: Returns the changed lease, or None to leave it as it is; nothing is written when it raises.
+
+        Returns:
+            None when the lease is gone or was left as it is.
+        """
         with self.transaction() as connection:
-            connection.execute(
-                f"UPDATE lease SET {assignments} WHERE lease_id = ?",  # noqa: S608  names come from `_row`
-                (*row.values(), lease.lease_id),
-            )
+            found = _first(connection.execute("SELECT * FROM lease WHERE lease_id = ?", (lease_id,)).fetchall())
+            changed = decide(found) if found else None
+            if changed is not None:
+                row = _row(changed)
+                assignments = ", ".join(f"{name} = ?" for name in row)
+                connection.execute(
+                    f"UPDATE lease SET {assignments} WHERE lease_id = ?",  # noqa: S608  names come from `_row`
+                    (*row.values(), lease_id),
+                )
         return changed
+
+    def update(self, lease: Lease, **changes: object) -> Lease:
+        """Change these columns durably, whatever became of the others, and return the lease as it is now."""
+
+        def decide(found: Lease) -> Lease:
+            return replace(found, **changes)  # type: ignore[arg-type]  # dataclasses.replace checks the names
+
+        return self.change(lease.lease_id, decide) or decide(lease)
 
     def move(self, lease: Lease, pick_port: Callable[[list[Lease]], int]) -> Lease:
         """Give a lease another port, chosen among all present leases in the same transaction."""

@@ -68,7 +68,9 @@ class LoginFiles:
 
     def create(self, public_key: str | None, *, with_password: bool) -> str:
         """Write everything sshd needs and return the host's public key line."""
-        self.mounted.mkdir(parents=True, mode=0o755)
+        self.mounted.mkdir(parents=True)
+        # Said outright, because a daemon's umask leaves others nothing, and sshd reads these as the user who logs in.
+        self.mounted.chmod(0o755)
         private, public = generate_key_pair()
         _write(self.mounted / "host_key", private, 0o600)
         self.set_public_key(public_key)
@@ -113,6 +115,7 @@ def password_entry(password: str) -> bytes:
 def _write(path: Path, text: str, mode: int) -> None:
     temporary = path.with_name(f".{path.name}.new")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    os.fchmod(descriptor, mode)
     with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
         handle.write(text)
     temporary.replace(path)

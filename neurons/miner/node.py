@@ -36,6 +36,7 @@ from neurons.miner.network import NodeNetwork
 from neurons.miner.pow import ChallengeHandler
 from neurons.miner.receipts import ReceiptWriter
 from neurons.miner.reconcile import Reconciler
+from neurons.miner.running import RunningLeases
 from neurons.miner.solver import SolverProcess
 from neurons.miner.telemetry_routes import TelemetryRoutes
 from neurons.miner.validations import ValidationTracker
@@ -87,12 +88,12 @@ class MinerNode(BaseNode):
         events = LeaseEvents(agent, anchoring[1].request if anchoring else lambda _lease_id: None)
         manager = self.build_manager(ContainerManager(client, container_settings, network, events.mount, self.reach))
         journal = self.closing(Journal(files.journal))
+        admission = Admission(settings.allocation_defaults(config))
+        leases = RunningLeases(manager, journal, admission, events, clock, self.reach)
         self.allocator = ResourceAllocator(
-            manager,
-            journal,
+            leases,
             settings.inventory(config, self.node_id),
-            Admission(settings.allocation_defaults(config)),
-            events,
+            admission,
             clock,
             self.reach,
         )
@@ -108,7 +109,9 @@ class MinerNode(BaseNode):
             )
         )
         tokens = TokenIssuer(
-            load_token_secrets(files.token_secrets, config.security.secret_key), config.security.token_expiry
+            load_token_secrets(files.token_secrets, config.security.secret_key),
+            config.security.token_expiry,
+            self.identity.public_key,
         )
         gatekeeper = Gatekeeper(
             self.identity.public_key,
@@ -123,7 +126,13 @@ class MinerNode(BaseNode):
             gatekeeper,
             streams_max=config.network.threads // 2,
         )
-        engine = EngineWatch(client, network, container_settings.label, settings.base_image(config))
+        engine = EngineWatch(
+            client,
+            network,
+            container_settings.label,
+            settings.base_image(config),
+            has_leases=lambda: bool(journal.all()),
+        )
         MinerRoutes(
             self.identity.public_key,
             self.allocator,
@@ -132,7 +141,7 @@ class MinerNode(BaseNode):
             ReceiptWriter(self.identity, config.network.advertised_host),
             ResourceMonitor(client),
             tokens,
-            Health({"engine": engine.check}),
+            Health({"engine": engine.check, "services": self.check_services}),
             MetricsTracker(),
             clock,
         ).register(app)
@@ -144,9 +153,10 @@ class MinerNode(BaseNode):
             threads=config.network.threads,
             max_body_bytes=config.network.max_body_bytes,
             idle_seconds=config.network.request_timeout_seconds,
+            connections_max=config.network.max_connections,
         )
         self.reconciler = Reconciler(self.allocator, clock)
-        services: list[Service] = [engine, self.reconciler, LeaseKeeper(self.allocator, clock), self.http]
+        services: list[Service] = [engine, self.reconciler, LeaseKeeper(leases, clock), self.http]
         if config.telemetry.start_agent:
             services.insert(0, AgentProcess(config, files.root, self.identity, agent))
         return [*services, *(anchoring or ())]

@@ -2,11 +2,11 @@
 
 Rules:
 - CREATING and not in flight: nobody ever got it; remove container and folder, drop the row.
-- ACTIVE: kept while its container runs. A container that stopped is started once with the same port, key and limits;
-  if that fails, the lease ends.
+- ACTIVE: kept while its container runs. A container that stopped is started again with the same port, key and limits,
+  once as long as this process lives, and must greet as a new one does; if it does not, or stops again, the lease ends.
 - DELETING: finish the removal.
 - A container or folder of this node without a row is removed; things of other nodes are never looked at.
-- An engine that cannot be asked changes nothing.
+- An engine that cannot be asked changes nothing. A lease that somebody holds is left to the next time, never waited for.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from docker.errors import APIError
 from docker.models.containers import Container
 
 from neurons.miner.allocate import ResourceAllocator
-from neurons.miner.container import LEASE_LABEL, LimitNotApplied
+from neurons.miner.container import LEASE_LABEL, LimitNotApplied, NotGreeted
 from neurons.miner.lease import Lease, LeaseId, LeaseState
+from neurons.miner.locks import LeaseBusy
 from polarise.errors import Unavailable
 from utils.clock import Clock
 from utils.docker_utils import engine_errors, remove_container
@@ -27,6 +28,8 @@ from utils.docker_utils import engine_errors, remove_container
 logger = logging.getLogger(__name__)
 
 INTERVAL_SECONDS = 30
+# For a container that is started again; while one is silent, the others wait for their turn.
+GREETING_SECONDS = 10
 
 
 class Reconciler:
@@ -36,7 +39,9 @@ class Reconciler:
 
     def __init__(self, allocator: ResourceAllocator, clock: Clock) -> None:
         self._allocator = allocator
+        self._leases = allocator.leases
         self._clock = clock
+        self._revived: set[LeaseId] = set()
 
     def prepare(self) -> None:
         """Reconcile once before the port opens; an engine that is down leaves it to the loop."""
@@ -62,9 +67,12 @@ class Reconciler:
         # The engine is listed first: a container made after this has a row by the time the rows are read.
         containers = self._allocator.manager.containers()
         leases = {lease.lease_id: lease for lease in self._allocator.journal.all()}
-        for lease in leases.values():
-            with self._allocator.holding(lease.lease_id):
-                self._settle(lease.lease_id, containers)
+        self._revived &= leases.keys()
+        for lease_id in leases:
+            try:
+                self._settle(lease_id, containers)
+            except LeaseBusy:
+                logger.debug("lease is held, left to the next time", extra={"lease_id": lease_id})
         for container in containers:
             self._remove_if_unknown(container)
         self._remove_unknown_folders()
@@ -80,31 +88,47 @@ class Reconciler:
             return
         if lease.state is not LeaseState.ACTIVE:
             logger.info("finishing what was interrupted", extra={"lease_id": lease.lease_id, "state": lease.state})
-            self._allocator.terminate(lease)
+            self._leases.end(lease)
         elif lease.expiry.remaining_ms(self._clock) <= 0:
-            self._allocator.terminate(lease)
+            if claimed := self._leases.claim_expired(lease_id):
+                self._leases.clean_up(claimed)
         elif not any(c.id == lease.container_id and c.status == "running" for c in containers):
             self._revive(lease)
 
     def _revive(self, lease: Lease) -> None:
-        with self._allocator.holding(lease.lease_id):
+        with self._leases.locks.holding(lease.lease_id, wait_seconds=0):
             found = self._allocator.journal.by_id(lease.lease_id)
             if found is None or found.state is not LeaseState.ACTIVE:
                 return
             container = self._allocator.manager.find(found)
             if container is not None and container.status == "running":
                 return
-            try:
-                if container is None:
-                    raise LimitNotApplied("the engine says that the container is gone")
-                with engine_errors():
-                    container.start()
-                self._allocator.manager.check_limits(container, found.limits)
-            except (APIError, LimitNotApplied) as err:
-                logger.warning("lease lost its container", extra={"lease_id": lease.lease_id, "cause": str(err)})
-                self._allocator.terminate(found)
-            else:
-                logger.warning("container had stopped and runs again", extra={"lease_id": lease.lease_id})
+            cause = self._why_lost(found, container)
+        if cause is None:
+            logger.warning("container had stopped and runs again", extra={"lease_id": lease.lease_id})
+        else:
+            logger.warning("lease lost its container", extra={"lease_id": lease.lease_id, "cause": cause})
+            self._leases.end(found)
+
+    def _why_lost(self, lease: Lease, container: Container | None) -> str | None:
+        """Start a stopped container again and return None, or why that is out of the question."""
+        if container is None:
+            return "the engine says that the container is gone"
+        if lease.lease_id in self._revived:
+            return "the container stopped a second time"
+        manager = self._allocator.manager
+        try:
+            with engine_errors():
+                container.start()
+        except APIError as err:
+            return str(err.explanation or err)
+        self._revived.add(lease.lease_id)
+        try:
+            manager.wait_for_banner(container, lease, GREETING_SECONDS)
+            manager.check_limits(container, lease.limits)
+        except (NotGreeted, LimitNotApplied) as err:
+            return str(err)
+        return None
 
     def _remove_if_unknown(self, container: Container) -> None:
         lease_id = LeaseId(container.labels.get(LEASE_LABEL, ""))

@@ -128,7 +128,9 @@ class ValidatorNode(BaseNode):
             VALIDATOR_ACCESS,
             self.closing(NonceStore(files.nonces)),
             TokenIssuer(
-                load_token_secrets(files.token_secrets, config.security.secret_key), config.security.token_expiry
+                load_token_secrets(files.token_secrets, config.security.secret_key),
+                config.security.token_expiry,
+                self.identity.public_key,
             ),
             clock,
         )
@@ -162,6 +164,7 @@ class ValidatorNode(BaseNode):
             threads=config.network.threads,
             max_body_bytes=config.network.max_body_bytes,
             idle_seconds=config.network.request_timeout_seconds,
+            connections_max=config.network.max_connections,
         )
 
     def telemetry_reader(self) -> TelemetryReader:

@@ -4,6 +4,7 @@ The miner runs in a process of its own, with the hook that real crashes need not
 """
 
 import contextlib
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -169,3 +170,25 @@ def test_sigterm_ends_with_status_0_keeps_the_leases_and_closes_open_streams(mac
     with machine.process() as process:
         machine.client(process).terminate(answer.container_id)
         machine.assert_empty()
+
+
+def test_sigterm_ends_a_miner_whose_tenant_hangs_a_request(machine: Machine) -> None:
+    with machine.process() as process:
+        answer = machine.client(process).allocate(AllocateRequest())
+        with engine() as client:
+            hanging = "printf '#!/bin/sh\\nwhile :; do echo x; sleep 1; done\\n' > /usr/sbin/chpasswd"
+            client.containers.get(answer.container_id).exec_run(["sh", "-c", hanging])
+            asking = threading.Thread(target=_ask_password, args=(machine.client(process), answer.container_id))
+            asking.start()
+            container = client.containers.get(answer.container_id)
+            wait_until(lambda: container.exec_run("pgrep -f chpasswd").exit_code == 0, 10, "nobody asks")
+        assert process.terminate() == 0
+        asking.join(10)
+    with machine.process() as process:
+        machine.client(process).terminate(answer.container_id)
+        machine.assert_empty()
+
+
+def _ask_password(client: MinerClient, container_id: str) -> None:
+    with contextlib.suppress(Unavailable):
+        client.new_password(container_id)

@@ -1,6 +1,6 @@
 """What happened behind the miner's back: containers killed, removed, or never accounted for."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,8 +13,8 @@ from neurons.setup.image import base_image_reference
 from polarise.messages import AllocateAnswer, AllocateRequest
 from polarise.signing import Identity
 from polarise.ssh_keys import generate_key_pair
-from tests.support.engine import containers_of, engine
-from tests.support.identities import People
+from tests.support.engine import containers_of, engine, remove_everything_of
+from tests.support.identities import People, fresh_node_identity
 from tests.support.leases import lease
 from tests.support.miners import RunningMiner, miner_config, running, wait_until
 from tests.support.ssh import Login
@@ -119,8 +119,16 @@ class ListedEarlier(ContainerManager):
         return listed
 
 
+@pytest.fixture(name="own_identity")
+def identity_of_a_node_of_the_test_s_own(people: People) -> Iterator[Identity]:
+    """A node that stops takes its network along, so it must not be the module's."""
+    made = fresh_node_identity(people.owner)
+    yield made
+    remove_everything_of(made.public_key[:12])
+
+
 def test_lease_granted_while_reconciling_is_not_taken_for_a_lost_one(
-    people: People, node_identity: Identity, tmp_path: Path
+    people: People, own_identity: Identity, tmp_path: Path
 ) -> None:
     class Node(MinerNode):
         def build_manager(self, manager: ContainerManager) -> ContainerManager:
@@ -128,7 +136,7 @@ def test_lease_granted_while_reconciling_is_not_taken_for_a_lost_one(
             slow.between = []
             return slow
 
-    with running(Node(miner_config(people), tmp_path / "node", node_identity)) as miner:
+    with running(Node(miner_config(people), tmp_path / "node", own_identity)) as miner:
         client = miner.client(people.renter)
         answers: list[AllocateAnswer] = []
         manager = miner.allocator.manager
@@ -138,3 +146,31 @@ def test_lease_granted_while_reconciling_is_not_taken_for_a_lost_one(
         assert [view.container_id for view in client.containers()] == [answer.container_id for answer in answers]
         assert journal_and_engine_agree(miner)
         client.terminate(answers[0].container_id)
+
+
+def test_container_that_stops_a_second_time_ends_its_lease(miner: RunningMiner, people: People) -> None:
+    client = miner.client(people.renter)
+    answer = client.allocate(AllocateRequest())
+    kill(answer.container_id)
+    miner.reconcile()
+    assert [view.container_id for view in client.containers()] == [answer.container_id]
+    kill(answer.container_id)
+    miner.reconcile()
+    assert client.containers() == ()
+    assert journal_and_engine_agree(miner)
+
+
+def test_revived_container_that_does_not_greet_ends_its_lease(
+    miner: RunningMiner, people: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neurons.miner.reconcile.GREETING_SECONDS", 0.5)
+    client = miner.client(people.renter)
+    answer = client.allocate(AllocateRequest())
+    with engine() as docker_client:
+        container = docker_client.containers.get(answer.container_id)
+        mute = "cd /usr/sbin && rm sshd && printf '#!/bin/sh\\nexec sleep 600\\n' > sshd && chmod 755 sshd"
+        assert container.exec_run(["sh", "-c", mute]).exit_code == 0
+    kill(answer.container_id)
+    miner.reconcile()
+    assert client.containers() == ()
+    assert journal_and_engine_agree(miner)

@@ -16,6 +16,7 @@ from polarise.messages import AllocateAnswer, AllocateRequest
 from polarise.receipt import Receipt
 from polarise.ssh_keys import generate_key_pair
 from tests.support.engine import containers_of, engine
+from tests.support.http import signed
 from tests.support.identities import People
 from tests.support.miners import RunningMiner, can_connect, wait_until
 from tests.support.ssh import Login
@@ -241,12 +242,19 @@ def test_terminate_leaves_nothing(miner: RunningMiner, people: People, tmp_path:
         assert not can_connect(answer.ssh_port)
 
 
+def granted_total(miner: RunningMiner, people: People) -> str:
+    shown = signed(miner.url, miner.key, people.owner, "GET", "/metrics").body.decode()
+    return next(line for line in shown.splitlines() if line.startswith("polarise_leases_granted_total "))
+
+
 def test_same_idempotency_key_is_the_same_lease_without_its_password(miner: RunningMiner, people: People) -> None:
     client = miner.client(people.renter)
     wanted = AllocateRequest(memory="100m")
     first = client.allocate(wanted, idempotency_key="retry-1")
     try:
+        granted = granted_total(miner, people)
         again = client.allocate(wanted, idempotency_key="retry-1")
+        assert granted_total(miner, people) == granted
         assert (again.container_id, again.host_key) == (first.container_id, first.host_key)
         assert first.ssh_password is not None
         assert again.ssh_password is None

@@ -43,6 +43,11 @@ def subnet_of(name: str) -> str:
         return str(client.networks.get(name).attrs["IPAM"]["Config"][0]["Subnet"])
 
 
+def is_network(name: str) -> bool:
+    with engine() as client:
+        return bool(client.networks.list(names=[name]))
+
+
 def test_neither_touches_what_is_the_others(people: People, identities: list[Identity], tmp_path: Path) -> None:
     private, public = generate_key_pair()
     config = miner_config(people)
@@ -67,11 +72,11 @@ def test_neither_touches_what_is_the_others(people: People, identities: list[Ide
                 assert rules_about(network.interface) == before
                 assert session.ask("echo one") == "one"
                 two.client(people.renter).terminate(other.container_id)
-            # The second miner has stopped; what it leaves is its own network.
+            # The second miner has stopped without a lease; it leaves nothing, and the first one's things alone.
+            assert not is_network(other_network.name)
             assert rules_about(network.interface) == before
             one.reconcile()
             assert session.ask("echo two") == "two"
-            assert subnet_of(other_network.name)
         client.terminate(kept.container_id)
 
 
@@ -82,8 +87,11 @@ def test_container_of_a_stopped_miner_survives_the_other_ones_reconcile(
     config = miner_config(people)
     with running(MinerNode(config, tmp_path / "one", identities[0])) as one:
         kept = one.client(people.renter).allocate(AllocateRequest(ssh_public_key=public))
+        network = one.allocator.manager.network
+    assert is_network(network.name)
     with running(MinerNode(config, tmp_path / "two", identities[1])) as two:
         two.reconcile()
         assert Login.to(kept, tmp_path, private_key=private).output("echo alive") == "alive"
     with running(MinerNode(config, tmp_path / "one", identities[0])) as one:
         one.client(people.renter).terminate(kept.container_id)
+    assert not is_network(network.name)

@@ -132,7 +132,7 @@ def proving_miner(folder: Path, *, program: str = HONEST) -> Iterator[ProvingMin
         RoleTable(OWNER.public_key, validators=[VALIDATOR.public_key]),
         TABLE,
         nonces,
-        TokenIssuer(["s" * 32], 60),
+        TokenIssuer(["s" * 32], 60, MINER.public_key),
         SystemClock(),
     )
     app = HttpApp("proving miner", gatekeeper, streams_max=1)

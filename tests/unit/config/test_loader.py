@@ -192,3 +192,26 @@ def test_shipped_files_load(name: str) -> None:
 def test_shipped_files_hold_no_secret() -> None:
     for path in (CHECKOUT / "config").glob("*.yaml"):
         assert "secret_key" not in (yaml.safe_load(path.read_text(encoding="utf-8")).get("security") or {})
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "line"),
+    [
+        ("network:\n  port: 1\nnetwork:\n  host: 127.0.0.1\n", "network", 3),
+        ("network:\n  port: 1\n  host: localhost\n  port: 2\n", "port", 4),
+        ("docker: {pids_limit: 64, pids_limit: 65}", "pids_limit", 1),
+    ],
+)
+def test_key_that_stands_twice_is_refused_by_name_and_line(tmp_path: Path, text: str, key: str, line: int) -> None:
+    error = refusal_of(tmp_path, text)
+    assert (error.key_path, error.origin) == (key, str(tmp_path / "node.yaml"))
+    assert f"in line {line}" in error.message
+
+
+def test_key_that_stands_in_two_sections_is_not_twice(tmp_path: Path) -> None:
+    text = "network: {host: localhost}\ndocker: {host: 'unix:///run/docker.sock'}\n"
+    assert load_config(file_with(tmp_path, text)).network.host == "localhost"
+
+
+def test_unhashable_key_is_not_yaml_for_us(tmp_path: Path) -> None:
+    assert "not YAML" in str(refusal_of(tmp_path, "? [a]\n: 1\n"))

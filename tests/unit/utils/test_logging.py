@@ -98,3 +98,9 @@ def test_file_that_cannot_be_opened_is_the_operators_error(tmp_path: Path) -> No
     with pytest.raises(ConfigError) as caught:
         configure_logging("INFO", "text", tmp_path / "file" / "node.log")
     assert caught.value.key_path == "logging.file"
+
+
+def test_log_file_is_the_owner_s_alone(tmp_path: Path, root_logger: logging.Logger) -> None:
+    configure_logging("INFO", "text", tmp_path / "logs" / "node.log")
+    root_logger.info("a line")
+    assert (tmp_path / "logs" / "node.log").stat().st_mode & 0o777 == 0o600

@@ -68,7 +68,9 @@ def market(agent: AgentProcess, tmp_path: Path) -> Iterator[Market]:
         auditors=[AUDITOR.public_key],
     )
     with NonceStore(tmp_path / "nonces.sqlite") as nonces:
-        gatekeeper = Gatekeeper(NODE_KEY, roles, TELEMETRY_ACCESS, nonces, TokenIssuer(["x" * 32], 3600), SystemClock())
+        gatekeeper = Gatekeeper(
+            NODE_KEY, roles, TELEMETRY_ACCESS, nonces, TokenIssuer(["x" * 32], 3600, NODE_KEY), SystemClock()
+        )
         app = HttpApp("miner", gatekeeper, streams_max=4)
         TelemetryRoutes(AgentClient(agent.node_dir)).register(app)
         supervisor, url = serve(app.flask)

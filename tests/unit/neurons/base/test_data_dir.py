@@ -51,3 +51,13 @@ def test_folder_that_cannot_be_made_is_the_operators_error(tmp_path: Path) -> No
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="cannot use the data directory"), DataDir(tmp_path / "file" / "node"):
         pass
+
+
+def test_lock_that_is_a_link_is_refused_and_what_it_leads_to_untouched(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("kept", encoding="ascii")
+    (tmp_path / "node").mkdir()
+    (tmp_path / "node" / "lock").symlink_to(precious)
+    with pytest.raises(ConfigError, match="cannot use the data directory"), DataDir(tmp_path / "node"):
+        pass
+    assert precious.read_text(encoding="ascii") == "kept"

@@ -1,7 +1,9 @@
 """Who gets in: every tampering of a signed request over live HTTP, and every cell of the miner's table."""
 
 import base64
+import contextlib
 import secrets
+import sqlite3
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -156,6 +158,17 @@ def test_key_on_no_list_is_named_and_refused(engineless_miner: RunningMiner, peo
     assert people.stranger.public_key[:12] in str(shape["message"])
 
 
+def test_who_may_not_come_in_costs_no_durable_write(people: People, node_identity: Identity, tmp_path: Path) -> None:
+    """Anybody can make keys and sign; only a caller with a right on the route makes the node remember a nonce."""
+    with running(MinerNode(engineless(people), tmp_path / "node", node_identity)) as miner:
+        for who, method, target in ((people.stranger, "GET", "/containers"), (people.auditor, "POST", "/allocate")):
+            signed(miner.url, miner.key, who, method, target).assert_refused(403, "NOT_PERMITTED")
+        with contextlib.closing(sqlite3.connect(tmp_path / "node" / "nonces.sqlite")) as nonces:
+            assert nonces.execute("SELECT count(*) FROM nonce").fetchall() == [(0,)]
+            assert signed(miner.url, miner.key, people.auditor, "POST", "/token").status == 200
+            assert nonces.execute("SELECT count(*) FROM nonce").fetchall() == [(1,)]
+
+
 def test_refused_request_spends_no_nonce_of_an_honest_one(engineless_miner: RunningMiner, people: People) -> None:
     """Somebody who saw the headers cannot burn them with another body."""
     headers = headers_for(engineless_miner, people.renter)
@@ -282,3 +295,14 @@ def test_every_route_that_is_served_stands_in_the_table(engineless_miner: Runnin
     for method, rule in MINER_ACCESS:
         answer = send(engineless_miner.url, method, rule.replace("<container_id>", "a" * 12))
         assert answer.status in {200, 401, 503}, (method, rule)
+
+
+def test_readiness_names_a_service_that_failed(people: People, node_identity: Identity, tmp_path: Path) -> None:
+    with running(MinerNode(engineless(people), tmp_path / "node", node_identity)) as miner:
+        causes = send(miner.url, "GET", "/readyz").json["causes"]
+        assert isinstance(causes, dict)
+        assert "services" not in causes
+        miner.node.supervisors[0].last_error = "OSError: a defect"
+        answer = send(miner.url, "GET", "/readyz")
+        assert answer.status == 503
+        assert answer.json["causes"]["services"] == "engine-watch: OSError: a defect"  # type: ignore[index]

@@ -19,8 +19,10 @@ from neurons.base.nonces import NonceStore
 from neurons.base.service import Supervisor
 from neurons.base.tokens import TokenIssuer
 from polarise.errors import ConfigError
+from polarise.http_signatures import sign_request
 from polarise.messages import RenewRequest, SuccessAnswer
-from tests.support.http import Answer, raw_exchange, send
+from tests.support.http import Answer, raw_exchange, send, signed
+from tests.support.identities import identity
 from tests.support.miners import can_connect, wait_until
 from utils.clock import SystemClock
 
@@ -32,16 +34,27 @@ TABLE = {
     ("GET", "/slow"): RouteAccess(is_public=True),
     ("GET", "/defect"): RouteAccess(is_public=True),
     ("GET", "/own"): RouteAccess({Role.RENTER: Scope.OWN}),
+    ("GET", "/own-stream"): RouteAccess({Role.RENTER: Scope.OWN}),
 }
 STREAMS_MAX = 2
+STREAMS_PER_KEY_MAX = 1
 IDLE_SECONDS = 2
+CONNECTIONS_MAX = 20
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 
 def service(application: "WSGIApplication", port: int = 0) -> HttpService:
-    return HttpService(application, "127.0.0.1", port, threads=8, max_body_bytes=65536, idle_seconds=IDLE_SECONDS)
+    return HttpService(
+        application,
+        "127.0.0.1",
+        port,
+        threads=8,
+        max_body_bytes=65536,
+        idle_seconds=IDLE_SECONDS,
+        connections_max=CONNECTIONS_MAX,
+    )
 
 
 def _nothing(_environ: "WSGIEnvironment", _start: "StartResponse") -> list[bytes]:
@@ -76,13 +89,14 @@ class Site:
             RoleTable(None, is_open=True),
             TABLE,
             self.nonces,
-            TokenIssuer(["s" * 32], 60),
+            TokenIssuer(["s" * 32], 60, NODE_KEY),
             SystemClock(),
         )
-        self.app = HttpApp("site", gatekeeper, streams_max=STREAMS_MAX)
+        self.app = HttpApp("site", gatekeeper, streams_max=STREAMS_MAX, streams_per_key_max=STREAMS_PER_KEY_MAX)
         self.app.route("GET", "/public", lambda _caller, _body: SuccessAnswer())
         self.app.route("POST", "/body", self._body)
         self.app.route("GET", "/stream", self._stream)
+        self.app.route("GET", "/own-stream", self._stream)
         self.app.route("GET", "/defect", self._defect)
         self.app.route("GET", "/own", lambda _caller, _body: SuccessAnswer())
         self.service = service(self.app.flask)
@@ -299,4 +313,153 @@ def test_request_at_work_is_finished_while_the_server_stops(tmp_path: Path) -> N
     assert supervisor.stop(GRACE_SECONDS + 5)
     caller.join(5)
     assert [answer.status for answer in answers] == [200]
+    site.nonces.close()
+
+
+HALF_A_HEAD = b"GET /public HTTP/1.1\r\nHost: x\r\nX-A: "
+
+
+def rest_of(connection: socket.socket) -> bytes:
+    """Read until the other side closes; empty when it was reset."""
+    received = b""
+    with contextlib.suppress(ConnectionError):
+        while piece := connection.recv(4096):
+            received += piece
+    return received
+
+
+def test_head_that_drips_is_answered_408_and_closed(site: Site) -> None:
+    with socket.create_connection(("127.0.0.1", site.service.port), timeout=IDLE_SECONDS + 3) as connection:
+        connection.sendall(HALF_A_HEAD)
+        began, received = time.monotonic(), b""
+        connection.settimeout(0.2)
+        while not received:
+            assert time.monotonic() < began + IDLE_SECONDS + 3, "bytes that drip keep it open"
+            with contextlib.suppress(TimeoutError):
+                connection.sendall(b"a")
+                received = connection.recv(4096)
+        assert received.startswith(b"HTTP/1.1 408 ")
+        assert b"the head was not complete after 2 s" in received
+        assert rest_of(connection) == b""
+
+
+def test_connection_that_says_nothing_is_closed_without_a_word(site: Site) -> None:
+    with socket.create_connection(("127.0.0.1", site.service.port), timeout=IDLE_SECONDS + 3) as connection:
+        assert rest_of(connection) == b""
+
+
+def test_half_sent_heads_make_room_for_whole_ones_oldest_first(site: Site) -> None:
+    with contextlib.ExitStack() as stack:
+        halves = []
+        for _ in range(CONNECTIONS_MAX):
+            half = socket.create_connection(("127.0.0.1", site.service.port), timeout=5)
+            stack.enter_context(half)
+            half.sendall(HALF_A_HEAD)
+            halves.append(half)
+        assert send(site.url, "GET", "/public").status == 200
+        assert rest_of(halves[0]) == b""
+        halves[-1].sendall(b"b\r\n\r\n")
+        assert halves[-1].recv(4096).startswith(b"HTTP/1.1 200 ")
+
+
+def test_half_sent_bodies_make_room_too(site: Site) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(CONNECTIONS_MAX):
+            half = socket.create_connection(("127.0.0.1", site.service.port), timeout=5)
+            stack.enter_context(half)
+            half.sendall(b"POST /body HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+            assert half.recv(4096).startswith(b"HTTP/1.1 100 ")  # the head is read, the body is waited for
+        assert send(site.url, "GET", "/public").status == 200
+
+
+def test_connection_beyond_the_bound_is_refused_while_all_others_are_at_work(tmp_path: Path) -> None:
+    site, release = Site(tmp_path), threading.Event()
+
+    def slow(_caller: Caller | None, _body: bytes) -> SuccessAnswer:
+        release.wait(10)
+        return SuccessAnswer()
+
+    site.app.route("GET", "/slow", slow)
+    site.service.prepare()
+    supervisor = Supervisor(site.service)
+    supervisor.start()
+    refused = b""
+    with contextlib.ExitStack() as stack:
+
+        def one_more_is_refused() -> bool:
+            # One may still make room for the next, as long as its head was not read.
+            nonlocal refused
+            at_work = socket.create_connection(("127.0.0.1", site.service.port), timeout=0.2)
+            stack.enter_context(at_work)
+            at_work.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+            with contextlib.suppress(TimeoutError):
+                refused = rest_of(at_work)
+            return bool(refused)
+
+        wait_until(one_more_is_refused, 9, "none was refused")
+        assert refused.startswith(b"HTTP/1.1 503 ")
+        assert b'"code": "UNAVAILABLE"' in refused
+        assert b"retry-after: 5" in refused.lower()
+        release.set()
+        wait_until(lambda: send(site.url, "GET", "/public").status == 200, 5, "no place was given back")
+    assert supervisor.stop(GRACE_SECONDS + 5)
+    site.nonces.close()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"what is this\r\n\r\n",
+        b"GET /public HTTP/1.1\r\nno colon\r\n\r\n",
+        b"POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+    ],
+)
+def test_what_is_no_http_is_answered_in_the_one_shape(site: Site, sent: bytes) -> None:
+    head, _, body = raw_exchange(site.url, sent).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    Answer(400, {}, body).assert_refused(400, "BAD_JSON")
+
+
+def test_no_http_behind_a_request_at_work_ends_the_connection(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    with open_stream(site.url) as connection:
+        connection.sendall(b"no http at all\r\n\r\n")
+    assert send(site.url, "GET", "/public").status == 200
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def test_one_caller_takes_no_more_streams_than_its_own(site: Site) -> None:
+    one, other = identity("one"), identity("other")
+    headers = sign_request(one, "GET", f"{site.url}/own-stream", b"", audience=NODE_KEY)
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    host = site.url.removeprefix("http://")
+    with socket.create_connection(("127.0.0.1", site.service.port), timeout=5) as connection:
+        connection.sendall(f"GET /own-stream HTTP/1.1\r\nHost: {host}\r\n{lines}\r\n".encode())
+        wait_until(lambda: len(site.streams) == 1, 5, "no stream")
+        signed(site.url, NODE_KEY, one, "GET", "/own-stream").assert_refused(429, "TOO_MANY_REQUESTS")
+        assert signed(site.url, NODE_KEY, one, "GET", "/own").status == 200
+        with open_stream(site.url):  # somebody else's
+            full = signed(site.url, NODE_KEY, other, "GET", "/own-stream")
+            assert (full.status, full.json["code"]) == (503, "UNAVAILABLE")
+
+
+def test_request_that_never_ends_keeps_neither_the_server_nor_the_process(tmp_path: Path) -> None:
+    """Its thread is a daemon's: nothing waits for it beyond the grace."""
+    site, entered = Site(tmp_path), threading.Event()
+
+    def stuck(_caller: Caller | None, _body: bytes) -> SuccessAnswer:
+        entered.set()
+        threading.Event().wait()  # for as long as this process lives
+        return SuccessAnswer()
+
+    site.app.route("GET", "/slow", stuck)
+    site.service.prepare()
+    supervisor = Supervisor(site.service)
+    supervisor.start()
+    with socket.create_connection(("127.0.0.1", site.service.port), timeout=5) as connection:
+        connection.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert entered.wait(5)
+        assert supervisor.stop(GRACE_SECONDS + 5)
+        stuck_threads = [thread for thread in threading.enumerate() if thread.name.startswith("http-0")]
+        assert stuck_threads
+        assert all(thread.daemon for thread in stuck_threads)
     site.nonces.close()

@@ -122,3 +122,35 @@ def test_node_whose_service_cannot_prepare_starts_none_and_gives_the_directory_b
         with pytest.raises(ConfigError, match="the port is taken"):
             node.run()
         assert node.supervisors == []
+
+
+TAKEN = """\
+import os, resource, sys
+from pathlib import Path
+from neurons.base.node import BaseNode
+from tests.support.identities import identity
+
+class Look:
+    name = "look"
+    def prepare(self): pass
+    def run(self, stop):
+        Path(sys.argv[1], "made").touch()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        print(soft == hard, oct(Path(sys.argv[1], "made").stat().st_mode & 0o777), flush=True)
+        node.stop()
+
+class Node(BaseNode):
+    def build_services(self): return [Look()]
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+os.umask(0o022)
+node = Node(Path(sys.argv[1]), identity("node"))
+sys.exit(node.run())
+"""
+
+
+def test_daemon_makes_private_files_and_may_open_as_many_as_its_user(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TAKEN, str(tmp_path)], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert done.stdout == "True 0o600\n"

@@ -10,6 +10,7 @@ from neurons.base.tokens import TokenIssuer, load_token_secrets
 from polarise.errors import ConfigError, ErrorCode, RequestRejected
 
 KEY = "ab" * 32
+NODE_KEY = "cd" * 32
 
 
 def code_of(issuer: TokenIssuer, token: str) -> ErrorCode:
@@ -25,7 +26,7 @@ def token_of_age(seconds: int) -> str:
     class Past(URLSafeTimedSerializer):
         pass
 
-    serializer = Past(["s" * 32], salt="polarise/token/1")
+    serializer = Past(["s" * 32], salt=f"polarise/token/2/{NODE_KEY}")
     signer = serializer.make_signer(serializer.salt)
     signer.get_timestamp = lambda: int(time.time()) - seconds  # type: ignore[attr-defined]  # a TimestampSigner
     serializer.make_signer = lambda _salt=None: signer  # type: ignore[method-assign,assignment]
@@ -33,18 +34,18 @@ def token_of_age(seconds: int) -> str:
 
 
 def test_token_names_its_holder() -> None:
-    issuer = TokenIssuer(["s" * 32], 60)
+    issuer = TokenIssuer(["s" * 32], 60, NODE_KEY)
     assert issuer.check(issuer.issue(KEY)) == KEY
 
 
 def test_token_ends_with_its_expiry_and_not_before() -> None:
-    issuer = TokenIssuer(["s" * 32], 60)
+    issuer = TokenIssuer(["s" * 32], 60, NODE_KEY)
     assert issuer.check(token_of_age(58)) == KEY
     assert code_of(issuer, token_of_age(62)) is ErrorCode.TOKEN_EXPIRED
 
 
 def test_every_changed_character_is_noticed() -> None:
-    issuer = TokenIssuer(["s" * 32], 60)
+    issuer = TokenIssuer(["s" * 32], 60, NODE_KEY)
     token = issuer.issue(KEY)
     # The last character of base64 without padding holds two bits that mean nothing.
     for index in range(len(token) - 1):
@@ -54,20 +55,26 @@ def test_every_changed_character_is_noticed() -> None:
 
 @pytest.mark.parametrize("token", ["", "x", "a.b.c", "é", "." * 500])
 def test_what_is_no_token_is_refused(token: str) -> None:
-    assert code_of(TokenIssuer(["s" * 32], 60), token) is ErrorCode.TOKEN_INVALID
+    assert code_of(TokenIssuer(["s" * 32], 60, NODE_KEY), token) is ErrorCode.TOKEN_INVALID
 
 
 def test_token_for_another_purpose_is_refused() -> None:
     other = URLSafeTimedSerializer(["s" * 32], salt="polarise/session/1").dumps({"key": KEY})
-    assert code_of(TokenIssuer(["s" * 32], 60), str(other)) is ErrorCode.TOKEN_INVALID
+    assert code_of(TokenIssuer(["s" * 32], 60, NODE_KEY), str(other)) is ErrorCode.TOKEN_INVALID
+
+
+def test_token_of_a_node_with_the_same_secret_is_refused() -> None:
+    """An owner may set one ``security.secret_key`` for all nodes; a token still opens the one that gave it."""
+    token = TokenIssuer(["s" * 32], 60, NODE_KEY).issue(KEY)
+    assert code_of(TokenIssuer(["s" * 32], 60, "ce" + NODE_KEY[2:]), token) is ErrorCode.TOKEN_INVALID
 
 
 def test_rotation_keeps_old_tokens_until_the_old_secret_goes() -> None:
-    old = TokenIssuer(["old" * 10], 60).issue(KEY)
-    both = TokenIssuer(["new" * 10, "old" * 10], 60)
+    old = TokenIssuer(["old" * 10], 60, NODE_KEY).issue(KEY)
+    both = TokenIssuer(["new" * 10, "old" * 10], 60, NODE_KEY)
     assert both.check(old) == KEY
     fresh = both.issue(KEY)
-    only_new = TokenIssuer(["new" * 10], 60)
+    only_new = TokenIssuer(["new" * 10], 60, NODE_KEY)
     assert only_new.check(fresh) == KEY
     assert code_of(only_new, old) is ErrorCode.TOKEN_INVALID
 

@@ -72,7 +72,7 @@ FIELDS: list[tuple[dict[str, object], int, str, str]] = [
     ({"devices": ["GPU-not-here"]}, 422, "UNKNOWN_DEVICE", "devices"),
     ({"devices": [99]}, 422, "UNKNOWN_DEVICE", "devices"),
     ({"devices": {"count": 64}}, 422, "UNKNOWN_DEVICE", "devices"),
-    ({"devices": {"count": 0}}, 400, "INVALID_FIELD", "devices"),
+    ({"devices": {"count": 0}}, 400, "INVALID_FIELD", "devices.count"),
     ({"ttl_seconds": 0}, 400, "INVALID_FIELD", "ttl_seconds"),
     ({"ttl_seconds": 86401}, 422, "INVALID_FIELD", "ttl_seconds"),
     ({"image": "ubuntu:latest"}, 422, "IMAGE_NOT_ALLOWED", "image"),
@@ -92,6 +92,13 @@ def test_bad_field_is_refused_by_name(
 
 def test_unknown_field_is_told_the_nearest_one(miner: RunningMiner, people: People) -> None:
     assert "'memory'" in str(allocate(miner, people, {"memoryy": "1g"}).json["hint"])
+
+
+def test_selector_of_no_device_is_told_the_least_count_and_not_to_send_a_list(
+    miner: RunningMiner, people: People
+) -> None:
+    shape = allocate(miner, people, {"devices": {"count": 0}}).assert_refused(400, "INVALID_FIELD", "devices.count")
+    assert "greater than or equal to 1, got 0" in str(shape["message"])
 
 
 def test_gpu_on_a_machine_without_one_is_told_so(miner: RunningMiner, people: People) -> None:

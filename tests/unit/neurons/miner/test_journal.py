@@ -131,3 +131,26 @@ def test_twenty_that_move_at_once_get_twenty_ports(journal: Journal) -> None:
 
 def void(_result: object) -> None:
     """Drop a result."""
+
+
+def test_update_of_one_column_loses_no_change_of_another(journal: Journal) -> None:
+    """Who read the row before somebody ended the lease must not write it back to life."""
+    read = journal.reserve(lambda _leases: lease(1, state=LeaseState.ACTIVE, container_id="ab" * 32))
+    journal.update(read, state=LeaseState.DELETING)
+    after = journal.update(read, has_password=True)
+    assert (after.state, after.has_password) == (LeaseState.DELETING, True)
+    assert journal.by_id(read.lease_id) == after
+
+
+def test_change_that_raises_or_declines_writes_nothing(journal: Journal) -> None:
+    read = journal.reserve(lambda _leases: lease(1))
+
+    def fail(_found: Lease) -> Lease:
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        journal.change(read.lease_id, fail)
+    assert journal.change(read.lease_id, lambda _found: None) is None
+    assert journal.by_id(read.lease_id) == read
+    journal.forget(read.lease_id)
+    assert journal.change(read.lease_id, lambda found: found) is None

@@ -99,3 +99,16 @@ def test_entry_for_chpasswd_holds_a_salted_hash_and_never_the_password() -> None
     assert first.count(b"\n") == 1
     assert b"hunter2" not in first
     assert first != second
+
+
+def test_private_umask_of_a_daemon_leaves_sshd_its_files(files: LoginFiles) -> None:
+    """The user who logs in, not root alone, reads the key file."""
+    before = os.umask(0o077)
+    try:
+        files.create(parse_public_key(generate_key_pair()[1]), with_password=False)
+    finally:
+        os.umask(before)
+    assert mode(files.mounted) == 0o755
+    assert mode(files.mounted / "authorized_keys") == 0o644
+    assert mode(files.mounted / "sshd_config") == 0o644
+    assert mode(files.mounted / "host_key") == 0o600

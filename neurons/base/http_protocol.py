@@ -1,0 +1,113 @@
+"""One connection of the HTTP server: a deadline for the head of each request, a bound on how many there are.
+
+Rules:
+- A head must be complete so long after the connection was made, or after the answer before it; bytes that drip do not
+  move that end. Half a head is answered 408, silence is closed without a word.
+- Beyond the bound the connection that has kept us waiting longest for a whole request, head and body, makes room; when
+  every other one is at work, the new one is answered 503.
+- What is no HTTP is answered in the one error shape.
+Why not uvicorn's own: it times out only kept connections, and its ``limit_concurrency`` counts half-sent heads, so that
+whoever holds enough of them has everybody else refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+
+from polarise.errors import ErrorCode
+
+CONNECTIONS_MAX = 512
+
+
+class BoundedProtocol(H11Protocol):
+    """uvicorn's protocol over h11 with these bounds; `connections_max` is set on a subclass, see `bounded_protocol`."""
+
+    connections_max = CONNECTIONS_MAX
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        """Take the connection, and begin to wait for a head."""
+        super().connection_made(transport)
+        # uvicorn's set has no order, but every connection has its place on the clock.
+        self._since = self.loop.time()
+        if len(self.connections) > self.connections_max and not self._make_room():
+            self._refuse(503, ErrorCode.UNAVAILABLE, "this node has too many connections", "try again later")
+            return
+        self._wait_for_head()
+
+    def data_received(self, data: bytes) -> None:
+        """Go on reading; only a complete head ends the wait for it."""
+        if self.transport.is_closing():
+            return
+        # uvicorn's own method ends the wait at any byte. A complete head ends it in `handle_events`.
+        self.conn.receive_data(data)
+        self.handle_events()
+
+    def on_response_complete(self) -> None:
+        """Begin to wait for the next head; uvicorn's keep-alive timer is that wait."""
+        self._since = self.loop.time()
+        super().on_response_complete()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """End a connection whose head did not come."""
+        if self.conn.trailing_data[0] and not self.transport.is_closing():
+            seconds = self.config.timeout_keep_alive
+            self._refuse(408, ErrorCode.BODY_TOO_SLOW, f"the head was not complete after {seconds} s", "send it faster")
+        else:
+            super().timeout_keep_alive_handler()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what is no HTTP."""
+        self._refuse(400, ErrorCode.BAD_JSON, msg.rstrip("."), "send a request as RFC 9112 writes it")
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether no whole request of this connection is at work."""
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is None or cycle.response_complete or cycle.more_body
+
+    def _wait_for_head(self) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.config.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+
+    def _make_room(self) -> bool:
+        others = [other for other in self.connections if isinstance(other, BoundedProtocol) and other is not self]
+        waiting = [other for other in others if other.is_waiting and not other.transport.is_closing()]
+        if not waiting:
+            return False
+        oldest = min(waiting, key=lambda other: other._since)
+        oldest.transport.abort()
+        return True
+
+    def _refuse(self, status: int, code: ErrorCode, message: str, hint: str) -> None:
+        body = json.dumps({"status": "failure", "code": code, "message": message, "hint": hint}).encode()
+        headers: list[tuple[bytes, bytes]] = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"),
+        ]
+        if status == 503:
+            headers.append((b"retry-after", b"5"))
+        events: tuple[Any, ...] = (
+            h11.Response(status_code=status, headers=headers),
+            h11.Data(data=body),
+            h11.EndOfMessage(),
+        )
+        try:
+            for event in events:
+                self.transport.write(self.conn.send(event) or b"")
+        except h11.LocalProtocolError:
+            # An answer is on its way already; nothing can be put into its middle.
+            self.transport.abort()
+        else:
+            self.transport.close()
+
+
+def bounded_protocol(connections_max: int) -> type[BoundedProtocol]:
+    """Return the protocol class of one server."""
+    return type("BoundedProtocol", (BoundedProtocol,), {"connections_max": connections_max})

@@ -1,0 +1,210 @@
+"""What happens to a lease that was granted: found again, renewed, its login changed, and its end.
+
+Rules:
+- A key or an id of somebody else's is answered as if it did not exist.
+- Who ends a lease first writes DELETING, in one transaction with the look at what it is; from then on nothing renews it.
+- Its container is stopped whoever holds the lease: what the tenant's programs do inside cannot put off the end.
+- "The engine cannot be asked" frees nothing: a row leaves only when the container is known to be gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+from dataclasses import replace
+
+from neurons.miner.admission import Admission, rejected
+from neurons.miner.console import set_password
+from neurons.miner.container import ContainerManager, StepObserver, reload_sshd
+from neurons.miner.journal import Journal
+from neurons.miner.lease import Expiry, Lease, LeaseId, LeaseState
+from neurons.miner.lease_events import LeaseEvents
+from neurons.miner.locks import WAIT_SECONDS, LeaseBusy, LeaseLocks
+from neurons.miner.login import password_entry
+from polarise.errors import ErrorCode, RequestRejected
+from polarise.ssh_keys import parse_public_key
+from utils.clock import Clock
+
+logger = logging.getLogger(__name__)
+
+CONTAINER_ID_PATTERN = re.compile(r"[0-9a-f]{12,64}")
+
+
+class RunningLeases:
+    """The granted leases of one node.
+
+    Args:
+        manager: Runs the containers.
+        journal: The node's leases.
+        admission: Bounds of what a renewal may say, and whether there are passwords.
+        events: Tells the agent about leases.
+        clock: Wall and boot clock.
+        reach: Called with the name of each step; tests end the process there.
+    """
+
+    def __init__(
+        self,
+        manager: ContainerManager,
+        journal: Journal,
+        admission: Admission,
+        events: LeaseEvents,
+        clock: Clock,
+        reach: StepObserver = lambda _step: None,
+    ) -> None:
+        self.manager = manager
+        self.journal = journal
+        self.events = events
+        self.locks = LeaseLocks()
+        self._admission = admission
+        self._clock = clock
+        self._reach = reach
+
+    def of_container(self, container_id: str) -> Lease:
+        """Return the active lease of a container id (or a prefix of 12 digits or more).
+
+        Raises:
+            RequestRejected: NOT_FOUND (404), also for anything that is no id at all.
+        """
+        lease = self.journal.by_container(container_id) if CONTAINER_ID_PATTERN.fullmatch(container_id) else None
+        if lease is None or lease.state is not LeaseState.ACTIVE:
+            raise not_found(container_id)
+        return lease
+
+    def renew(self, lease: Lease, ttl_seconds: int | None) -> Lease:
+        """Let a lease end ``ttl_seconds`` from now; as often as its renter likes.
+
+        Raises:
+            RequestRejected: The time is out of bounds, or the lease has just ended.
+        """
+        ttl = self._admission.ttl_seconds(ttl_seconds)
+
+        def decide(found: Lease) -> Lease:
+            if found.state is not LeaseState.ACTIVE or found.expiry.remaining_ms(self._clock) <= 0:
+                raise not_found(lease.container_id or "")
+            return replace(found, expiry=Expiry.after(self._clock, ttl))
+
+        renewed = self.journal.change(lease.lease_id, decide)
+        if renewed is None:
+            raise not_found(lease.container_id or "")
+        return renewed
+
+    def set_public_key(self, lease: Lease, public_key: str) -> None:
+        """Let only this key log in from now on, and no password; open sessions live.
+
+        Raises:
+            RequestRejected: KEY_REFUSED.
+            Unavailable: The lease is busy, or its container does not run.
+        """
+        line = parse_public_key(public_key)
+        with self.locks.holding(lease.lease_id):
+            lease = self._current(lease)
+            files = self.manager.login_files(lease.lease_id)
+            files.set_public_key(line)
+            if lease.has_password:
+                files.set_password_login(is_on=False)
+                reload_sshd(self.manager.client, str(lease.container_id))
+                self.journal.update(lease, has_password=False)
+
+    def new_password(self, lease: Lease) -> str:
+        """Turn password login on with a fresh password, which replaces the old one at once.
+
+        Raises:
+            RequestRejected: NOT_SUPPORTED, this miner gives no passwords.
+            Unavailable: The lease is busy, its container does not run, or a program in it does not do its work.
+        """
+        if not self._admission.defaults.password_login:
+            raise rejected(
+                ErrorCode.NOT_SUPPORTED, "ssh_password", "this miner gives no passwords", "use PUT .../ssh-key"
+            )
+        with self.locks.holding(lease.lease_id):
+            lease = self._current(lease)
+            password = self.give_password(str(lease.container_id))
+            if not lease.has_password:
+                self.manager.login_files(lease.lease_id).set_password_login(is_on=True)
+                reload_sshd(self.manager.client, str(lease.container_id))
+                self.journal.update(lease, has_password=True)
+        return password
+
+    def give_password(self, container_id: str) -> str:
+        """Replace the password inside a container and return it; it is kept nowhere.
+
+        Raises:
+            Unavailable: As `new_password`.
+        """
+        password = secrets.token_urlsafe(18)
+        set_password(self.manager.client, container_id, password_entry(password))
+        return password
+
+    def terminate(self, lease: Lease) -> None:
+        """End a lease: the container is killed, which cuts open connections, and all traces are removed.
+
+        Raises:
+            Unavailable: The engine cannot be asked; the lease stays DELETING and is finished later.
+        """
+        self.end(lease, wait_seconds=WAIT_SECONDS)
+
+    def end(self, lease: Lease, *, wait_seconds: float = 0.0) -> None:
+        """End a lease now, whoever holds it; what its holder keeps from being removed, `reconcile` removes later.
+
+        Raises:
+            Unavailable: As `terminate`.
+        """
+        ending = self.journal.change(lease.lease_id, lambda found: replace(found, state=LeaseState.DELETING))
+        if ending is None:
+            return
+        self._reach("terminate.journaled")
+        try:
+            self.clean_up(ending)
+        except LeaseBusy:
+            # The holder works inside the container, and comes to its end with it.
+            self.manager.kill(ending)
+            try:
+                self.clean_up(ending, wait_seconds=wait_seconds)
+            except LeaseBusy:
+                logger.info("lease ended, its holder delays the removal", extra={"lease_id": lease.lease_id})
+
+    def claim_expired(self, lease_id: LeaseId) -> Lease | None:
+        """Turn an active lease whose time is over to DELETING and return it; None when there is none (any more)."""
+
+        def decide(found: Lease) -> Lease | None:
+            is_due = found.state is LeaseState.ACTIVE and found.expiry.remaining_ms(self._clock) <= 0
+            return replace(found, state=LeaseState.DELETING) if is_due else None
+
+        claimed = self.journal.change(lease_id, decide)
+        if claimed is not None:
+            logger.info("lease expired", extra={"lease_id": lease_id})
+        return claimed
+
+    def clean_up(self, lease: Lease, *, wait_seconds: float = 0.0) -> None:
+        """Remove container, folder and row of a lease that nobody can use any more.
+
+        Raises:
+            LeaseBusy: Somebody still works on it.
+            Unavailable: The engine cannot be asked.
+        """
+        with self.locks.holding(lease.lease_id, wait_seconds):
+            if self.journal.by_id(lease.lease_id) is None:
+                return
+            self.manager.stop_container(lease)
+            self.journal.forget(lease.lease_id)
+            self.events.ended(lease.lease_id)
+        logger.info("lease ended", extra={"lease_id": lease.lease_id})
+
+    def _current(self, lease: Lease) -> Lease:
+        """Return the lease as the journal has it now."""
+        found = self.journal.by_id(lease.lease_id)
+        if found is None or found.state is not LeaseState.ACTIVE:
+            raise not_found(lease.container_id or "")
+        return found
+
+
+def not_found(container_id: str) -> RequestRejected:
+    """Return the answer for an id that is not the caller's, not active, or no id at all."""
+    return RequestRejected(
+        ErrorCode.NOT_FOUND,
+        f"you have no container {container_id[:64]!r} here",
+        hint="GET /containers lists yours",
+        field="container_id",
+        status=404,
+    )
