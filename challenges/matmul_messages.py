@@ -23,6 +23,7 @@ from polarise.merkle import HASH_BYTES, inclusion_proof_length
 N_MIN = 64
 N_MAX = 32768
 ROUNDS_MAX = 4096
+BYTES_PER_ELEMENT = 16
 OPENINGS_MAX = 256
 TILES = (16, 32, 64, 128)
 RETAINED_BYTES_MAX = 4 << 30
@@ -95,6 +96,11 @@ class MatmulParams:
     def operations(self) -> int:
         """Multiplications and additions of the whole proof, counted as the vendors count them."""
         return 2 * self.n**3 * self.rounds
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of device memory the work takes at most; what `timing.fit_params` keeps below the device's."""
+        return BYTES_PER_ELEMENT * self.n**2
 
     @property
     def bounds(self) -> tuple[int, int, int]:

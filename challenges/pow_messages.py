@@ -61,6 +61,11 @@ class PowParams:
         return self.difficulty * self.shares
 
     @property
+    def memory_bytes(self) -> int:
+        """Bytes of device memory that depend on the sizes: none, the hashes live in the solver's own buffers."""
+        return 0
+
+    @property
     def target(self) -> int:
         """Largest value of a share, 64 bits; its upper half is T32, the largest last word a share can have.
 

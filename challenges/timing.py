@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from challenges.matmul_messages import ROUNDS_MAX, MatmulParams
+from challenges.matmul_messages import BYTES_PER_ELEMENT, ROUNDS_MAX, MatmulParams
 from challenges.pow_messages import HASHES_MAX, SHARES_MIN, PowParams
 from polarise.errors import ProofRejected, RejectReason
 
@@ -30,7 +30,6 @@ PEAK_CEILING_PPM = 1_150_000
 N_LADDER = (256, 512, 1024, 2048, 4096, 8192, 16384)
 ROUNDS_MIN = 2
 ROUNDS_WANTED = 8
-BYTES_PER_ELEMENT = 16
 
 SHARES_WANTED = 2000
 DIFFICULTY_FLOOR = 256

@@ -1,1 +1,1 @@
-"""The telemetry's room: sampler, thresholds, shipper, exporter; empty until the log exists."""
+"""The telemetry's room: sampler, thresholds, windows, exporter, and an archive that pulls."""

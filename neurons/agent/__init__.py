@@ -1,1 +1,1 @@
-"""The agent's room (owner of a node's log and its key); empty until the log exists."""
+"""The agent's room (owner of a node's log and its key)."""

@@ -86,6 +86,7 @@ class ChallengeHandler:
         """
         index = self._device_index(request.device)
         params = _params(request)
+        _refuse_too_large(params, self._devices[index])
         solver = self._claim(request, validator_key, params, index)
         self._tracker.record(
             Validation(
@@ -268,6 +269,17 @@ def _params(request: PrepareRequest) -> ProofParams:
         raise RequestRejected(
             ErrorCode.INVALID_FIELD, f"sizes out of range: {err}", hint="choose other sizes", field="sizes", status=422
         ) from err
+
+
+def _refuse_too_large(params: ProofParams, device: DeviceClaim) -> None:
+    if 0 < device.memory_bytes < params.memory_bytes:
+        raise RequestRejected(
+            ErrorCode.INVALID_FIELD,
+            f"the proof takes {params.memory_bytes} bytes, the device has {device.memory_bytes}",
+            hint="choose a smaller n",
+            field="sizes",
+            status=422,
+        )
 
 
 def _device_name(device: DeviceClaim, index: int) -> str:

@@ -1,17 +1,20 @@
 """The solver: a process of its own per device and proof, the only one that imports torch.
 
 It speaks one JSON object per line on stdin and stdout: prepare, solve, open; the end of stdin ends it. A solver that
-hangs or dies takes nothing of the miner with it, and its memory is given back with it.
+hangs or dies takes nothing of the miner with it, and its memory is given back with it. It is the kernel's first choice
+where the host's memory runs out.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import IO
 
 from challenges.draw import ChallengeKind
@@ -42,6 +45,11 @@ class SolverProcess:
             stdout=subprocess.PIPE,
             start_new_session=True,
         )
+
+    @property
+    def pid(self) -> int:
+        """Process id on this host."""
+        return self._process.pid
 
     def prepare(self, device: str, params: ProofParams) -> None:
         """Import, allocate and warm up.
@@ -163,8 +171,15 @@ def _mapping(value: object) -> dict[str, object]:
     return value
 
 
+def _be_killed_first() -> None:
+    """Where memory runs out, the kernel shall end this process, never a tenant's or the miner's."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
 def main(open_prover: Provers = open_prover) -> None:
     """Serve on stdin and stdout; whatever a library prints goes to stderr."""
+    _be_killed_first()
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     serve(sys.stdin.buffer, answers, open_prover)

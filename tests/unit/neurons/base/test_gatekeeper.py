@@ -305,4 +305,4 @@ def test_readiness_names_a_service_that_failed(people: People, node_identity: Id
         miner.node.supervisors[0].last_error = "OSError: a defect"
         answer = send(miner.url, "GET", "/readyz")
         assert answer.status == 503
-        assert answer.json["causes"]["services"] == "engine-watch: OSError: a defect"  # type: ignore[index]
+        assert answer.json["causes"]["services"] == "agent: OSError: a defect"  # type: ignore[index]

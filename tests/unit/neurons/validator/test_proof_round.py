@@ -366,6 +366,7 @@ def test_device_proves_one_thing_at_a_time_whatever_its_kind(miner: ProvingMiner
         ("pow", {"shares": 4096, "difficulty": 2**50, "slot": 0}, 422, "sizes"),
         ("matmul", {"n": 63, "rounds": 1, "tile": 64, "openings": 1}, 422, "sizes"),
         ("matmul", {"n": 64, "rounds": 1, "tile": 64, "openings": 257}, 422, "sizes"),
+        ("matmul", {"n": 8256, "rounds": 1, "tile": 64, "openings": 1}, 422, "sizes"),
         ("pow", {"n": 64, "rounds": 1, "tile": 64, "openings": 1}, 400, "sizes.shares"),
         ("matmul", {"n": 64, "rounds": 1, "tile": 64}, 400, "sizes.openings"),
         ("pow", {"shares": True, "difficulty": 1, "slot": 0}, 400, "sizes.shares"),
