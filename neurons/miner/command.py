@@ -65,6 +65,8 @@ def run_join(args: argparse.Namespace) -> int:
 
     started = load(args, RoleName.MINER)
     endpoint = _checked(args.endpoint) if args.endpoint else _endpoint(started.config)
+    # Before anything is measured: without a genesis there is nowhere to put it.
+    ledger = None if args.offline else ledger_client(started.config, started.data_dir)
     print("measuring every device with both proofs, this takes some seconds …")
     statement = registry_statement(
         started.config,
@@ -79,8 +81,8 @@ def run_join(args: argparse.Namespace) -> int:
         write_entry(path, statement)
         print(f"wrote {path}")
     print(f"node key {started.identity.public_key}\nendpoint {endpoint}")
-    if not args.offline:
-        height = post_entry(ledger_client(started.config, started.data_dir), started.identity, statement)
+    if ledger is not None:
+        height = post_entry(ledger, started.identity, statement)
         print(f"registered on the ledger, final in block {height}")
     return 0
 

@@ -78,6 +78,7 @@ def _print(output: str, answer: AllocateAnswer, lease: Lease) -> None:
     print_fields(
         {
             "container": answer.container_id,
+            "lease": lease.receipt.lease_id,
             "login": f"{answer.ssh_user}@{answer.ssh_host} port {answer.ssh_port}",
             **password,
             "host key": answer.host_key_fingerprint,
