@@ -233,6 +233,7 @@ class EvidenceBundle(WireModel):
         validator_key: Who examined.
         miner_key: Who was examined.
         registry: The miner's signed registry entry.
+        target_seconds: How long each proof was to take by its claim; the sizes follow from it.
         opening_key: The validator's secret of this epoch; a bundle must not leave it before the epoch's proofs are done.
         miner_set_root: Merkle root over the digests of all entries of the epoch.
         challenge_commit: What the validator was bound to before.
@@ -250,6 +251,7 @@ class EvidenceBundle(WireModel):
     validator_key: str = Field(pattern=KEY_PATTERN)
     miner_key: str = Field(pattern=KEY_PATTERN)
     registry: SignedStatement
+    target_seconds: int = Field(ge=1, le=60)
     opening_key: Hash
     miner_set_root: Hash
     challenge_commit: Hash

@@ -4,7 +4,7 @@ Rules:
 - An epoch begins at once when the daemon starts; one that takes longer than it may is followed immediately by the next.
 - Commitment and beacon come before the first challenge, scores and record after the last.
 - A defect that one miner brings to light costs that miner its examination in this epoch and nobody else's: it is logged
-  with its traceback, and the epoch goes on.
+  with its traceback, a score that says so is kept, and the epoch goes on.
 - An epoch that was broken off is recorded as such at the next start, with the miners that were scored.
 """
 
@@ -154,6 +154,15 @@ class EpochService:
             self._examiner.examine(secret, beacon, statement, entry, stop)
         except Exception:  # a supervisor of one examination: a miner that finds a bug must not end it for all others
             logger.exception("examination failed", extra={"epoch": secret.epoch, "miner_key": statement.signer})
+            self._record_defect(secret, beacon, statement, entry)
+
+    def _record_defect(
+        self, secret: EpochSecret, beacon: Beacon, statement: SignedStatement, entry: RegistryEntry
+    ) -> None:
+        try:
+            self._examiner.record_defect(secret, beacon, statement, entry)
+        except Exception:  # the same supervisor: what broke the examination may break its record too
+            logger.exception("defect not recorded", extra={"epoch": secret.epoch, "miner_key": statement.signer})
 
     def _finish(self, epoch: int, miners: Miners, began_ns: int) -> None:
         key = self._recorder.record(epoch, is_complete=True)

@@ -38,6 +38,8 @@ from utils.clock import Clock
 
 logger = logging.getLogger(__name__)
 
+DEFECT = "this validator failed; nothing was measured"
+
 ClientFactory = Callable[[RegistryEntry], MinerClient]
 
 
@@ -105,9 +107,37 @@ class Examiner:
         telemetry = self._telemetry.read(entry) if self._telemetry else None
         self._keep(secret, beacon, statement, tuple(proofs), inspection, telemetry)
 
+    def record_defect(
+        self, secret: EpochSecret, beacon: Beacon, statement: SignedStatement, entry: RegistryEntry
+    ) -> None:
+        """Leave a score of an examination that a defect of ours ended, unless it came that far."""
+        newest = self._metrics.newest(statement.signer)
+        if newest is None or newest.epoch != secret.epoch:
+            self._keep_unmeasured(secret, beacon, statement, entry, DEFECT)
+
+    def _keep_unmeasured(
+        self, secret: EpochSecret, beacon: Beacon, statement: SignedStatement, entry: RegistryEntry, message: str
+    ) -> None:
+        verdict = Verdict(RejectReason.NOT_MEASURED, message)
+        proofs = tuple(
+            _proof_evidence(challenge, ProofTrace(), verdict)
+            for challenge in self._challenges(secret, beacon, statement, entry)
+        )
+        self._keep(secret, beacon, statement, proofs, None, None)
+
+    def _challenges(
+        self, secret: EpochSecret, beacon: Beacon, statement: SignedStatement, entry: RegistryEntry
+    ) -> list[Challenge]:
+        return [
+            challenge
+            for index, device in enumerate(entry.hardware.devices)
+            for challenge in self._generator.challenges(secret, beacon.value, statement.signer, device, index)
+        ]
+
     def _prove(self, entry: RegistryEntry, challenge: Challenge) -> ProofEvidence:
         trace = ProofTrace()
         try:
+            self._generator.check_work(challenge)
             self._rounds.run(self._client(entry), challenge, trace)
             verdict = self._engine.verify_resources(challenge, trace)
         except ProofRejected as err:
@@ -149,6 +179,7 @@ class Examiner:
             validator_key=self._validator_key,
             miner_key=statement.signer,
             registry=statement,
+            target_seconds=self._generator.target_seconds,
             opening_key=secret.opening_key.hex(),
             miner_set_root=secret.miner_set_root.hex(),
             challenge_commit=secret.commit.hex(),
@@ -159,7 +190,7 @@ class Examiner:
             previous=previous,
             score=score,
         )
-        path = write_bundle(self._evidence, bundle)
+        path = self._write(bundle)
         checkpoint = telemetry.checkpoint_hash() if telemetry else None
         self._metrics.record(
             StoredScore(secret.epoch, statement.signer, score, path.stem, now_unix_ms, telemetry=checkpoint)
@@ -176,6 +207,15 @@ class Examiner:
                 "evidence": path.stem,
             },
         )
+
+
+    def _write(self, bundle: EvidenceBundle) -> Path:
+        try:
+            return write_bundle(self._evidence, bundle)
+        except ValueError as err:
+            # The name stays the same, and a score without its openings is more than no score.
+            logger.warning("openings not kept", extra={"miner_key": bundle.miner_key, "cause": str(err)})
+            return write_bundle(self._evidence, bundle.without_openings())
 
 
 def _proof_evidence(challenge: Challenge, trace: ProofTrace, verdict: Verdict) -> ProofEvidence:

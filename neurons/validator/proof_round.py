@@ -5,7 +5,9 @@ Rules:
 - Stamps are the client's, on this process's monotonic clock; nothing is computed while the clock runs.
 - What a miner sent is kept in the trace before it is judged, so that a rejection can be recomputed too.
 - A device that is busy at prepare (429) declined: NOT_MEASURED. Once `/challenge/start` has left, everything that is no
-  commitment is MISSING, whatever the excuse. A proof is never repeated.
+  commitment is MISSING, and once positions have left, everything that is no openings is OPENING_LATE, whatever the
+  excuse. A proof is never repeated.
+- No answer is read beyond what an honest one of these sizes can have.
 - Openings have two seconds: whoever sees the questions must not have time to work on the answers.
 """
 
@@ -106,7 +108,11 @@ class ProofRound:
 
     def _start(self, client: MinerClient, challenge: Challenge, trace: ProofTrace) -> SignedStatement:
         try:
-            timed = client.start(challenge.start_request(), deadline_seconds=challenge.start_deadline_seconds)
+            timed = client.start(
+                challenge.start_request(),
+                deadline_seconds=challenge.start_deadline_seconds,
+                max_bytes=challenge.commitment_bytes_max,
+            )
         except DeadlineExceeded as err:
             raise ProofRejected(
                 RejectReason.MISSING,
@@ -139,7 +145,9 @@ class ProofRound:
             ),
         )
         try:
-            openings = client.open(request, deadline_seconds=OPEN_SECONDS).openings
+            openings = client.open(
+                request, deadline_seconds=OPEN_SECONDS, max_bytes=challenge.openings_bytes_max
+            ).openings
         except DeadlineExceeded as err:
             raise ProofRejected(
                 RejectReason.OPENING_LATE,
@@ -148,7 +156,10 @@ class ProofRound:
                 expected=f"<= {OPEN_SECONDS:g} s",
             ) from err
         except (SubnetError, ValueError) as err:
-            raise _missing("sent no openings", err) from err
+            # It has seen the questions: whatever the excuse, another answer would be a second try.
+            raise ProofRejected(
+                RejectReason.OPENING_LATE, f"sent no openings in time: {printable(err)}"[:400]
+            ) from err
         try:
             openings_digest(openings)
         except ValueError as err:

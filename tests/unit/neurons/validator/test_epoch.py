@@ -19,19 +19,21 @@ from neurons.base.access import Caller
 from neurons.base.service import Supervisor
 from neurons.miner.join import post
 from neurons.validator.epoch import EpochService
+from neurons.validator.examination import DEFECT
 from neurons.validator.metrics import FILE_NAME, MetricsHandler
 from neurons.validator.node import ValidatorNode
+from neurons.validator.replay import replay
 from polarise.clients import MinerClient
 from polarise.epoch_record import STATEMENT_KIND, EpochRecord, record_path
 from polarise.errors import RejectReason
-from polarise.evidence import read_bundle
+from polarise.evidence import VerdictRecord, read_bundle
 from polarise.ledger_registry import FOLDER
 from polarise.registry import STATEMENT_KIND as ENTRY_KIND
 from polarise.registry import RegistryEntry
 from polarise.signing import Certificate, Identity, Purpose, SigningKey
 from polarise.statement import SignedStatement, sign_statement
 from polarise.transaction import SetValue
-from tests.support.proving_miner import MINER, OWNER, VALIDATOR, challenge_of, entry_of, proving_miner
+from tests.support.proving_miner import CPU, MINER, OWNER, VALIDATOR, challenge_of, entry_of, proving_miner
 from tests.support.small_ledger import SmallLedger, small_ledger
 from utils.clock import SystemClock
 
@@ -162,7 +164,7 @@ def test_answer_without_a_canonical_form_is_a_verdict_and_no_defect(
     with MetricsHandler(tmp_path / "node" / FILE_NAME) as metrics:
         stored = metrics.newest(MINER.public_key)
     assert stored is not None
-    assert stored.record.reasons[0] in {reason, RejectReason.MISSING}
+    assert stored.record.reasons[0] in {reason, RejectReason.MISSING, RejectReason.OPENING_LATE}
     assert stored.record.score_ppm == 0
 
 
@@ -199,11 +201,38 @@ def test_defect_with_one_miner_ends_the_epoch_for_nobody_else(tmp_path: Path, ca
         assert metrics.unfinished() == []
         (row,) = metrics.epochs(10)
         scores = metrics.scores_of(row.epoch)
-    assert [(score.miner_key, score.record.score_ppm) for score in scores] == [(MINER.public_key, 1_000_000)]
+        left = read_bundle(tmp_path / "node" / "evidence" / f"{scores[0].evidence}.json")
+    assert [(score.miner_key, score.record.score_ppm) for score in scores] == [
+        (ANOTHER.public_key, 0),
+        (MINER.public_key, 1_000_000),
+    ]
+    # A score that says so is left of the defect, and it holds for an auditor.
+    assert {(proof.verdict.reason, proof.verdict.message) for proof in left.proofs} == {
+        (RejectReason.NOT_MEASURED, DEFECT)
+    }
+    assert False not in [finding.holds for finding in replay(left)]
     (defect,) = [record for record in caplog.records if record.message == "examination failed"]
     assert vars(defect)["miner_key"] == ANOTHER.public_key
     assert defect.exc_info is not None
     assert defect.exc_info[0] is ZeroDivisionError
+
+
+def test_claim_that_carries_no_proof_is_not_met_and_replays(tmp_path: Path, ledger: SmallLedger) -> None:
+    """Memory claimed small must not make the proof small: the matmul proof is never asked for."""
+    device = CPU.model_copy(update={"memory_bytes": 1 << 20, "matmul_ops_per_second": 10**13})
+    node = ValidatorNode(_config(ledger), tmp_path / "node", VALIDATOR)
+    with proving_miner(tmp_path) as miner, _epochs(node) as service:
+        ledger.register(entry_of(miner.endpoint, devices=(device,)))
+        service.run_epoch(threading.Event())
+    (path,) = (tmp_path / "node" / "evidence").iterdir()
+    bundle = read_bundle(path)
+    assert [proof.verdict.reason for proof in bundle.proofs] == [None, RejectReason.CLAIM_NOT_MET]
+    assert bundle.proofs[1].commitment is None
+    assert bundle.score.gate == 0
+    assert False not in [finding.holds for finding in replay(bundle)]
+    passed = bundle.proofs[1].model_copy(update={"verdict": VerdictRecord(reason=RejectReason.MISSING)})
+    findings = replay(bundle.model_copy(update={"proofs": (bundle.proofs[0], passed)}))
+    assert "matmul proof of cpu: claim" in [finding.what for finding in findings if finding.holds is False]
 
 
 def test_private_endpoint_is_not_called_unless_allowed(tmp_path: Path, ledger: SmallLedger) -> None:

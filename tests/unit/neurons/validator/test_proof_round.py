@@ -132,13 +132,38 @@ def test_busy_device_is_not_measured(miner: ProvingMiner) -> None:
     assert rejected.message.startswith("BUSY")
 
 
-@pytest.mark.parametrize("path", ["/challenge/prepare", "/challenge/start", "/challenge/open"])
-def test_unavailable_at_any_step_is_missing(miner: ProvingMiner, path: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("/challenge/prepare", RejectReason.MISSING),
+        ("/challenge/start", RejectReason.MISSING),
+        ("/challenge/open", RejectReason.OPENING_LATE),
+    ],
+)
+def test_unavailable_at_any_step_is_missing_or_late_once_the_positions_are_known(
+    miner: ProvingMiner, path: str, reason: RejectReason
+) -> None:
     def away(_caller: Caller, _body: bytes) -> Response:
         raise Unavailable("out of memory")
 
     miner.views[path] = away
-    assert _rejection(miner.client()).reason is RejectReason.MISSING
+    assert _rejection(miner.client()).reason is reason
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"), [("/challenge/start", RejectReason.MISSING), ("/challenge/open", RejectReason.OPENING_LATE)]
+)
+def test_answer_one_byte_longer_than_its_sizes_allow_is_not_read(
+    miner: ProvingMiner, path: str, reason: RejectReason
+) -> None:
+    _, challenge = challenge_of(entry_of())
+    is_start = path == "/challenge/start"
+    bound = challenge.commitment_bytes_max if is_start else challenge.openings_bytes_max
+    miner.views[path] = lambda _caller, _body: Response(b" " * (bound + 1), mimetype="application/json")
+    rejected = _rejection(miner.client(), challenge)
+    assert (rejected.reason, str(bound) in rejected.message) == (reason, True)
+    miner.views[path] = lambda _caller, _body: Response(b" " * bound, mimetype="application/json")
+    assert str(bound) not in _rejection(miner.client(), challenge_of(entry_of())[1]).message
 
 
 def test_refusal_after_prepare_is_missing_even_as_429(miner: ProvingMiner) -> None:
