@@ -162,6 +162,20 @@ class TelemetryEvidence(WireModel):
         return None if self.checkpoint is None else hashlib.sha256(self.checkpoint.encode()).hexdigest()
 
 
+class DeviceScore(WireModel):
+    """One device's share in the compute part, with what the next epoch builds on.
+
+    Attributes:
+        device: UUID of the device.
+        last_ppm: Newest value that was really measured; None if it never was.
+        declines_count: Rounds in a row in which it declined to be measured.
+    """
+
+    device: str = Field(max_length=96)
+    last_ppm: Ppm | None
+    declines_count: Count
+
+
 class PartScore(WireModel):
     """One part of a score.
 
@@ -175,7 +189,8 @@ class PartScore(WireModel):
         reasons: Why points are missing.
         message: One sentence for the miner's operator.
         last_ppm: Newest value that was really measured.
-        declines_count: Rounds in a row in which the miner declined to be measured.
+        declines_count: Rounds in a row in which the miner declined to be measured; for compute the most of any device.
+        devices: One per claimed device; compute only.
     """
 
     name: PartName
@@ -188,6 +203,7 @@ class PartScore(WireModel):
     message: Text = ""
     last_ppm: Ppm | None = None
     declines_count: Count = 0
+    devices: tuple[DeviceScore, ...] = ()
 
 
 class ScoreRecord(WireModel):

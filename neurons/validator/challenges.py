@@ -216,9 +216,7 @@ class ChallengeGenerator:
             return err.params
 
     def _fitted(self, kind: ChallengeKind, device: DeviceClaim, device_index: int) -> ProofParams:
-        return fitted_params(
-            kind, device, device_index, target_seconds=self._target_seconds, openings=self._openings
-        )
+        return fitted_params(kind, device, device_index, target_seconds=self._target_seconds, openings=self._openings)
 
 
 def claimed_rate(device: DeviceClaim, kind: ChallengeKind) -> int:

@@ -208,7 +208,6 @@ class Examiner:
             },
         )
 
-
     def _write(self, bundle: EvidenceBundle) -> Path:
         try:
             return write_bundle(self._evidence, bundle)

@@ -157,9 +157,7 @@ class ProofRound:
             ) from err
         except (SubnetError, ValueError) as err:
             # It has seen the questions: whatever the excuse, another answer would be a second try.
-            raise ProofRejected(
-                RejectReason.OPENING_LATE, f"sent no openings in time: {printable(err)}"[:400]
-            ) from err
+            raise ProofRejected(RejectReason.OPENING_LATE, f"sent no openings in time: {printable(err)}"[:400]) from err
         try:
             openings_digest(openings)
         except ValueError as err:
