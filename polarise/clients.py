@@ -85,9 +85,20 @@ class MinerClient:
             raise AnswerInvalid(f"{self.endpoint} is node {answer.node_key[:12]}, expected {self.node_key[:12]}")
         return answer
 
-    def ping(self) -> int:
+    def check_address(self) -> None:
+        """Look the endpoint up and judge where it leads, without connecting.
+
+        Raises:
+            AddressRefused: Our own rule forbids to call it.
+            Unavailable: There is no such name.
+        """
+        self._http.check_address(self._timeout_seconds)
+
+    def ping(self, *, timeout_seconds: float | None = None) -> int:
         """Return the nanoseconds from request to answer of GET /healthz, on a fresh connection, connecting left out."""
-        response = self._http.request("GET", "/healthz", timeout_seconds=self._timeout_seconds)
+        response = self._http.request(
+            "GET", "/healthz", timeout_seconds=self._timeout_seconds if timeout_seconds is None else timeout_seconds
+        )
         raise_for_status(response)
         return response.first_byte_ns - response.sent_ns
 

@@ -1,6 +1,9 @@
 """One miner in one epoch: prove each device in each kind, inspect one container, score, and keep the evidence of all of it.
 
-Between its steps it asks whether to stop; a miner whose examination was broken off is not scored.
+Rules:
+- Between its steps it asks whether to stop; a miner whose examination was broken off is not scored.
+- One budget holds over all of it; when it is used up, what is left is MISSING.
+- A miner that our own address rule keeps us from calling is NOT_MEASURED: that is our setting and not its fault.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from challenges.pow_messages import PowParams
+from neurons.validator.budget import Budget, seconds_for
 from neurons.validator.chain import Beacon
 from neurons.validator.challenges import Challenge, ChallengeGenerator, EpochSecret
 from neurons.validator.inspection import Inspector
@@ -21,7 +25,7 @@ from neurons.validator.telemetry import TelemetryReader
 from neurons.validator.verification import Verdict, VerificationEngine
 from polarise.answers import printable
 from polarise.clients import MinerClient
-from polarise.errors import ProofRejected, RejectReason, Unavailable
+from polarise.errors import AddressRefused, ProofRejected, RejectReason, Unavailable
 from polarise.evidence import (
     EvidenceBundle,
     InspectionEvidence,
@@ -58,6 +62,7 @@ class Examiner:
         evidence: Folder of the bundles.
         clients: Registry entry -> client.
         clock: Wall clock.
+        epoch_seconds: Length of an epoch; bounds what one miner may take of it.
     """
 
     def __init__(
@@ -73,6 +78,8 @@ class Examiner:
         evidence: Path,
         clients: ClientFactory,
         clock: Clock,
+        *,
+        epoch_seconds: int,
     ) -> None:
         self._validator_key = validator_key
         self._generator = generator
@@ -85,6 +92,7 @@ class Examiner:
         self._evidence = evidence
         self._clients = clients
         self._clock = clock
+        self._epoch_seconds = epoch_seconds
 
     def examine(
         self,
@@ -95,15 +103,26 @@ class Examiner:
         stop: threading.Event,
     ) -> None:
         """Examine, score and keep one miner; returns without a score when ``stop`` is set on the way."""
+        if (refusal := self._own_refusal(entry)) is not None:
+            logger.warning(
+                "miner not examined: its endpoint is refused by this validator's own rule; "
+                "validator.allow_private_endpoints=true allows it",
+                extra={"miner_key": statement.signer, "endpoint": entry.endpoint, "cause": refusal},
+            )
+            self._keep_unmeasured(secret, beacon, statement, entry, f"this validator does not call it: {refusal}"[:400])
+            return
+        challenges = self._challenges(secret, beacon, statement, entry)
+        budget = Budget(
+            seconds_for(challenges, target_seconds=self._generator.target_seconds, epoch_seconds=self._epoch_seconds)
+        )
         proofs = []
-        for index, device in enumerate(entry.hardware.devices):
-            for challenge in self._generator.challenges(secret, beacon.value, statement.signer, device, index):
-                if stop.is_set():
-                    return
-                proofs.append(self._prove(entry, challenge))
+        for challenge in challenges:
+            if stop.is_set():
+                return
+            proofs.append(self._prove(entry, challenge, budget))
         if stop.is_set():
             return
-        inspection = self._inspect(entry)
+        inspection = self._inspect(entry, budget)
         telemetry = self._telemetry.read(entry) if self._telemetry else None
         self._keep(secret, beacon, statement, tuple(proofs), inspection, telemetry)
 
@@ -134,11 +153,21 @@ class Examiner:
             for challenge in self._generator.challenges(secret, beacon.value, statement.signer, device, index)
         ]
 
-    def _prove(self, entry: RegistryEntry, challenge: Challenge) -> ProofEvidence:
+    def _own_refusal(self, entry: RegistryEntry) -> str | None:
+        """Return why our own rule forbids to call a miner; None where it may be called, whether it answers or not."""
+        try:
+            self._clients(entry).check_address()
+        except AddressRefused as err:
+            return printable(err.message, 300)
+        except Unavailable:
+            return None
+        return None
+
+    def _prove(self, entry: RegistryEntry, challenge: Challenge, budget: Budget) -> ProofEvidence:
         trace = ProofTrace()
         try:
             self._generator.check_work(challenge)
-            self._rounds.run(self._client(entry), challenge, trace)
+            self._rounds.run(self._client(entry), challenge, trace, budget)
             verdict = self._engine.verify_resources(challenge, trace)
         except ProofRejected as err:
             verdict = Verdict.of(err)
@@ -151,14 +180,14 @@ class Examiner:
         except Unavailable as err:
             raise ProofRejected(RejectReason.MISSING, f"the endpoint cannot be called: {printable(err)}"[:400]) from err
 
-    def _inspect(self, entry: RegistryEntry) -> InspectionEvidence | None:
+    def _inspect(self, entry: RegistryEntry, budget: Budget) -> InspectionEvidence | None:
         if self._inspector is None:
             return None
         try:
             client = self._clients(entry)
         except Unavailable as err:
             return self._inspector.unreachable(err)
-        return self._inspector.inspect(client)
+        return self._inspector.inspect(client, budget)
 
     def _keep(
         self,

@@ -49,7 +49,7 @@ class Loss:
             "claimed": self.claimed,
             "rates": list(self.rates),
             "weight_ppm": self.weight_ppm,
-            "lost_points": lost_points(self.lost_ppm),
+            "lost_points": lost_text(self.lost_ppm),
             "reasons": [str(reason) for reason in self.reasons],
             "message": self.message,
             "fixes": list(self.fixes),
@@ -79,7 +79,7 @@ def explain(score: ScoreRecord) -> list[Loss]:
     return lines
 
 
-def lost_points(lost_ppm: int) -> str:
+def lost_text(lost_ppm: int) -> str:
     """Return lost millionths as points; what earlier epochs give stands with a minus."""
     return f"-{points(-lost_ppm)}" if lost_ppm < 0 else points(lost_ppm)
 

@@ -141,7 +141,7 @@ def _compute(proofs: Sequence[ProofEvidence], previous: ScoreRecord | None) -> P
         rates=_rates([proof for of_device in measured for proof in of_device if _was_answered(proof)]),
         reasons=_reasons(proof.verdict.reason for proof in proofs) or (() if proofs else (RejectReason.NOT_MEASURED,)),
         message=_compute_message(proofs),
-        last_ppm=value if measured else last and last.last_ppm,
+        last_ppm=value if measured else (last.last_ppm if last else None),
         declines_count=max((device.declines_count for device in devices), default=0),
         devices=devices,
     )

@@ -18,7 +18,7 @@ from config.schema import Config
 from neurons.base.access import Caller
 from neurons.base.service import Supervisor
 from neurons.miner.join import post
-from neurons.validator.epoch import EpochService
+from neurons.validator.epoch import EpochService, seconds_to_next
 from neurons.validator.examination import DEFECT
 from neurons.validator.metrics import FILE_NAME, MetricsHandler
 from neurons.validator.node import ValidatorNode
@@ -235,12 +235,48 @@ def test_claim_that_carries_no_proof_is_not_met_and_replays(tmp_path: Path, ledg
     assert "matmul proof of cpu: claim" in [finding.what for finding in findings if finding.holds is False]
 
 
-def test_private_endpoint_is_not_called_unless_allowed(tmp_path: Path, ledger: SmallLedger) -> None:
+def test_private_endpoint_is_not_called_unless_allowed(
+    tmp_path: Path, ledger: SmallLedger, caplog: pytest.LogCaptureFixture
+) -> None:
     node = ValidatorNode(_config(ledger, allow_private_endpoints=False), tmp_path / "node", VALIDATOR)
     with proving_miner(tmp_path) as miner, _epochs(node) as service:
         ledger.register(entry_of(miner.endpoint))
-        service.run_epoch(threading.Event())
+        with caplog.at_level(logging.WARNING):
+            service.run_epoch(threading.Event())
         assert miner.handler._tracker.newest(1) == []
+    (warning,) = [record for record in caplog.records if record.name == "neurons.validator.examination"]
+    assert "validator.allow_private_endpoints=true" in warning.message
+    with MetricsHandler(tmp_path / "node" / FILE_NAME) as metrics:
+        stored = metrics.newest(MINER.public_key)
+    assert stored is not None
+    assert (stored.record.reasons, stored.record.gate) == ((RejectReason.NOT_MEASURED,), 1)
+
+
+@pytest.mark.parametrize(
+    ("started_ms", "now_ms", "seconds"),
+    [
+        (30_000, 31_000, 29.0),  # begun in this stretch: the next boundary, restart or not
+        (44_999, 50_000, 10.0),
+        (45_000, 50_000, 10.0),  # half an epoch before the boundary is the least
+        (45_001, 50_000, 40.0),
+        (29_999, 30_000, 0.0),  # it ran over
+        (99_000, 31_000, 0.0),  # the clock was set back
+    ],
+)
+def test_epochs_begin_at_multiples_of_their_length(started_ms: int, now_ms: int, seconds: float) -> None:
+    assert seconds_to_next(started_ms, now_ms, 30) == seconds
+
+
+def test_restart_makes_no_further_epoch(tmp_path: Path, ledger: SmallLedger) -> None:
+    settings = _config(ledger, epoch_seconds=86400)
+    stop = threading.Event()
+    with _epochs(ValidatorNode(settings, tmp_path / "node", VALIDATOR)) as service:
+        ledger.register(entry_of("https://127.0.0.1:1"))
+        assert service._wait_seconds() == 0
+        service.run_epoch(stop)
+    with _epochs(ValidatorNode(settings, tmp_path / "node", VALIDATOR)) as service:
+        service.prepare()
+        assert service._wait_seconds() > 0
 
 
 def test_epoch_numbers_grow_whatever_the_clock_says(tmp_path: Path) -> None:
