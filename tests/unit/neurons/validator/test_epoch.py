@@ -235,6 +235,24 @@ def test_claim_that_carries_no_proof_is_not_met_and_replays(tmp_path: Path, ledg
     assert "matmul proof of cpu: claim" in [finding.what for finding in findings if finding.holds is False]
 
 
+def test_bundle_too_large_for_any_reader_is_kept_without_its_openings(
+    tmp_path: Path, ledger: SmallLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = ValidatorNode(_config(ledger), tmp_path / "node", VALIDATOR)
+    with proving_miner(tmp_path) as miner, _epochs(node) as service:
+        ledger.register(entry_of(miner.endpoint))
+        service.run_epoch(threading.Event())
+        (first,) = (tmp_path / "node" / "evidence").iterdir()
+        # The second holds the first score too, so that only its openings are what is too much.
+        monkeypatch.setattr("polarise.evidence.MAX_BUNDLE_BYTES", first.stat().st_size)
+        service.run_epoch(threading.Event())
+    (second,) = (path for path in (tmp_path / "node" / "evidence").iterdir() if path != first)
+    bundle = read_bundle(second)
+    assert bundle.proofs[1].openings is None
+    assert bundle.proofs[1].openings_digest is not None
+    assert False not in [finding.holds for finding in replay(bundle)]
+
+
 def test_private_endpoint_is_not_called_unless_allowed(
     tmp_path: Path, ledger: SmallLedger, caplog: pytest.LogCaptureFixture
 ) -> None:
