@@ -253,6 +253,32 @@ def test_bundle_too_large_for_any_reader_is_kept_without_its_openings(
     assert False not in [finding.holds for finding in replay(bundle)]
 
 
+def test_miner_that_lets_everything_wait_uses_up_its_own_time(
+    tmp_path: Path, ledger: SmallLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neurons.validator.budget.FLOOR_SECONDS", 0.3)
+    monkeypatch.setattr("neurons.validator.budget.GENEROUS", 0.0)
+    released = threading.Event()
+
+    def hang(_caller: Caller, _body: bytes) -> Response:
+        released.wait(10)
+        return Response("{}", mimetype="application/json")
+
+    node = ValidatorNode(_config(ledger, inspect=True), tmp_path / "node", VALIDATOR)
+    with proving_miner(tmp_path) as miner, _epochs(node) as service:
+        miner.views["/challenge/prepare"] = hang
+        ledger.register(entry_of(miner.endpoint))
+        service.run_epoch(threading.Event())
+        released.set()
+    (path,) = (tmp_path / "node" / "evidence").iterdir()
+    bundle = read_bundle(path)
+    assert [proof.verdict.reason for proof in bundle.proofs] == [RejectReason.MISSING] * 2
+    assert "used up" in bundle.proofs[1].verdict.message
+    assert bundle.inspection is not None
+    assert bundle.inspection.verdict.reason is RejectReason.ALLOCATE_FAILED
+    assert False not in [finding.holds for finding in replay(bundle)]
+
+
 def test_private_endpoint_is_not_called_unless_allowed(
     tmp_path: Path, ledger: SmallLedger, caplog: pytest.LogCaptureFixture
 ) -> None:
