@@ -172,7 +172,9 @@ class ValidatorConfig(Section):
         max_length=300,
         description="Base URL others reach this API by; stands in epoch records. Default: network.host and port.",
     )
-    epoch_seconds: int = Field(300, ge=5, le=86400, description="Length of an epoch.")
+    epoch_seconds: int = Field(
+        300, ge=5, le=86400, description="Length of an epoch; they begin at its multiples on the wall clock."
+    )
     proof_target_seconds: int = Field(3, ge=1, le=60, description="How long each proof should take a miner.")
     openings: int = Field(32, ge=8, le=256, description="Tiles recomputed per proof.")
     inspect: bool = Field(True, description="Rent a container from each miner and check its limits from inside.")

@@ -15,7 +15,7 @@ import threading
 from typing import NamedTuple
 
 from polarise.deadline import Patience
-from polarise.errors import DeadlineExceeded, Unavailable
+from polarise.errors import AddressRefused, DeadlineExceeded, Unavailable
 
 # Addresses that carry an IPv4 address inside, which the tables of "global" addresses do not look at.
 _TRANSLATED = (ipaddress.IPv6Network("2002::/16"), ipaddress.IPv6Network("64:ff9b::/96"))
@@ -33,18 +33,30 @@ def connect(host: str, port: int, patience: Patience, *, allow_private: bool) ->
     """Resolve, judge and connect; the caller owns the socket.
 
     Raises:
-        Unavailable: The name does not resolve or leads to an address that is not allowed.
+        AddressRefused: It leads to an address that is not allowed.
+        Unavailable: The name does not resolve.
         OSError: No address could be connected to.
+    """
+    addresses = allowed_addresses(host, port, patience, allow_private=allow_private)
+    for address in addresses[:-1]:
+        with contextlib.suppress(OSError):
+            return _connect_one(address, patience)
+    return _connect_one(addresses[-1], patience)
+
+
+def allowed_addresses(host: str, port: int, patience: Patience, *, allow_private: bool) -> list[Address]:
+    """Resolve and judge.
+
+    Raises:
+        AddressRefused: It leads to an address that is not allowed.
+        Unavailable: The name does not resolve.
     """
     addresses = resolve(host, port, patience)
     if not allow_private:
         for address in addresses:
             if not is_public(address.host):
-                raise Unavailable(f"{host} is {address.host}, which is not a public address")
-    for address in addresses[:-1]:
-        with contextlib.suppress(OSError):
-            return _connect_one(address, patience)
-    return _connect_one(addresses[-1], patience)
+                raise AddressRefused(f"{host} is {address.host}, which is not a public address")
+    return addresses
 
 
 def resolve(host: str, port: int, patience: Patience) -> list[Address]:

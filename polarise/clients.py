@@ -85,9 +85,20 @@ class MinerClient:
             raise AnswerInvalid(f"{self.endpoint} is node {answer.node_key[:12]}, expected {self.node_key[:12]}")
         return answer
 
-    def ping(self) -> int:
+    def check_address(self) -> None:
+        """Look the endpoint up and judge where it leads, without connecting.
+
+        Raises:
+            AddressRefused: Our own rule forbids to call it.
+            Unavailable: There is no such name.
+        """
+        self._http.check_address(self._timeout_seconds)
+
+    def ping(self, *, timeout_seconds: float | None = None) -> int:
         """Return the nanoseconds from request to answer of GET /healthz, on a fresh connection, connecting left out."""
-        response = self._http.request("GET", "/healthz", timeout_seconds=self._timeout_seconds)
+        response = self._http.request(
+            "GET", "/healthz", timeout_seconds=self._timeout_seconds if timeout_seconds is None else timeout_seconds
+        )
         raise_for_status(response)
         return response.first_byte_ns - response.sent_ns
 
@@ -177,17 +188,40 @@ class MinerClient:
         """Announce a proof; nothing is timed yet."""
         self._call("POST", "/challenge/prepare", messages.SuccessAnswer, request, timeout_seconds=deadline_seconds)
 
-    def start(self, request: messages.StartRequest, *, deadline_seconds: float) -> Timed[messages.CommitAnswer]:
+    def start(
+        self, request: messages.StartRequest, *, deadline_seconds: float, max_bytes: int = MAX_ANSWER_BYTES
+    ) -> Timed[messages.CommitAnswer]:
         """Start the clock and wait for the commitment, whose signature the caller checks.
 
         A miner can send its first byte before it has the commitment: the work took until ``last_byte_ns``.
-        """
-        return self._call("POST", "/challenge/start", messages.CommitAnswer, request, timeout_seconds=deadline_seconds)
 
-    def open(self, request: messages.OpenRequest, *, deadline_seconds: float) -> messages.OpenAnswer:
-        """Ask for the drawn openings."""
+        Raises:
+            AnswerInvalid: The answer is larger than ``max_bytes``, or no commitment.
+        """
         return self._call(
-            "POST", "/challenge/open", messages.OpenAnswer, request, timeout_seconds=deadline_seconds
+            "POST",
+            "/challenge/start",
+            messages.CommitAnswer,
+            request,
+            timeout_seconds=deadline_seconds,
+            max_bytes=max_bytes,
+        )
+
+    def open(
+        self, request: messages.OpenRequest, *, deadline_seconds: float, max_bytes: int = MAX_ANSWER_BYTES
+    ) -> messages.OpenAnswer:
+        """Ask for the drawn openings.
+
+        Raises:
+            AnswerInvalid: The answer is larger than ``max_bytes``, or no openings.
+        """
+        return self._call(
+            "POST",
+            "/challenge/open",
+            messages.OpenAnswer,
+            request,
+            timeout_seconds=deadline_seconds,
+            max_bytes=max_bytes,
         ).answer
 
     def verdict(self, statement: SignedStatement, *, deadline_seconds: float) -> None:
@@ -204,6 +238,7 @@ class MinerClient:
         *,
         headers: dict[str, str] | None = None,
         timeout_seconds: float | None = None,
+        max_bytes: int = MAX_ANSWER_BYTES,
     ) -> Timed[AnswerT]:
         body = b"" if request is None else canonical_bytes(request.to_wire())
         response = self._http.request(
@@ -212,7 +247,7 @@ class MinerClient:
             headers={**(headers or {}), **self._signed(method, target, body)},
             body=body,
             timeout_seconds=self._timeout_seconds if timeout_seconds is None else timeout_seconds,
-            max_bytes=MAX_ANSWER_BYTES,
+            max_bytes=min(max_bytes, MAX_ANSWER_BYTES),
         )
         answer = decoded(model, response)
         return Timed(answer, response.sent_ns, response.first_byte_ns, response.last_byte_ns)

@@ -197,6 +197,10 @@ class DeadlineExceeded(Unavailable):
     """A peer did not finish its answer in time, however steadily it dripped."""
 
 
+class AddressRefused(Unavailable):
+    """A peer's address is one that our own settings forbid to call; nothing was sent."""
+
+
 class AnswerInvalid(Unavailable):
     """A peer answered, but with something that is no answer to the question.
 

@@ -162,6 +162,20 @@ class TelemetryEvidence(WireModel):
         return None if self.checkpoint is None else hashlib.sha256(self.checkpoint.encode()).hexdigest()
 
 
+class DeviceScore(WireModel):
+    """One device's share in the compute part, with what the next epoch builds on.
+
+    Attributes:
+        device: UUID of the device.
+        last_ppm: Newest value that was really measured; None if it never was.
+        declines_count: Rounds in a row in which it declined to be measured.
+    """
+
+    device: str = Field(max_length=96)
+    last_ppm: Ppm | None
+    declines_count: Count
+
+
 class PartScore(WireModel):
     """One part of a score.
 
@@ -175,7 +189,8 @@ class PartScore(WireModel):
         reasons: Why points are missing.
         message: One sentence for the miner's operator.
         last_ppm: Newest value that was really measured.
-        declines_count: Rounds in a row in which the miner declined to be measured.
+        declines_count: Rounds in a row in which the miner declined to be measured; for compute the most of any device.
+        devices: One per claimed device; compute only.
     """
 
     name: PartName
@@ -188,6 +203,7 @@ class PartScore(WireModel):
     message: Text = ""
     last_ppm: Ppm | None = None
     declines_count: Count = 0
+    devices: tuple[DeviceScore, ...] = ()
 
 
 class ScoreRecord(WireModel):
@@ -233,6 +249,7 @@ class EvidenceBundle(WireModel):
         validator_key: Who examined.
         miner_key: Who was examined.
         registry: The miner's signed registry entry.
+        target_seconds: How long each proof was to take by its claim; the sizes follow from it.
         opening_key: The validator's secret of this epoch; a bundle must not leave it before the epoch's proofs are done.
         miner_set_root: Merkle root over the digests of all entries of the epoch.
         challenge_commit: What the validator was bound to before.
@@ -250,6 +267,7 @@ class EvidenceBundle(WireModel):
     validator_key: str = Field(pattern=KEY_PATTERN)
     miner_key: str = Field(pattern=KEY_PATTERN)
     registry: SignedStatement
+    target_seconds: int = Field(ge=1, le=60)
     opening_key: Hash
     miner_set_root: Hash
     challenge_commit: Hash

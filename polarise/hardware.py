@@ -44,13 +44,13 @@ class HardwareClaim(WireModel):
         cpu_model: Name of the processor.
         cpu_milli: Offered processors in thousandths, 1000 = one full CPU.
         memory_bytes: Memory that leases may use, together.
-        devices: Devices that prove work, at most 64.
+        devices: Devices that prove work, at most 16.
     """
 
     cpu_model: str = Field(max_length=200)
     cpu_milli: int = Field(ge=1, lt=2**31)
     memory_bytes: int = Field(ge=1, lt=2**53)
-    devices: tuple[DeviceClaim, ...] = Field(min_length=1, max_length=64)
+    devices: tuple[DeviceClaim, ...] = Field(min_length=1, max_length=16)
 
     @field_validator("devices")
     @classmethod

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import cast
 from urllib.parse import urlsplit
 
-from polarise.addresses import connect
+from polarise.addresses import allowed_addresses, connect
 from polarise.deadline import Deadline, Idle
 from polarise.errors import Unavailable
 from polarise.http_wire import MAX_HEAD_BYTES, SocketReader, border, check_complete, read_body, request_head
@@ -68,6 +68,16 @@ class HttpClient:
         self.base_url = base_url.rstrip("/")
         self._allow_private = allow_private
         self._host, self._port, self._authority = _parse_base_url(self.base_url)
+
+    def check_address(self, timeout_seconds: float) -> None:
+        """Look the host up and judge its addresses as every request does.
+
+        Raises:
+            AddressRefused: Only public addresses are allowed, and this one is not.
+            Unavailable: There is no such name.
+        """
+        with border(self.base_url):
+            allowed_addresses(self._host, self._port, Deadline(timeout_seconds), allow_private=self._allow_private)
 
     def request(
         self,

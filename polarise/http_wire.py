@@ -13,7 +13,7 @@ import socket
 from collections.abc import Iterator, Mapping
 
 from polarise.deadline import Patience
-from polarise.errors import DeadlineExceeded, Unavailable
+from polarise.errors import AnswerInvalid, DeadlineExceeded, Unavailable
 
 MAX_HEAD_BYTES = 64 * 1024
 
@@ -82,13 +82,14 @@ def read_body(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
     """Read the whole body.
 
     Raises:
-        Unavailable: It is larger than ``max_bytes`` or breaks off.
+        AnswerInvalid: It is larger than ``max_bytes``.
+        Unavailable: It breaks off.
     """
     if response.length is not None and response.length > max_bytes:
-        raise Unavailable(f"the answer has {response.length} bytes, at most {max_bytes} are read")
+        raise AnswerInvalid(f"the answer has {response.length} bytes, at most {max_bytes} are read")
     content = response.read(max_bytes + 1)
     if len(content) > max_bytes:
-        raise Unavailable(f"the answer is larger than {max_bytes} bytes")
+        raise AnswerInvalid(f"the answer is larger than {max_bytes} bytes")
     check_complete(response, is_at_end=True)
     return content
 

@@ -18,7 +18,7 @@ from challenges import draw
 from challenges.draw import ChallengeKind, SeedInputs
 from challenges.matmul_messages import MatmulParams
 from challenges.proofs import ProofParams, bounds_of, kind_of, sizes_of
-from challenges.timing import fit_params, fit_pow_params
+from challenges.timing import WorkTooSmall, fit_params, fit_pow_params
 from polarise import merkle
 from polarise.hardware import DeviceClaim
 from polarise.messages import PrepareRequest, StartRequest
@@ -98,6 +98,21 @@ class Challenge:
         return min(self.expected_seconds / WORTH_WAITING_FOR + START_SLACK_SECONDS, START_SECONDS_MAX)
 
     @property
+    def commitment_bytes_max(self) -> int:
+        """Bound of a signed commitment on the wire: 64 hex digits a root, or 8 bytes a nonce in base64."""
+        if isinstance(self.params, MatmulParams):
+            return 8192 + 70 * self.params.rounds
+        return 8192 + 24 * self.params.shares
+
+    @property
+    def openings_bytes_max(self) -> int:
+        """Bound of the openings on the wire: leaf and path in base64, with some room for each one's names."""
+        if not isinstance(self.params, MatmulParams):
+            return 1024
+        hashes_count = (self.params.tiles_per_side - 1).bit_length()
+        return 1024 + self.params.openings * (self.params.leaf_bytes * 4 // 3 + hashes_count * 48 + 256)
+
+    @property
     def has_openings(self) -> bool:
         """Whether anything is left to open after the commitment."""
         return bool(bounds_of(self.params))
@@ -146,6 +161,11 @@ class ChallengeGenerator:
         self._target_seconds = target_seconds
         self._openings = openings
 
+    @property
+    def target_seconds(self) -> int:
+        """How long a proof should take; it stands in the evidence, as the sizes follow from it."""
+        return self._target_seconds
+
     def begin_epoch(self, epoch: int, entries: Iterable[SignedStatement]) -> EpochSecret:
         """Draw the epoch's key and bind it to the miners that will be asked."""
         opening_key = secrets.token_bytes(draw.KEY_BYTES)
@@ -181,17 +201,41 @@ class ChallengeGenerator:
             for kind in KINDS
         )
 
+    def check_work(self, challenge: Challenge) -> None:
+        """Check that the device's claim carries a proof of its own rate; otherwise nothing need be sent.
+
+        Raises:
+            ProofRejected: CLAIM_NOT_MET, the claimed memory is too small.
+        """
+        self._fitted(challenge.kind, challenge.device, challenge.device_index)
+
     def _params(self, kind: ChallengeKind, device: DeviceClaim, device_index: int) -> ProofParams:
-        rate = claimed_rate(device, kind)
-        if kind is ChallengeKind.POW:
-            return fit_pow_params(rate, self._target_seconds, slot=device_index)
-        memory_bytes = device.memory_bytes or None
-        return fit_params(rate, self._target_seconds, memory_bytes=memory_bytes, openings=self._openings)
+        try:
+            return self._fitted(kind, device, device_index)
+        except WorkTooSmall as err:
+            return err.params
+
+    def _fitted(self, kind: ChallengeKind, device: DeviceClaim, device_index: int) -> ProofParams:
+        return fitted_params(kind, device, device_index, target_seconds=self._target_seconds, openings=self._openings)
 
 
 def claimed_rate(device: DeviceClaim, kind: ChallengeKind) -> int:
     """Return what a device claims in one kind of proof, per second."""
     return device.pow_hashes_per_second if kind is ChallengeKind.POW else device.matmul_ops_per_second
+
+
+def fitted_params(
+    kind: ChallengeKind, device: DeviceClaim, device_index: int, *, target_seconds: int, openings: int
+) -> ProofParams:
+    """Return the sizes that follow from a device's claim, for the round and for an auditor.
+
+    Raises:
+        WorkTooSmall: The claimed memory does not carry a proof of the claimed rate.
+    """
+    rate = claimed_rate(device, kind)
+    if kind is ChallengeKind.POW:
+        return fit_pow_params(rate, target_seconds, slot=device_index)
+    return fit_params(rate, target_seconds, memory_bytes=device.memory_bytes or None, openings=openings)
 
 
 def recompute(

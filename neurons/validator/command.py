@@ -91,7 +91,7 @@ def run_scores(args: argparse.Namespace) -> int:
 
 def run_explain(args: argparse.Namespace) -> int:
     """Print where one miner lost its points."""
-    from neurons.validator.explain import explain, explanation_wire
+    from neurons.validator.explain import explain, explanation_wire, lost_text
     from neurons.validator.scoring import points
 
     with _open_metrics(args) as metrics:
@@ -104,7 +104,7 @@ def run_explain(args: argparse.Namespace) -> int:
     for line in explain(stored.record):
         share = f"{line.weight_ppm / 10_000:.1f} %" if line.weight_ppm else "left out"
         compared = f"{line.measured} of {line.claimed}" if line.claimed else line.measured
-        print(f"{line.part:<10}  weight {share:<8}  lost {points(line.lost_ppm):>6}  {compared}")
+        print(f"{line.part:<10}  weight {share:<8}  lost {lost_text(line.lost_ppm):>6}  {compared}")
         for rate in line.rates:
             print(f"            {rate}")
         if line.reasons or line.message:

@@ -1,10 +1,12 @@
 """The validator's loop: once per epoch every registered miner is examined, scored and recorded on the ledger.
 
 Rules:
-- An epoch begins at once when the daemon starts; one that takes longer than it may is followed immediately by the next.
+- Epochs begin at multiples of their length on the wall clock, so that a restart makes no further ones: where the current
+  one was begun already, the daemon waits for the next boundary. Between two beginnings lies half an epoch or more.
+- The very first begins at once; one that takes longer than it may is followed immediately by the next.
 - Commitment and beacon come before the first challenge, scores and record after the last.
 - A defect that one miner brings to light costs that miner its examination in this epoch and nobody else's: it is logged
-  with its traceback, and the epoch goes on.
+  with its traceback, a score that says so is kept, and the epoch goes on.
 - An epoch that was broken off is recorded as such at the next start, with the miners that were scored.
 """
 
@@ -82,7 +84,8 @@ class EpochService:
     def run(self, stop: threading.Event) -> None:
         """Run one epoch after another."""
         while not stop.is_set():
-            began_ns = self._clock.monotonic_ns()
+            if stop.wait(self._wait_seconds()):
+                return
             try:
                 self.run_epoch(stop)
             except Unavailable as err:
@@ -91,8 +94,12 @@ class EpochService:
                 continue
             except CommitRefused as err:
                 logger.warning("epoch not begun", extra={"cause": str(err)})
-            took_seconds = (self._clock.monotonic_ns() - began_ns) / 1e9
-            stop.wait(max(0.0, self._epoch_seconds - took_seconds))
+
+    def _wait_seconds(self) -> float:
+        newest = next(iter(self._metrics.epochs(1)), None)
+        if newest is None:
+            return 0.0
+        return seconds_to_next(newest.started_unix_ms, self._clock.wall_unix_ms(), self._epoch_seconds)
 
     def run_epoch(self, stop: threading.Event) -> None:
         """Examine every miner that is registered now.
@@ -154,6 +161,15 @@ class EpochService:
             self._examiner.examine(secret, beacon, statement, entry, stop)
         except Exception:  # a supervisor of one examination: a miner that finds a bug must not end it for all others
             logger.exception("examination failed", extra={"epoch": secret.epoch, "miner_key": statement.signer})
+            self._record_defect(secret, beacon, statement, entry)
+
+    def _record_defect(
+        self, secret: EpochSecret, beacon: Beacon, statement: SignedStatement, entry: RegistryEntry
+    ) -> None:
+        try:
+            self._examiner.record_defect(secret, beacon, statement, entry)
+        except Exception:  # the same supervisor: what broke the examination may break its record too
+            logger.exception("defect not recorded", extra={"epoch": secret.epoch, "miner_key": statement.signer})
 
     def _finish(self, epoch: int, miners: Miners, began_ns: int) -> None:
         key = self._recorder.record(epoch, is_complete=True)
@@ -173,6 +189,19 @@ class EpochService:
             except (OSError, RequestRejected) as err:
                 logger.warning("evidence not pruned", extra={"evidence": evidence, "cause": str(err)})
             self._metrics.mark_pruned(evidence)
+
+
+def seconds_to_next(started_unix_ms: int, now_unix_ms: int, epoch_seconds: int) -> float:
+    """Return how long to wait for the next epoch: 0 unless the newest began in the current stretch of the wall clock."""
+    length_ms = epoch_seconds * 1000
+    # Not "or later": after a clock was set back, nobody waits for it to catch up.
+    if started_unix_ms // length_ms != now_unix_ms // length_ms:
+        return 0.0
+    begin_unix_ms = (now_unix_ms // length_ms + 1) * length_ms
+    # An epoch that began late in its stretch leaves the miners' logs no time to grow before the boundary.
+    if begin_unix_ms - started_unix_ms < length_ms // 2:
+        begin_unix_ms += length_ms
+    return (begin_unix_ms - now_unix_ms) / 1000
 
 
 def _report(name: str, cause: str) -> None:

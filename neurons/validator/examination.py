@@ -1,6 +1,9 @@
 """One miner in one epoch: prove each device in each kind, inspect one container, score, and keep the evidence of all of it.
 
-Between its steps it asks whether to stop; a miner whose examination was broken off is not scored.
+Rules:
+- Between its steps it asks whether to stop; a miner whose examination was broken off is not scored.
+- One budget holds over all of it; when it is used up, what is left is MISSING.
+- A miner that our own address rule keeps us from calling is NOT_MEASURED: that is our setting and not its fault.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from challenges.pow_messages import PowParams
+from neurons.validator.budget import Budget, seconds_for
 from neurons.validator.chain import Beacon
 from neurons.validator.challenges import Challenge, ChallengeGenerator, EpochSecret
 from neurons.validator.inspection import Inspector
@@ -21,7 +25,7 @@ from neurons.validator.telemetry import TelemetryReader
 from neurons.validator.verification import Verdict, VerificationEngine
 from polarise.answers import printable
 from polarise.clients import MinerClient
-from polarise.errors import ProofRejected, RejectReason, Unavailable
+from polarise.errors import AddressRefused, ProofRejected, RejectReason, Unavailable
 from polarise.evidence import (
     EvidenceBundle,
     InspectionEvidence,
@@ -37,6 +41,8 @@ from polarise.statement import SignedStatement
 from utils.clock import Clock
 
 logger = logging.getLogger(__name__)
+
+DEFECT = "this validator failed; nothing was measured"
 
 ClientFactory = Callable[[RegistryEntry], MinerClient]
 
@@ -56,6 +62,7 @@ class Examiner:
         evidence: Folder of the bundles.
         clients: Registry entry -> client.
         clock: Wall clock.
+        epoch_seconds: Length of an epoch; bounds what one miner may take of it.
     """
 
     def __init__(
@@ -71,6 +78,8 @@ class Examiner:
         evidence: Path,
         clients: ClientFactory,
         clock: Clock,
+        *,
+        epoch_seconds: int,
     ) -> None:
         self._validator_key = validator_key
         self._generator = generator
@@ -83,6 +92,7 @@ class Examiner:
         self._evidence = evidence
         self._clients = clients
         self._clock = clock
+        self._epoch_seconds = epoch_seconds
 
     def examine(
         self,
@@ -93,22 +103,71 @@ class Examiner:
         stop: threading.Event,
     ) -> None:
         """Examine, score and keep one miner; returns without a score when ``stop`` is set on the way."""
+        if (refusal := self._own_refusal(entry)) is not None:
+            logger.warning(
+                "miner not examined: its endpoint is refused by this validator's own rule; "
+                "validator.allow_private_endpoints=true allows it",
+                extra={"miner_key": statement.signer, "endpoint": entry.endpoint, "cause": refusal},
+            )
+            self._keep_unmeasured(secret, beacon, statement, entry, f"this validator does not call it: {refusal}"[:400])
+            return
+        challenges = self._challenges(secret, beacon, statement, entry)
+        budget = Budget(
+            seconds_for(challenges, target_seconds=self._generator.target_seconds, epoch_seconds=self._epoch_seconds)
+        )
         proofs = []
-        for index, device in enumerate(entry.hardware.devices):
-            for challenge in self._generator.challenges(secret, beacon.value, statement.signer, device, index):
-                if stop.is_set():
-                    return
-                proofs.append(self._prove(entry, challenge))
+        for challenge in challenges:
+            if stop.is_set():
+                return
+            proofs.append(self._prove(entry, challenge, budget))
         if stop.is_set():
             return
-        inspection = self._inspect(entry)
+        inspection = self._inspect(entry, budget)
         telemetry = self._telemetry.read(entry) if self._telemetry else None
         self._keep(secret, beacon, statement, tuple(proofs), inspection, telemetry)
 
-    def _prove(self, entry: RegistryEntry, challenge: Challenge) -> ProofEvidence:
+    def record_defect(
+        self, secret: EpochSecret, beacon: Beacon, statement: SignedStatement, entry: RegistryEntry
+    ) -> None:
+        """Leave a score of an examination that a defect of ours ended, unless it came that far."""
+        newest = self._metrics.newest(statement.signer)
+        if newest is None or newest.epoch != secret.epoch:
+            self._keep_unmeasured(secret, beacon, statement, entry, DEFECT)
+
+    def _keep_unmeasured(
+        self, secret: EpochSecret, beacon: Beacon, statement: SignedStatement, entry: RegistryEntry, message: str
+    ) -> None:
+        verdict = Verdict(RejectReason.NOT_MEASURED, message)
+        proofs = tuple(
+            _proof_evidence(challenge, ProofTrace(), verdict)
+            for challenge in self._challenges(secret, beacon, statement, entry)
+        )
+        self._keep(secret, beacon, statement, proofs, None, None)
+
+    def _challenges(
+        self, secret: EpochSecret, beacon: Beacon, statement: SignedStatement, entry: RegistryEntry
+    ) -> list[Challenge]:
+        return [
+            challenge
+            for index, device in enumerate(entry.hardware.devices)
+            for challenge in self._generator.challenges(secret, beacon.value, statement.signer, device, index)
+        ]
+
+    def _own_refusal(self, entry: RegistryEntry) -> str | None:
+        """Return why our own rule forbids to call a miner; None where it may be called, whether it answers or not."""
+        try:
+            self._clients(entry).check_address()
+        except AddressRefused as err:
+            return printable(err.message, 300)
+        except Unavailable:
+            return None
+        return None
+
+    def _prove(self, entry: RegistryEntry, challenge: Challenge, budget: Budget) -> ProofEvidence:
         trace = ProofTrace()
         try:
-            self._rounds.run(self._client(entry), challenge, trace)
+            self._generator.check_work(challenge)
+            self._rounds.run(self._client(entry), challenge, trace, budget)
             verdict = self._engine.verify_resources(challenge, trace)
         except ProofRejected as err:
             verdict = Verdict.of(err)
@@ -121,14 +180,14 @@ class Examiner:
         except Unavailable as err:
             raise ProofRejected(RejectReason.MISSING, f"the endpoint cannot be called: {printable(err)}"[:400]) from err
 
-    def _inspect(self, entry: RegistryEntry) -> InspectionEvidence | None:
+    def _inspect(self, entry: RegistryEntry, budget: Budget) -> InspectionEvidence | None:
         if self._inspector is None:
             return None
         try:
             client = self._clients(entry)
         except Unavailable as err:
             return self._inspector.unreachable(err)
-        return self._inspector.inspect(client)
+        return self._inspector.inspect(client, budget)
 
     def _keep(
         self,
@@ -149,6 +208,7 @@ class Examiner:
             validator_key=self._validator_key,
             miner_key=statement.signer,
             registry=statement,
+            target_seconds=self._generator.target_seconds,
             opening_key=secret.opening_key.hex(),
             miner_set_root=secret.miner_set_root.hex(),
             challenge_commit=secret.commit.hex(),
@@ -159,7 +219,7 @@ class Examiner:
             previous=previous,
             score=score,
         )
-        path = write_bundle(self._evidence, bundle)
+        path = self._write(bundle)
         checkpoint = telemetry.checkpoint_hash() if telemetry else None
         self._metrics.record(
             StoredScore(secret.epoch, statement.signer, score, path.stem, now_unix_ms, telemetry=checkpoint)
@@ -176,6 +236,14 @@ class Examiner:
                 "evidence": path.stem,
             },
         )
+
+    def _write(self, bundle: EvidenceBundle) -> Path:
+        try:
+            return write_bundle(self._evidence, bundle)
+        except ValueError as err:
+            # The name stays the same, and a score without its openings is more than no score.
+            logger.warning("openings not kept", extra={"miner_key": bundle.miner_key, "cause": str(err)})
+            return write_bundle(self._evidence, bundle.without_openings())
 
 
 def _proof_evidence(challenge: Challenge, trace: ProofTrace, verdict: Verdict) -> ProofEvidence:

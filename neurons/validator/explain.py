@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from neurons.validator.metrics import StoredScore
-from neurons.validator.scoring import ACCEPTABLE_PPM, GATE_REASONS, effective_weights, points
+from neurons.validator.scoring import ACCEPTABLE_PPM, DECLINES_NEUTRAL, GATE_REASONS, effective_weights, points
 from polarise.errors import RejectReason
 from polarise.evidence import KindRate, PartScore, ScoreRecord
 from polarise.fixes import FIXES
 
 PPM = 1_000_000
+_SCALES = ((10**9, "G "), (10**6, "M "))
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,8 @@ class Loss:
         claimed: What it is compared with, as text.
         rates: Measured and claimed rate of each kind of proof, as text.
         weight_ppm: Share of the whole that this part had.
-        lost_ppm: Points lost to it, in millionths of the whole score.
+        lost_ppm: Points lost to it, in millionths of the whole score; below 0 what smoothing gave. All lines together are
+            what the score is short of 100 points, but for roundings.
         reasons: Reason codes.
         message: What happened.
         fixes: What to do, in the order of the reasons.
@@ -47,7 +49,7 @@ class Loss:
             "claimed": self.claimed,
             "rates": list(self.rates),
             "weight_ppm": self.weight_ppm,
-            "lost_points": points(self.lost_ppm),
+            "lost_points": lost_text(self.lost_ppm),
             "reasons": [str(reason) for reason in self.reasons],
             "message": self.message,
             "fixes": list(self.fixes),
@@ -77,6 +79,11 @@ def explain(score: ScoreRecord) -> list[Loss]:
     return lines
 
 
+def lost_text(lost_ppm: int) -> str:
+    """Return lost millionths as points; what earlier epochs give stands with a minus."""
+    return f"-{points(-lost_ppm)}" if lost_ppm < 0 else points(lost_ppm)
+
+
 def explanation_wire(stored: StoredScore) -> dict[str, object]:
     """Return a whole explanation as JSON-ready values."""
     return {
@@ -92,10 +99,12 @@ def explanation_wire(stored: StoredScore) -> dict[str, object]:
 
 def _part_line(part: PartScore, weight_ppm: int) -> Loss:
     lost_ppm = 0 if part.value_ppm is None else weight_ppm * (PPM - part.value_ppm) // PPM
-    measured = "not measured" if part.measured is None else str(part.measured)
+    measured = _measured_text(part)
     claimed = "" if part.claimed is None else str(part.claimed)
     if part.rates and part.value_ppm is not None:
         measured, claimed = f"{points(part.value_ppm)} %", "the claims, by the weakest proof"
+        if part.declines_count:
+            measured += f" (busy devices: kept from before, {part.declines_count} of {DECLINES_NEUTRAL} declines)"
     return Loss(
         part.name,
         measured,
@@ -110,9 +119,19 @@ def _part_line(part: PartScore, weight_ppm: int) -> Loss:
     )
 
 
+def _measured_text(part: PartScore) -> str:
+    if part.measured is not None:
+        return str(part.measured)
+    if part.declines_count and part.value_ppm is not None and part.last_ppm is not None:
+        return f"kept from before, {part.declines_count} of {DECLINES_NEUTRAL} declines"
+    return "not measured"
+
+
 def _rate_text(rate: KindRate) -> str:
     unit = "hashes/s" if rate.kind == "pow" else "operations/s"
-    return f"{rate.kind}: {rate.measured_per_second} of {rate.claimed_per_second} {unit}"
+    scale, prefix = next((step for step in _SCALES if rate.claimed_per_second >= step[0]), (1, ""))
+    measured, claimed = (f"{value / scale:.1f}" for value in (rate.measured_per_second, rate.claimed_per_second))
+    return f"{rate.kind}: {measured} of {claimed} {prefix}{unit}"
 
 
 def _smoothing_line(raw_ppm: int, smoothed_ppm: int) -> Loss:
@@ -120,9 +139,7 @@ def _smoothing_line(raw_ppm: int, smoothed_ppm: int) -> Loss:
     direction = (
         "earlier epochs were better" if smoothed_ppm > raw_ppm else "earlier epochs were worse; it passes by itself"
     )
-    return Loss(
-        "smoothing", points(smoothed_ppm), points(raw_ppm), 0, max(raw_ppm - smoothed_ppm, 0), (), direction, ()
-    )
+    return Loss("smoothing", points(smoothed_ppm), points(raw_ppm), 0, raw_ppm - smoothed_ppm, (), direction, ())
 
 
 def _fixes(reasons: tuple[RejectReason, ...]) -> tuple[str, ...]:

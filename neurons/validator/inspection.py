@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass
 from importlib import resources
 
+from neurons.validator.budget import Budget
 from neurons.validator.findings import MAX_OUTPUT_BYTES, Findings, check_findings, check_receipt, decode_findings
 from neurons.validator.login_process import LoginProcess
 from neurons.validator.verification import Verdict
@@ -63,12 +64,13 @@ class Inspector:
         self._allow_private = allow_private
         self._probe = resources.files("neurons.validator").joinpath("probe.py").read_text(encoding="utf-8")
 
-    def inspect(self, client: MinerClient) -> InspectionEvidence:
-        """Rent, look and give back; never raises for what the miner does."""
+    def inspect(self, client: MinerClient, budget: Budget | None = None) -> InspectionEvidence:
+        """Rent, look and give back within what is left of the miner's time; never raises for what the miner does."""
+        budget = budget or Budget(ALLOCATE_SECONDS + LOOK_SECONDS)
         began_ns = time.monotonic_ns()
         trace = InspectionTrace()
         try:
-            self._rent_and_look(client, trace)
+            self._rent_and_look(client, trace, budget)
         except ProofRejected as err:
             return self._failed(client.node_key, trace, err)
         receipt = self._receipt(client, trace)
@@ -91,17 +93,19 @@ class Inspector:
         record = VerdictRecord(reason=RejectReason.ALLOCATE_FAILED, message=printable(err, 400))
         return self._evidence(InspectionTrace(), record)
 
-    def _rent_and_look(self, client: MinerClient, trace: InspectionTrace) -> None:
+    def _rent_and_look(self, client: MinerClient, trace: InspectionTrace, budget: Budget) -> None:
         private_pem, public_line = generate_key_pair()
-        answer = self._allocate(client, public_line, trace)
+        answer = self._allocate(client, public_line, trace, _left(budget, ALLOCATE_SECONDS))
         is_looked_at = False
         try:
-            self._look(self._receipt(client, trace), private_pem, trace)
+            self._look(self._receipt(client, trace), private_pem, trace, _left(budget, LOOK_SECONDS))
             is_looked_at = True
         finally:
             _terminate(client, answer.container_id, is_worse_known=not is_looked_at)
 
-    def _allocate(self, client: MinerClient, public_line: str, trace: InspectionTrace) -> AllocateAnswer:
+    def _allocate(
+        self, client: MinerClient, public_line: str, trace: InspectionTrace, deadline_seconds: float
+    ) -> AllocateAnswer:
         began_ns = time.monotonic_ns()
         request = AllocateRequest(
             memory=str(self._memory_bytes),
@@ -111,7 +115,7 @@ class Inspector:
             ttl_seconds=TTL_SECONDS,
         )
         try:
-            answer = client.allocate(request, timeout_seconds=ALLOCATE_SECONDS)
+            answer = client.allocate(request, timeout_seconds=deadline_seconds)
         except RequestRejected as err:
             reason = RejectReason.NOT_MEASURED if err.code in DECLINED else RejectReason.ALLOCATE_FAILED
             raise ProofRejected(reason, f"{err.code}: {printable(err.message)}"[:400]) from err
@@ -121,12 +125,12 @@ class Inspector:
         trace.receipt = answer.receipt
         return answer
 
-    def _look(self, receipt: Receipt, private_pem: str, trace: InspectionTrace) -> None:
+    def _look(self, receipt: Receipt, private_pem: str, trace: InspectionTrace, deadline_seconds: float) -> None:
         check_receipt(receipt, memory_bytes=self._memory_bytes, cpu_milli=self._cpu_milli)
         login = LoginProcess(receipt, private_pem, allow_private=self._allow_private)
         command = f"python3 -I - {receipt.nonce} {receipt.limits.memory_bytes} {receipt.limits.cpu_milli}"
         try:
-            output = login.run(command, self._probe, max_bytes=MAX_OUTPUT_BYTES, deadline_seconds=LOOK_SECONDS)
+            output = login.run(command, self._probe, max_bytes=MAX_OUTPUT_BYTES, deadline_seconds=deadline_seconds)
         finally:
             trace.login_ms = login.login_ms
         trace.findings = decode_findings(output)
@@ -154,6 +158,14 @@ class Inspector:
             findings=None if trace.findings is None else dict(trace.findings.to_wire()),
             verdict=record,
         )
+
+
+def _left(budget: Budget, seconds: float) -> float:
+    """Cut a deadline to the miner's time; where that is over, a renter would have waited in vain too."""
+    try:
+        return budget.clamp(seconds)
+    except ProofRejected as err:
+        raise ProofRejected(RejectReason.ALLOCATE_FAILED, err.message, got=err.got, expected=err.expected) from err
 
 
 def _terminate(client: MinerClient, container_id: str, *, is_worse_known: bool) -> None:

@@ -99,6 +99,7 @@ class ValidatorNode(BaseNode):
             files.evidence,
             self.client,
             self.clock,
+            epoch_seconds=settings.epoch_seconds,
         )
         facts = RecordFacts(config_hash=self.config_hash(), uri=self.public_url)
         counters = MetricsTracker()

@@ -5,7 +5,10 @@ Rules:
 - Stamps are the client's, on this process's monotonic clock; nothing is computed while the clock runs.
 - What a miner sent is kept in the trace before it is judged, so that a rejection can be recomputed too.
 - A device that is busy at prepare (429) declined: NOT_MEASURED. Once `/challenge/start` has left, everything that is no
-  commitment is MISSING, whatever the excuse. A proof is never repeated.
+  commitment is MISSING, and once positions have left, everything that is no openings is OPENING_LATE, whatever the
+  excuse. A proof is never repeated.
+- No answer is read beyond what an honest one of these sizes can have.
+- The pings have five seconds together, and no deadline goes beyond what is left of the miner's time.
 - Openings have two seconds: whoever sees the questions must not have time to work on the answers.
 """
 
@@ -17,10 +20,12 @@ from dataclasses import dataclass
 from challenges.matmul import MatmulCommitment, MatmulParams, check_roots_shape
 from challenges.pow import PowCommitment, check_nonces_shape
 from challenges.proofs import sizes_of
+from neurons.validator.budget import Budget
 from neurons.validator.challenges import Challenge
 from polarise.answers import printable
 from polarise.canonical import canonical_bytes
 from polarise.clients import MinerClient
+from polarise.deadline import Deadline
 from polarise.errors import DeadlineExceeded, ErrorCode, ProofRejected, RejectReason, RequestRejected, SubnetError
 from polarise.evidence import openings_digest
 from polarise.messages import CommitmentBody, OpenRequest, Position
@@ -34,7 +39,9 @@ ProofCommitment = MatmulCommitment | PowCommitment
 STATEMENT_KIND = "commitment"
 PINGS = 8
 PREPARE_SECONDS = 90.0
+PINGS_SECONDS = 5.0
 OPEN_SECONDS = 2.0
+ALONE_SECONDS = 600.0
 
 
 @dataclass
@@ -52,13 +59,14 @@ class ProofTrace:
 class ProofRound:
     """Runs proofs; holds nothing between them."""
 
-    def run(self, client: MinerClient, challenge: Challenge, trace: ProofTrace) -> None:
+    def run(self, client: MinerClient, challenge: Challenge, trace: ProofTrace, budget: Budget | None = None) -> None:
         """Lead one proof up to its last answer; whether it is right is for `verification`.
 
         Args:
             client: The miner.
             challenge: What it is asked.
             trace: Filled with what it answered.
+            budget: What is left of the miner's time; None for one proof alone.
 
         Raises:
             ProofRejected: NOT_MEASURED (busy), MISSING, BAD_SIGNATURE, SEED_MISMATCH, MALFORMED, WRONG_COUNT or
@@ -70,10 +78,11 @@ class ProofRound:
             "device": challenge.device.uuid,
             "kind": challenge.kind.value,
         }
-        self._prepare(client, challenge)
-        trace.rtt_min_ns = self._smallest_round_trip(client)
+        budget = budget or Budget(ALONE_SECONDS)
+        self._prepare(client, challenge, budget)
+        trace.rtt_min_ns = self._smallest_round_trip(client, budget)
         logger.info("proof sent", extra={**fields, "sizes": sizes_of(challenge.params)})
-        statement = self._start(client, challenge, trace)
+        statement = self._start(client, challenge, trace, budget)
         logger.info(
             "proof answered",
             extra={
@@ -88,9 +97,10 @@ class ProofRound:
         trace.positions = challenge.positions(signed_bytes(statement))
         trace.openings = self._open(client, challenge, trace.positions)
 
-    def _prepare(self, client: MinerClient, challenge: Challenge) -> None:
+    def _prepare(self, client: MinerClient, challenge: Challenge, budget: Budget) -> None:
+        deadline_seconds = budget.clamp(PREPARE_SECONDS)
         try:
-            client.prepare(challenge.prepare_request(), deadline_seconds=PREPARE_SECONDS)
+            client.prepare(challenge.prepare_request(), deadline_seconds=deadline_seconds)
         except RequestRejected as err:
             if err.status == 429 or err.code is ErrorCode.TOO_MANY_REQUESTS:
                 raise ProofRejected(RejectReason.NOT_MEASURED, f"BUSY: {printable(err.message)}"[:400]) from err
@@ -98,20 +108,26 @@ class ProofRound:
         except (SubnetError, ValueError) as err:
             raise _missing("could not prepare", err) from err
 
-    def _smallest_round_trip(self, client: MinerClient) -> int:
+    def _smallest_round_trip(self, client: MinerClient, budget: Budget) -> int:
+        deadline = Deadline(budget.clamp(PINGS_SECONDS))
         try:
-            return min(client.ping() for _ in range(PINGS))
+            return min(client.ping(timeout_seconds=deadline.left_seconds()) for _ in range(PINGS))
         except SubnetError as err:
             raise _missing("did not answer a ping", err) from err
 
-    def _start(self, client: MinerClient, challenge: Challenge, trace: ProofTrace) -> SignedStatement:
+    def _start(self, client: MinerClient, challenge: Challenge, trace: ProofTrace, budget: Budget) -> SignedStatement:
+        deadline_seconds = budget.clamp(challenge.start_deadline_seconds)
         try:
-            timed = client.start(challenge.start_request(), deadline_seconds=challenge.start_deadline_seconds)
+            timed = client.start(
+                challenge.start_request(),
+                deadline_seconds=deadline_seconds,
+                max_bytes=challenge.commitment_bytes_max,
+            )
         except DeadlineExceeded as err:
             raise ProofRejected(
                 RejectReason.MISSING,
                 "sent no commitment in time",
-                got=f"> {challenge.start_deadline_seconds:.0f} s",
+                got=f"> {deadline_seconds:.0f} s",
                 expected=f"{challenge.expected_seconds:.1f} s by its claim",
             ) from err
         except (SubnetError, ValueError) as err:
@@ -139,7 +155,9 @@ class ProofRound:
             ),
         )
         try:
-            openings = client.open(request, deadline_seconds=OPEN_SECONDS).openings
+            openings = client.open(
+                request, deadline_seconds=OPEN_SECONDS, max_bytes=challenge.openings_bytes_max
+            ).openings
         except DeadlineExceeded as err:
             raise ProofRejected(
                 RejectReason.OPENING_LATE,
@@ -148,7 +166,8 @@ class ProofRound:
                 expected=f"<= {OPEN_SECONDS:g} s",
             ) from err
         except (SubnetError, ValueError) as err:
-            raise _missing("sent no openings", err) from err
+            # It has seen the questions: whatever the excuse, another answer would be a second try.
+            raise ProofRejected(RejectReason.OPENING_LATE, f"sent no openings in time: {printable(err)}"[:400]) from err
         try:
             openings_digest(openings)
         except ValueError as err:

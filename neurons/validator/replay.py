@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from challenges import draw
 from challenges.draw import ChallengeKind
 from challenges.hardware import HardwareTable
-from challenges.proofs import read_params
-from neurons.validator.challenges import KINDS, Challenge, claimed_rate, recompute
+from challenges.matmul_messages import MatmulParams
+from challenges.proofs import ProofParams, read_params
+from challenges.timing import WorkTooSmall
+from neurons.validator.challenges import KINDS, Challenge, claimed_rate, fitted_params, recompute
 from neurons.validator.findings import Findings, check_findings, check_receipt
 from neurons.validator.proof_round import ProofTrace, check_commitment, signed_bytes
 from neurons.validator.scoring import ScoringSystem
@@ -106,7 +108,12 @@ def _proof(bundle: EvidenceBundle, entry: RegistryEntry, proof: ProofEvidence) -
         return
     drawn = (challenge.beacon.hex(), challenge.nonce.hex(), challenge.seed.hex())
     yield Finding(f"{name}: beacon, nonce and seed", drawn == (proof.beacon, proof.nonce, proof.seed))
-    yield from _answer(name, challenge, proof)
+    params, too_small = _fitted(challenge, bundle.target_seconds)
+    yield Finding(f"{name}: sizes follow from the claim", params == challenge.params, f"recomputed {params}")
+    if too_small is None:
+        yield from _answer(name, challenge, proof)
+    else:
+        yield from _unasked(name, too_small, proof)
 
 
 def _challenge(bundle: EvidenceBundle, entry: RegistryEntry, proof: ProofEvidence) -> Challenge:
@@ -121,6 +128,29 @@ def _challenge(bundle: EvidenceBundle, entry: RegistryEntry, proof: ProofEvidenc
         opening_key=bytes.fromhex(bundle.opening_key),
         beacon=bytes.fromhex(block_hash(bundle.beacon_block.encode())),
     )
+
+
+def _fitted(challenge: Challenge, target_seconds: int) -> tuple[ProofParams, WorkTooSmall | None]:
+    """Return the sizes that follow from the claim, and why nothing was asked where they are too small to show it."""
+    # How many tiles are opened is the validator's setting; it decides nothing about the work.
+    openings = challenge.params.openings if isinstance(challenge.params, MatmulParams) else 1
+    try:
+        params = fitted_params(
+            challenge.kind, challenge.device, challenge.device_index, target_seconds=target_seconds, openings=openings
+        )
+    except WorkTooSmall as err:
+        return err.params, err
+    return params, None
+
+
+def _unasked(name: str, too_small: WorkTooSmall, proof: ProofEvidence) -> Iterator[Finding]:
+    """Check the verdict on a claim that cannot be proven; that nothing was measured at all stays the validator's word."""
+    if proof.verdict.reason is RejectReason.NOT_MEASURED:
+        yield _witnessed(name, proof.verdict.reason)
+        return
+    yield _same_reason(f"{name}: claim", too_small.reason, proof)
+    is_bare = proof.commitment is None and proof.measured_per_second == 0
+    yield Finding(f"{name}: nothing was asked", is_bare)
 
 
 def _answer(name: str, challenge: Challenge, proof: ProofEvidence) -> Iterator[Finding]:

@@ -3,12 +3,13 @@
 Rules (version 1):
 - raw = 0.40 compute + 0.25 memory + 0.25 service + 0.10 telemetry. Parts nobody measures yet are left out with reason
   NOT_MEASURED and the others weigh more; all figures are millionths, every division rounds down.
-- compute = the weighted mean over devices of each one's weakest min(measured, claimed) / claimed among its proofs: who
+- compute = the weighted mean over all claimed devices of each one's weakest min(measured, claimed) / claimed among its proofs: who
   holds one claim does not make good for the other. A device weighs its matmul claim; a missing or rejected proof is 0.
-  A device of which a proof was declined is left out, unless another of its proofs failed. service = 1 when the rented container kept every promise and could be given back, else 0.
-- A miner that declines (429, NO_CAPACITY) keeps its newest measured value for 12 rounds; then it halves per round.
-  Without that, a miner that always declines would live on the parts it does allow. A compute part that was never
-  measured is 0, a service part left out for the first 12 rounds: a miner can be full when a validator meets it.
+  A device of which a proof was declined counts with what it keeps, unless another of its proofs failed. service = 1 when the rented container kept every promise and could be given back, else 0.
+- A device or container that declines (429, NO_CAPACITY) keeps its newest measured value for 12 rounds; then it halves
+  per round. Without that, a miner that always declines would live on the parts it does allow. A device that was never
+  measured is 0, a service part that never was is left out for 2 rounds and 0 from then on: a miner can be full when a
+  validator meets it.
 - Smoothed by a moving average with alpha 1/2 over the raw values: one missing proof takes even a perfect miner below
   70 in its own epoch (38.46 and 100 give 69.23), one good epoch brings it back.
 - telemetry = 1 when every new line of the miner's own log verified, else 0.
@@ -27,6 +28,7 @@ from polarise.errors import RejectReason
 from polarise.evidence import (
     COUNT_MAX,
     TEXT_CHARS_MAX,
+    DeviceScore,
     InspectionEvidence,
     KindRate,
     PartName,
@@ -42,6 +44,7 @@ WEIGHTS_PPM: dict[PartName, int] = {"compute": 400_000, "memory": 250_000, "serv
 ALPHA_PPM = 500_000
 ACCEPTABLE_PPM = 700_000
 DECLINES_NEUTRAL = 12
+DECLINES_UNKNOWN = 2
 
 # Reasons that say "untrue", not "away": they close the gate.
 GATE_REASONS = frozenset(
@@ -121,27 +124,45 @@ def effective_weights(parts: Iterable[PartScore]) -> dict[PartName, int]:
 
 
 def _compute(proofs: Sequence[ProofEvidence], previous: ScoreRecord | None) -> PartScore:
-    devices = {proof.device: [other for other in proofs if other.device == proof.device] for proof in proofs}
-    measured = [found for found in devices.values() if _is_measured(found)]
+    """Score all claimed devices, the busy ones with what they keep: none lives on the proof of another."""
     last = _last("compute", previous)
-    if not measured:
-        declines = (proof.verdict.message for proof in proofs if proof.verdict.reason is RejectReason.NOT_MEASURED)
-        message = next(declines, "no device was proven")
-        declined = _declined("compute", message, last)
-        # Nobody lives on a part that was never shown.
-        return declined if declined.value_ppm is not None else declined.model_copy(update={"value_ppm": 0})
-    weights = [_weight(found) for found in measured]
-    weakest = [min(_ratio_ppm(proof) for proof in found if _was_answered(proof)) for found in measured]
-    value = sum(weight * ratio for weight, ratio in zip(weights, weakest, strict=True)) // sum(weights)
+    before = {device.device: device for device in last.devices} if last else {}
+    found = {proof.device: [other for other in proofs if other.device == proof.device] for proof in proofs}
+    devices = tuple(_device(name, of_device, before.get(name)) for name, of_device in found.items())
+    weights = [_weight(of_device) for of_device in found.values()]
+    # Nobody lives on a part that was never shown.
+    values = [_kept_ppm(device.last_ppm, device.declines_count) or 0 for device in devices]
+    value = sum(weight * value for weight, value in zip(weights, values, strict=True)) // max(sum(weights), 1)
+    measured = [of_device for of_device in found.values() if _is_measured(of_device)]
     return PartScore(
         name="compute",
         weight_ppm=WEIGHTS_PPM["compute"],
         value_ppm=value,
-        rates=_rates([proof for found in measured for proof in found if _was_answered(proof)]),
-        reasons=_reasons(proof.verdict.reason for proof in proofs),
-        message=next((_sentence(proof.verdict) for proof in proofs if proof.verdict.message), ""),
-        last_ppm=value,
+        rates=_rates([proof for of_device in measured for proof in of_device if _was_answered(proof)]),
+        reasons=_reasons(proof.verdict.reason for proof in proofs) or (() if proofs else (RejectReason.NOT_MEASURED,)),
+        message=_compute_message(proofs),
+        last_ppm=value if measured else (last.last_ppm if last else None),
+        declines_count=max((device.declines_count for device in devices), default=0),
+        devices=devices,
     )
+
+
+def _device(name: str, proofs: Sequence[ProofEvidence], before: DeviceScore | None) -> DeviceScore:
+    if _is_measured(proofs):
+        weakest = min(_ratio_ppm(proof) for proof in proofs if _was_answered(proof))
+        return DeviceScore(device=name, last_ppm=weakest, declines_count=0)
+    if before is None:
+        return DeviceScore(device=name, last_ppm=None, declines_count=1)
+    return before.model_copy(update={"declines_count": before.declines_count + 1})
+
+
+def _compute_message(proofs: Sequence[ProofEvidence]) -> str:
+    """Return what went wrong first; that a device was busy only where nothing else did."""
+    told = [proof for proof in proofs if proof.verdict.message]
+    worst = next((proof for proof in told if _was_answered(proof)), next(iter(told), None))
+    if worst is not None:
+        return _sentence(worst.verdict)
+    return "" if proofs else "no device was proven"
 
 
 def _was_answered(proof: ProofEvidence) -> bool:
@@ -232,16 +253,21 @@ def _declined(name: PartName, message: str, last: PartScore | None) -> PartScore
     """Return a part that the miner did not let us measure."""
     declines_count = (last.declines_count if last else 0) + 1
     newest = last.last_ppm if last else None
-    over = declines_count - DECLINES_NEUTRAL
+    kept = _kept_ppm(newest, declines_count)
     return PartScore(
         name=name,
         weight_ppm=WEIGHTS_PPM[name],
-        value_ppm=newest if over <= 0 else (newest or 0) >> over,
+        value_ppm=0 if kept is None and declines_count > DECLINES_UNKNOWN else kept,
         reasons=(RejectReason.NOT_MEASURED,),
         message=message,
         last_ppm=newest,
         declines_count=declines_count,
     )
+
+
+def _kept_ppm(last_ppm: int | None, declines_count: int) -> int | None:
+    """Return what is left of the newest measured value after so many declines; None if there is none."""
+    return None if last_ppm is None else last_ppm >> max(declines_count - DECLINES_NEUTRAL, 0)
 
 
 def _last(name: PartName, previous: ScoreRecord | None) -> PartScore | None:

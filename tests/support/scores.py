@@ -42,6 +42,7 @@ def bundle_of(secret: EpochSecret, *proofs: ProofEvidence, miner: Identity = MIN
         validator_key=VALIDATOR.public_key,
         miner_key=miner.public_key,
         registry=entry_of(),
+        target_seconds=1,
         opening_key=secret.opening_key.hex(),
         miner_set_root=secret.miner_set_root.hex(),
         challenge_commit=secret.commit.hex(),

@@ -137,7 +137,8 @@ class BundleAuditor:
         answered = sum(proof.commitment is not None for proof in bundle.proofs)
         self._report.word("times of an answered proof: stamps of the validator's clock", answered)
         self._report.word(
-            "sizes of a proof: from settings of which the record has only the hash (config_hash)", len(bundle.proofs)
+            "target time and number of openings of a proof: settings of which the record has only the hash (config_hash)",
+            len(bundle.proofs),
         )
         if bundle.inspection is not None and bundle.inspection.findings is not None:
             self._report.word("findings of an inspection: what the validator saw inside the container")

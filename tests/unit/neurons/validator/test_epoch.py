@@ -18,20 +18,22 @@ from config.schema import Config
 from neurons.base.access import Caller
 from neurons.base.service import Supervisor
 from neurons.miner.join import post
-from neurons.validator.epoch import EpochService
+from neurons.validator.epoch import EpochService, seconds_to_next
+from neurons.validator.examination import DEFECT
 from neurons.validator.metrics import FILE_NAME, MetricsHandler
 from neurons.validator.node import ValidatorNode
+from neurons.validator.replay import replay
 from polarise.clients import MinerClient
 from polarise.epoch_record import STATEMENT_KIND, EpochRecord, record_path
 from polarise.errors import RejectReason
-from polarise.evidence import read_bundle
+from polarise.evidence import VerdictRecord, read_bundle
 from polarise.ledger_registry import FOLDER
 from polarise.registry import STATEMENT_KIND as ENTRY_KIND
 from polarise.registry import RegistryEntry
 from polarise.signing import Certificate, Identity, Purpose, SigningKey
 from polarise.statement import SignedStatement, sign_statement
 from polarise.transaction import SetValue
-from tests.support.proving_miner import MINER, OWNER, VALIDATOR, challenge_of, entry_of, proving_miner
+from tests.support.proving_miner import CPU, MINER, OWNER, VALIDATOR, challenge_of, entry_of, proving_miner
 from tests.support.small_ledger import SmallLedger, small_ledger
 from utils.clock import SystemClock
 
@@ -162,7 +164,7 @@ def test_answer_without_a_canonical_form_is_a_verdict_and_no_defect(
     with MetricsHandler(tmp_path / "node" / FILE_NAME) as metrics:
         stored = metrics.newest(MINER.public_key)
     assert stored is not None
-    assert stored.record.reasons[0] in {reason, RejectReason.MISSING}
+    assert stored.record.reasons[0] in {reason, RejectReason.MISSING, RejectReason.OPENING_LATE}
     assert stored.record.score_ppm == 0
 
 
@@ -199,19 +201,126 @@ def test_defect_with_one_miner_ends_the_epoch_for_nobody_else(tmp_path: Path, ca
         assert metrics.unfinished() == []
         (row,) = metrics.epochs(10)
         scores = metrics.scores_of(row.epoch)
-    assert [(score.miner_key, score.record.score_ppm) for score in scores] == [(MINER.public_key, 1_000_000)]
+        left = read_bundle(tmp_path / "node" / "evidence" / f"{scores[0].evidence}.json")
+    assert [(score.miner_key, score.record.score_ppm) for score in scores] == [
+        (ANOTHER.public_key, 0),
+        (MINER.public_key, 1_000_000),
+    ]
+    # A score that says so is left of the defect, and it holds for an auditor.
+    assert {(proof.verdict.reason, proof.verdict.message) for proof in left.proofs} == {
+        (RejectReason.NOT_MEASURED, DEFECT)
+    }
+    assert False not in [finding.holds for finding in replay(left)]
     (defect,) = [record for record in caplog.records if record.message == "examination failed"]
     assert vars(defect)["miner_key"] == ANOTHER.public_key
     assert defect.exc_info is not None
     assert defect.exc_info[0] is ZeroDivisionError
 
 
-def test_private_endpoint_is_not_called_unless_allowed(tmp_path: Path, ledger: SmallLedger) -> None:
-    node = ValidatorNode(_config(ledger, allow_private_endpoints=False), tmp_path / "node", VALIDATOR)
+def test_claim_that_carries_no_proof_is_not_met_and_replays(tmp_path: Path, ledger: SmallLedger) -> None:
+    """Memory claimed small must not make the proof small: the matmul proof is never asked for."""
+    device = CPU.model_copy(update={"memory_bytes": 1 << 20, "matmul_ops_per_second": 10**13})
+    node = ValidatorNode(_config(ledger), tmp_path / "node", VALIDATOR)
+    with proving_miner(tmp_path) as miner, _epochs(node) as service:
+        ledger.register(entry_of(miner.endpoint, devices=(device,)))
+        service.run_epoch(threading.Event())
+    (path,) = (tmp_path / "node" / "evidence").iterdir()
+    bundle = read_bundle(path)
+    assert [proof.verdict.reason for proof in bundle.proofs] == [None, RejectReason.CLAIM_NOT_MET]
+    assert bundle.proofs[1].commitment is None
+    assert bundle.score.gate == 0
+    assert False not in [finding.holds for finding in replay(bundle)]
+    passed = bundle.proofs[1].model_copy(update={"verdict": VerdictRecord(reason=RejectReason.MISSING)})
+    findings = replay(bundle.model_copy(update={"proofs": (bundle.proofs[0], passed)}))
+    assert "matmul proof of cpu: claim" in [finding.what for finding in findings if finding.holds is False]
+
+
+def test_bundle_too_large_for_any_reader_is_kept_without_its_openings(
+    tmp_path: Path, ledger: SmallLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = ValidatorNode(_config(ledger), tmp_path / "node", VALIDATOR)
     with proving_miner(tmp_path) as miner, _epochs(node) as service:
         ledger.register(entry_of(miner.endpoint))
         service.run_epoch(threading.Event())
+        (first,) = (tmp_path / "node" / "evidence").iterdir()
+        # The second holds the first score too, so that only its openings are what is too much.
+        monkeypatch.setattr("polarise.evidence.MAX_BUNDLE_BYTES", first.stat().st_size)
+        service.run_epoch(threading.Event())
+    (second,) = (path for path in (tmp_path / "node" / "evidence").iterdir() if path != first)
+    bundle = read_bundle(second)
+    assert bundle.proofs[1].openings is None
+    assert bundle.proofs[1].openings_digest is not None
+    assert False not in [finding.holds for finding in replay(bundle)]
+
+
+def test_miner_that_lets_everything_wait_uses_up_its_own_time(
+    tmp_path: Path, ledger: SmallLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("neurons.validator.budget.FLOOR_SECONDS", 0.3)
+    monkeypatch.setattr("neurons.validator.budget.GENEROUS", 0.0)
+    released = threading.Event()
+
+    def hang(_caller: Caller, _body: bytes) -> Response:
+        released.wait(10)
+        return Response("{}", mimetype="application/json")
+
+    node = ValidatorNode(_config(ledger, inspect=True), tmp_path / "node", VALIDATOR)
+    with proving_miner(tmp_path) as miner, _epochs(node) as service:
+        miner.views["/challenge/prepare"] = hang
+        ledger.register(entry_of(miner.endpoint))
+        service.run_epoch(threading.Event())
+        released.set()
+    (path,) = (tmp_path / "node" / "evidence").iterdir()
+    bundle = read_bundle(path)
+    assert [proof.verdict.reason for proof in bundle.proofs] == [RejectReason.MISSING] * 2
+    assert "used up" in bundle.proofs[1].verdict.message
+    assert bundle.inspection is not None
+    assert bundle.inspection.verdict.reason is RejectReason.ALLOCATE_FAILED
+    assert False not in [finding.holds for finding in replay(bundle)]
+
+
+def test_private_endpoint_is_not_called_unless_allowed(
+    tmp_path: Path, ledger: SmallLedger, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = ValidatorNode(_config(ledger, allow_private_endpoints=False), tmp_path / "node", VALIDATOR)
+    with proving_miner(tmp_path) as miner, _epochs(node) as service:
+        ledger.register(entry_of(miner.endpoint))
+        with caplog.at_level(logging.WARNING):
+            service.run_epoch(threading.Event())
         assert miner.handler._tracker.newest(1) == []
+    (warning,) = [record for record in caplog.records if record.name == "neurons.validator.examination"]
+    assert "validator.allow_private_endpoints=true" in warning.message
+    with MetricsHandler(tmp_path / "node" / FILE_NAME) as metrics:
+        stored = metrics.newest(MINER.public_key)
+    assert stored is not None
+    assert (stored.record.reasons, stored.record.gate) == ((RejectReason.NOT_MEASURED,), 1)
+
+
+@pytest.mark.parametrize(
+    ("started_ms", "now_ms", "seconds"),
+    [
+        (30_000, 31_000, 29.0),  # begun in this stretch: the next boundary, restart or not
+        (44_999, 50_000, 10.0),
+        (45_000, 50_000, 10.0),  # half an epoch before the boundary is the least
+        (45_001, 50_000, 40.0),
+        (29_999, 30_000, 0.0),  # it ran over
+        (99_000, 31_000, 0.0),  # the clock was set back
+    ],
+)
+def test_epochs_begin_at_multiples_of_their_length(started_ms: int, now_ms: int, seconds: float) -> None:
+    assert seconds_to_next(started_ms, now_ms, 30) == seconds
+
+
+def test_restart_makes_no_further_epoch(tmp_path: Path, ledger: SmallLedger) -> None:
+    settings = _config(ledger, epoch_seconds=86400)
+    stop = threading.Event()
+    with _epochs(ValidatorNode(settings, tmp_path / "node", VALIDATOR)) as service:
+        ledger.register(entry_of("https://127.0.0.1:1"))
+        assert service._wait_seconds() == 0
+        service.run_epoch(stop)
+    with _epochs(ValidatorNode(settings, tmp_path / "node", VALIDATOR)) as service:
+        service.prepare()
+        assert service._wait_seconds() > 0
 
 
 def test_epoch_numbers_grow_whatever_the_clock_says(tmp_path: Path) -> None:

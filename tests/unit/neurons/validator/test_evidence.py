@@ -63,6 +63,7 @@ def bundle() -> EvidenceBundle:
         validator_key=VALIDATOR.public_key,
         miner_key=MINER.public_key,
         registry=statement,
+        target_seconds=1,
         opening_key=secret.opening_key.hex(),
         miner_set_root=secret.miner_set_root.hex(),
         challenge_commit=secret.commit.hex(),
@@ -126,6 +127,7 @@ def _set(*path: str | int, value: object) -> Callable[[Wire], None]:
     "change",
     [
         _set("epoch", value=8),
+        _set("target_seconds", value=2),
         _set("opening_key", value="0" * 64),
         _set("challenge_commit", value="0" * 64),
         _set("miner_key", value=VALIDATOR.public_key),

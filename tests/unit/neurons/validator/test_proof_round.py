@@ -20,6 +20,7 @@ from challenges.pow import PowCommitment, PowParams
 from challenges.proofs import ProofParams
 from challenges.timing import NS_PER_SECOND, fit_pow_params, pow_rate_lower_bound, rate_per_second
 from neurons.base.access import Caller
+from neurons.validator.budget import Budget, seconds_for
 from neurons.validator.challenges import Challenge
 from neurons.validator.proof_round import ProofRound, ProofTrace
 from neurons.validator.verification import Verdict, VerificationEngine, judge
@@ -132,13 +133,38 @@ def test_busy_device_is_not_measured(miner: ProvingMiner) -> None:
     assert rejected.message.startswith("BUSY")
 
 
-@pytest.mark.parametrize("path", ["/challenge/prepare", "/challenge/start", "/challenge/open"])
-def test_unavailable_at_any_step_is_missing(miner: ProvingMiner, path: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("/challenge/prepare", RejectReason.MISSING),
+        ("/challenge/start", RejectReason.MISSING),
+        ("/challenge/open", RejectReason.OPENING_LATE),
+    ],
+)
+def test_unavailable_at_any_step_is_missing_or_late_once_the_positions_are_known(
+    miner: ProvingMiner, path: str, reason: RejectReason
+) -> None:
     def away(_caller: Caller, _body: bytes) -> Response:
         raise Unavailable("out of memory")
 
     miner.views[path] = away
-    assert _rejection(miner.client()).reason is RejectReason.MISSING
+    assert _rejection(miner.client()).reason is reason
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"), [("/challenge/start", RejectReason.MISSING), ("/challenge/open", RejectReason.OPENING_LATE)]
+)
+def test_answer_one_byte_longer_than_its_sizes_allow_is_not_read(
+    miner: ProvingMiner, path: str, reason: RejectReason
+) -> None:
+    _, challenge = challenge_of(entry_of())
+    is_start = path == "/challenge/start"
+    bound = challenge.commitment_bytes_max if is_start else challenge.openings_bytes_max
+    miner.views[path] = lambda _caller, _body: Response(b" " * (bound + 1), mimetype="application/json")
+    rejected = _rejection(miner.client(), challenge)
+    assert (rejected.reason, str(bound) in rejected.message) == (reason, True)
+    miner.views[path] = lambda _caller, _body: Response(b" " * bound, mimetype="application/json")
+    assert str(bound) not in _rejection(miner.client(), challenge_of(entry_of())[1]).message
 
 
 def test_refusal_after_prepare_is_missing_even_as_429(miner: ProvingMiner) -> None:
@@ -149,6 +175,30 @@ def test_refusal_after_prepare_is_missing_even_as_429(miner: ProvingMiner) -> No
 
     miner.views["/challenge/start"] = refuse
     assert _rejection(miner.client()).reason is RejectReason.MISSING
+
+
+def test_time_of_one_miner_is_over_for_all_its_proofs(miner: ProvingMiner) -> None:
+    """A miner that lets everything wait uses up its own time, and nothing is sent to it any more."""
+    _, challenge = challenge_of(entry_of())
+    budget = Budget(0.3)
+
+    def dawdle(_caller: Caller, _body: bytes) -> Response:
+        time.sleep(1)
+        return Response("{}")
+
+    miner.views["/challenge/prepare"] = dawdle
+    for message in ("could not prepare", "used up"):
+        with pytest.raises(ProofRejected, match=message) as caught:
+            ProofRound().run(miner.client(), challenge, ProofTrace(), budget)
+        assert caught.value.reason is RejectReason.MISSING
+
+
+def test_time_of_one_miner_follows_from_its_proofs_and_never_falls_below_the_honest() -> None:
+    _, *challenges = challenges_of(entry_of())
+    work_seconds = sum(challenge.expected_seconds for challenge in challenges)
+    assert seconds_for(challenges, target_seconds=1, epoch_seconds=300) == pytest.approx(60 + 3 * work_seconds)
+    assert seconds_for(challenges, target_seconds=1, epoch_seconds=5) == pytest.approx(60 + 1.5 * work_seconds)
+    assert seconds_for(challenges * 100, target_seconds=1, epoch_seconds=300) >= 60 + 100 * work_seconds
 
 
 def test_late_openings_are_refused(miner: ProvingMiner, monkeypatch: pytest.MonkeyPatch) -> None:

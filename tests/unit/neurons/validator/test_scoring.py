@@ -102,7 +102,7 @@ def test_sum_of_claims_beyond_what_a_record_holds_is_cut() -> None:
 def test_explanation_shows_the_rates_of_both_kinds() -> None:
     found = SCORING.calculate_score([proof(kind="pow", measured=800_000), proof()], None, None)
     compute = next(line for line in explain(found) if line.part == "compute")
-    assert compute.rates == ("pow: 800000 of 1000000 hashes/s", "matmul: 1000000 of 1000000 operations/s")
+    assert compute.rates == ("pow: 0.8 of 1.0 M hashes/s", "matmul: 1.0 of 1.0 M operations/s")
     assert compute.measured == "80.00 %"
 
 
@@ -162,9 +162,32 @@ def test_miner_that_never_proved_anything_cannot_live_on_its_container() -> None
 def test_full_miner_is_not_blamed_when_it_is_met_first() -> None:
     found = SCORING.calculate_score([proof()], inspection(RejectReason.NOT_MEASURED), None)
     assert found.score_ppm == 1_000_000
-    for _ in range(DECLINES_NEUTRAL + 1):
-        found = SCORING.calculate_score([proof()], inspection(RejectReason.NOT_MEASURED), found)
+    found = SCORING.calculate_score([proof()], inspection(RejectReason.NOT_MEASURED), found)
+    assert found.part("service").value_ppm is None
+    found = SCORING.calculate_score([proof()], inspection(RejectReason.NOT_MEASURED), found)
+    assert found.part("service").value_ppm == 0
     assert not SCORING.is_score_acceptable(found.raw_ppm or 0)
+
+
+def test_busy_devices_do_not_vanish_from_the_claim() -> None:
+    """One of eight proves, seven are always busy: an eighth of the compute part."""
+    names = [f"GPU-{index}" for index in range(8)]
+    proofs = [proof(None if name == "GPU-0" else RejectReason.NOT_MEASURED, device=name) for name in names]
+    found = SCORING.calculate_score(proofs, inspection(), None)
+    assert found.part("compute").value_ppm == 125_000
+    assert not SCORING.is_score_acceptable(found)
+    assert SCORING.calculate_score(proofs, inspection(), found).part("compute").value_ppm == 125_000
+
+
+def test_each_device_keeps_its_own_value_while_it_declines() -> None:
+    record = SCORING.calculate_score([proof(device="GPU-0"), proof(device="GPU-1")], None, None)
+    mixed = [proof(device="GPU-0"), proof(RejectReason.NOT_MEASURED, measured=0, device="GPU-1")]
+    for _ in range(DECLINES_NEUTRAL):
+        record = SCORING.calculate_score(mixed, None, record)
+        assert record.part("compute").value_ppm == 1_000_000
+    record = SCORING.calculate_score(mixed, None, record)
+    assert record.part("compute").value_ppm == 750_000
+    assert [device.declines_count for device in record.part("compute").devices] == [0, DECLINES_NEUTRAL + 1]
 
 
 def test_every_reason_has_a_fix() -> None:
@@ -185,3 +208,20 @@ def test_lost_points_add_up() -> None:
     found = SCORING.calculate_score([proof(measured=700_000)], inspection(RejectReason.SSH_FAILED), None)
     lost = sum(line.lost_ppm for line in explain(found))
     assert abs(1_000_000 - lost - found.score_ppm) <= 5
+
+
+@pytest.mark.parametrize("reason", [None, RejectReason.MISSING, RejectReason.TILE_MISMATCH])
+def test_lost_points_add_up_with_what_earlier_epochs_give(reason: RejectReason | None) -> None:
+    found = SCORING.calculate_score([proof(reason, measured=700_000)], inspection(), score(980_000))
+    lines = explain(found)
+    assert abs(1_000_000 - sum(line.lost_ppm for line in lines) - found.score_ppm) <= 5
+    (smoothing,) = [line for line in lines if line.part == "smoothing"]
+    assert (smoothing.lost_ppm < 0, str(smoothing.to_wire()["lost_points"])[0] == "-") == (True, True)
+
+
+def test_explanation_says_that_a_value_is_kept_and_how_long() -> None:
+    record = SCORING.calculate_score([proof()], inspection(), None)
+    busy = [proof(RejectReason.NOT_MEASURED, measured=0)]
+    found = SCORING.calculate_score(busy, inspection(RejectReason.NOT_MEASURED), record)
+    kept = {line.part: line.measured for line in explain(found) if "kept" in line.measured}
+    assert kept == dict.fromkeys(("compute", "service"), f"kept from before, 1 of {DECLINES_NEUTRAL} declines")
