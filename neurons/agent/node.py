@@ -19,6 +19,8 @@ from telemetry.thresholds import Limits, Thresholds
 from utils.clock import Clock, SystemClock
 from utils.gpu import GpuSampler
 
+LOCK_SECONDS = 10.0
+
 
 class AgentNode(BaseNode):
     """Keeps the event log of one node.
@@ -41,6 +43,8 @@ class AgentNode(BaseNode):
         super().__init__(node_dir / "agent", node_key)
         self.log_subkey = log_subkey
         self.data_dir.folders = (self.data_dir.root,)
+        # The agent of a miner that was killed a moment ago may be on its way out.
+        self.data_dir.wait_seconds = LOCK_SECONDS
         self.config = config
         self.sockets = node_dir / "run"
         self.clock = clock or SystemClock()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 from types import TracebackType
 
@@ -16,13 +17,18 @@ from polarise.errors import ConfigError
 class DataDir:
     """Paths of one node and the lock that keeps a second process out; use it as a context manager.
 
+    Args:
+        root: The folder.
+        wait_seconds: How long to wait for the lock on entering.
+
     Raises:
         ConfigError: On entering, when another process holds the lock (named by its process id) or the folder cannot
             be written.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, wait_seconds: float = 0.0) -> None:
         self.root = root
+        self.wait_seconds = wait_seconds
         self.keys = root / "keys"
         self.node_key = self.keys / "node.key"
         self.token_secrets = self.keys / "token-secrets"
@@ -48,7 +54,7 @@ class DataDir:
                 f"cannot use the data directory: {err}", key_path="data_dir", allowed="a folder this user may write"
             ) from err
         try:
-            _lock(descriptor)
+            self._take_lock(descriptor)
         except OSError as err:
             os.lseek(descriptor, 0, os.SEEK_SET)
             holder = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
@@ -63,6 +69,16 @@ class DataDir:
         os.write(descriptor, f"{os.getpid()}\n".encode())
         self._lock_descriptor = descriptor
         return self
+
+    def _take_lock(self, descriptor: int) -> None:
+        end = time.monotonic() + self.wait_seconds
+        while True:
+            try:
+                return _lock(descriptor)
+            except OSError:
+                if time.monotonic() >= end:
+                    raise
+            time.sleep(0.05)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

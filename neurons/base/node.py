@@ -21,6 +21,7 @@ from polarise.errors import Unavailable
 logger = logging.getLogger(__name__)
 
 # For all services together, so that the process ends within it, whatever they wait for.
+LOOK_SECONDS = 0.2
 STOP_DEADLINE_SECONDS = 20
 
 ResourceT = TypeVar("ResourceT", bound=AbstractContextManager[object])
@@ -44,6 +45,7 @@ class BaseNode:
         self.node_key = node_key
         self.supervisors: list[Supervisor] = []
         self._stop = threading.Event()
+        self._is_signalled = False
         self._resources = ExitStack()
 
     @property
@@ -90,7 +92,7 @@ class BaseNode:
                     **self.describe(),
                 },
             )
-            self._stop.wait()
+            self._wait()
             self._stop_services()
         logger.info("stopped", extra={"role": self.role})
         return 0
@@ -121,4 +123,13 @@ class BaseNode:
         signal.signal(signal.SIGINT, self._on_signal)
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        self._stop.set()
+        # No `Event.set` here: this may run while the same thread holds the event's lock.
+        self._is_signalled = True
+
+    def _wait(self) -> None:
+        """Wait for the end, looking up now and then.
+
+        A signal between Python's last look and the system call wakes no wait that has no end of its own.
+        """
+        while not self._is_signalled and not self._stop.wait(LOOK_SECONDS):
+            pass

@@ -66,7 +66,10 @@ class AgentProcess:
         if self._process is None and not self._answers():
             self._start()
         while not stop.wait(LOOK_SECONDS):
-            if self._process is not None and self._process.poll() is not None:
+            if self._process is None:
+                if not self._answers():
+                    raise RuntimeError("the agent that was found does not answer any more")
+            elif self._process.poll() is not None:
                 status, self._process = self._process.returncode, None
                 raise RuntimeError(f"the agent ended by itself with status {status}")
         self._end()

@@ -19,7 +19,7 @@ from polarise.epoch_record import STATEMENT_KIND, EpochRecord, record_path
 from polarise.statement import SignedStatement
 
 pytestmark = [pytest.mark.docker, pytest.mark.e2e, pytest.mark.slow]
-SETTINGS = {"validator": {"epoch_seconds": 5, "proof_target_seconds": 1, "inspect": False}}
+SETTINGS = {"validator": {"epoch_seconds": 5, "proof_target_seconds": 2, "inspect": False}}
 SECONDS = 90.0
 
 

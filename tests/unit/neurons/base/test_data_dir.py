@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,12 @@ def test_lock_that_is_a_link_is_refused_and_what_it_leads_to_untouched(tmp_path:
     with pytest.raises(ConfigError, match="cannot use the data directory"), DataDir(tmp_path / "node"):
         pass
     assert precious.read_text(encoding="ascii") == "kept"
+
+
+def test_lock_given_back_within_the_wait_is_taken(tmp_path: Path) -> None:
+    with DataDir(tmp_path) as first:
+        leaving = threading.Timer(0.3, first.__exit__, (None, None, None))
+        leaving.start()
+        with DataDir(tmp_path, wait_seconds=20) as second:
+            assert second.root == tmp_path
+        leaving.join()
