@@ -99,8 +99,8 @@ class BoundedProtocol(H11Protocol):
             h11.EndOfMessage(),
         )
         try:
-            for event in events:
-                self.transport.write(self.conn.send(event) or b"")
+            # In one piece: what a caller still drips resets the connection, and with it what is not read yet.
+            self.transport.write(b"".join(self.conn.send(event) or b"" for event in events))
         except h11.LocalProtocolError:
             # An answer is on its way already; nothing can be put into its middle.
             self.transport.abort()
