@@ -23,6 +23,7 @@ _COMMIT_DOMAIN = b"polarise/challenge/commit/1"
 _NONCE_DOMAIN = b"polarise/challenge/nonce/1"
 _SEED_DOMAIN = b"polarise/challenge/seed/1"
 _OPEN_DOMAIN = b"polarise/challenge/open/1"
+_DRAW_DOMAIN = b"polarise/challenge/draw/1"
 _POSITIONS_DOMAIN = b"polarise/challenge/positions/1"
 _WORD_BYTES = 8
 
@@ -74,11 +75,36 @@ def challenge_commit(epoch: int, opening_key: bytes, miner_set_root: bytes) -> b
     return hashlib.sha256(encode_fields(_COMMIT_DOMAIN, epoch, opening_key, miner_set_root)).digest()
 
 
-def nonce(opening_key: bytes, beacon: bytes, device_uuid: str, kind: ChallengeKind) -> bytes:
-    """Return the validator's 32-byte nonce for one device and kind, unknown to all others until it is sent."""
+def is_drawn(beacon: bytes, host: str, every: int) -> bool:
+    """Whether a host is proven in the epoch of this beacon: one epoch of `every`, which one nobody knows before.
+
+    Miners on one host are drawn together, so that one device cannot answer for two of them in turn.
+
+    Args:
+        beacon: Public randomness of the epoch, 32 bytes.
+        host: Host of the miner's endpoint, as the registry has it, in lower case.
+        every: One epoch of so many on average, >= 1.
+    """
+    _require_32_bytes("beacon", beacon)
+    if every < 1:
+        raise ValueError(f"every is {every}, expected >= 1")
+    stream = encode_fields(_DRAW_DOMAIN, beacon, host)
+    return next(_uniform_indices(stream, every)) == 0
+
+
+def nonce(opening_key: bytes, beacon: bytes, device_uuid: str, kind: ChallengeKind, *, attempt: int = 0) -> bytes:
+    """Return the validator's 32-byte nonce for one device and kind, unknown to all others until it is sent.
+
+    Args:
+        opening_key: The validator's 32-byte key of this epoch.
+        beacon: Public randomness of the epoch, 32 bytes.
+        device_uuid: The device that is asked.
+        kind: The proof.
+        attempt: 0, or 1 in a round that is run again, so that no answer of the first one fits.
+    """
     _require_32_bytes("opening_key", opening_key)
     _require_32_bytes("beacon", beacon)
-    message = encode_fields(_NONCE_DOMAIN, beacon, device_uuid, kind.value)
+    message = encode_fields(_NONCE_DOMAIN, beacon, device_uuid, kind.value, *_again(attempt))
     return hmac.digest(opening_key, message, "sha256")
 
 
@@ -108,6 +134,7 @@ def draw_positions(
     *,
     bounds: Sequence[int],
     count: int,
+    attempt: int = 0,
 ) -> tuple[tuple[int, ...], ...]:
     """Draw the positions to open, each uniform over the product of ranges, distinct while there are enough.
 
@@ -122,6 +149,7 @@ def draw_positions(
         bounds: Exclusive upper bound of each coordinate, each >= 1: (rounds, tile rows, tile columns) for matmul,
             (passes, blocks) for memory.
         count: How many positions, 1 <= count <= 4096.
+        attempt: As in `nonce`.
 
     Returns:
         `count` positions in the order drawn; repeats only where `count` exceeds the number of positions there are.
@@ -131,7 +159,7 @@ def draw_positions(
         raise ValueError(f"count is {count}, expected 1..{DRAW_COUNT_MAX}")
     if not bounds or min(bounds) < 1:
         raise ValueError(f"bounds are {tuple(bounds)}, expected each >= 1")
-    key = hmac.digest(opening_key, encode_fields(_OPEN_DOMAIN, device_uuid, kind.value), "sha256")
+    key = hmac.digest(opening_key, encode_fields(_OPEN_DOMAIN, device_uuid, kind.value, *_again(attempt)), "sha256")
     stream = encode_fields(_POSITIONS_DOMAIN, key, hashlib.sha256(signed_commitment).digest())
     return tuple(_unflatten(index, bounds) for index in _draw_indices(stream, math.prod(bounds), count))
 
@@ -145,6 +173,11 @@ def encode_fields(domain: bytes, *fields: bytes | str | int) -> bytes:
         ValueError: A number is negative or above 2**64 - 1.
     """
     return b"".join(_length_prefixed(field) for field in (domain, *fields))
+
+
+def _again(attempt: int) -> tuple[int, ...]:
+    """Return nothing for the first attempt, whose bytes are older than the second one."""
+    return () if attempt == 0 else (attempt,)
 
 
 def _length_prefixed(field: bytes | str | int) -> bytes:

@@ -161,6 +161,13 @@ class MinerConfig(Section):
 
     price_micros_per_hour: int = Field(0, ge=0, description="Asking price of the host per hour, in millionths.")
     max_proof_seconds: int = Field(120, ge=1, le=3600, description="A solver that works longer is ended.")
+    proof_duty_percent: float = Field(
+        2.0,
+        gt=0,
+        le=100,
+        allow_inf_nan=False,
+        description="Share of an hour that a device spends on proofs, over all validators; beyond it challenges are declined.",
+    )
 
 
 class ValidatorConfig(Section):
@@ -177,6 +184,17 @@ class ValidatorConfig(Section):
     )
     proof_target_seconds: int = Field(3, ge=1, le=60, description="How long each proof should take a miner.")
     openings: int = Field(32, ge=8, le=256, description="Tiles recomputed per proof.")
+    proof_every: int = Field(
+        12, ge=1, le=1000, description="A host is proven in about one epoch of so many, drawn from the beacon."
+    )
+    inspect_every: int = Field(
+        1, ge=1, le=1000, description="A container is inspected in about one epoch of so many, drawn from the beacon."
+    )
+    same_host: Literal["together", "in_turn"] = Field(
+        "together",
+        description="Miners on one host prove at the same moment; in_turn where a test or demo shares one machine.",
+    )
+    parallel: int = Field(8, ge=1, le=64, description="Miners inspected and read at the same time.")
     inspect: bool = Field(True, description="Rent a container from each miner and check its limits from inside.")
     read_telemetry: bool = Field(True, description="Pull and verify each miner's event log.")
     inspect_memory: SizeText = Field("256m", description="Memory of the inspected container.")

@@ -47,6 +47,7 @@ class ErrorCode(StrEnum):
     KEY_REFUSED = "KEY_REFUSED"
     CONFLICT = "CONFLICT"
     TOO_MANY_REQUESTS = "TOO_MANY_REQUESTS"
+    DUTY_CAP = "DUTY_CAP"
     UNAVAILABLE = "UNAVAILABLE"
     INTERNAL = "INTERNAL"
     NONCE_GAP = "NONCE_GAP"
@@ -79,6 +80,7 @@ class RejectReason(StrEnum):
     LOG_FORK = "LOG_FORK"
     LOG_MISMATCH = "LOG_MISMATCH"
     LOG_GAP = "LOG_GAP"
+    RENTED = "RENTED"
 
 
 class SubnetError(Exception):

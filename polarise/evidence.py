@@ -23,6 +23,7 @@ from polarise.decode import WireModel, decode_model
 from polarise.errors import ErrorCode, RejectReason, RequestRejected
 from polarise.messages import Position, ProofKind, SizedProof
 from polarise.notes import MAX_NOTE_BYTES
+from polarise.rented import CountersignedReceipt
 from polarise.signing import KEY_PATTERN, Certificate
 from polarise.statement import SignedStatement
 
@@ -80,6 +81,9 @@ class ProofEvidence(SizedProof):
         measured_per_second: What follows from sizes and stamps, for a proof of work the lower bound; 0 when nothing was
             measured.
         verdict: What came of it.
+        attempt: 1 when the whole round was run again; nonce and positions follow from it.
+        started_after_ns: When the start left, after the first start of the same wave.
+        rented: What the miner showed instead of a proof; see `polarise.rented`.
     """
 
     challenge_id: str = Field(pattern=r"^[0-9a-f]{32}$")
@@ -98,6 +102,9 @@ class ProofEvidence(SizedProof):
     openings_digest: Hash | None = None
     measured_per_second: Count = 0
     verdict: VerdictRecord
+    attempt: Literal[0, 1] = 0
+    started_after_ns: Count | None = None
+    rented: CountersignedReceipt | None = None
 
 
 class InspectionEvidence(WireModel):
@@ -169,11 +176,13 @@ class DeviceScore(WireModel):
         device: UUID of the device.
         last_ppm: Newest value that was really measured; None if it never was.
         declines_count: Rounds in a row in which it declined to be measured.
+        standing: Why its newest measured proof lost points; it stands until the device is measured again.
     """
 
     device: str = Field(max_length=96)
     last_ppm: Ppm | None
     declines_count: Count
+    standing: RejectReason | None = None
 
 
 class PartScore(WireModel):
@@ -191,6 +200,7 @@ class PartScore(WireModel):
         last_ppm: Newest value that was really measured.
         declines_count: Rounds in a row in which the miner declined to be measured; for compute the most of any device.
         devices: One per claimed device; compute only.
+        standing: Why the newest inspection lost points; it stands until the next one. Service only.
     """
 
     name: PartName
@@ -204,6 +214,7 @@ class PartScore(WireModel):
     last_ppm: Ppm | None = None
     declines_count: Count = 0
     devices: tuple[DeviceScore, ...] = ()
+    standing: RejectReason | None = None
 
 
 class ScoreRecord(WireModel):
@@ -217,6 +228,8 @@ class ScoreRecord(WireModel):
         gate: 0 when something in this epoch takes every point, else 1.
         score_ppm: smoothed_ppm x gate; 1,000,000 is 100 points.
         reasons: All reasons, each once.
+        undrawn_count: Epochs in a row in which the miner was not drawn for a proof.
+        uninspected_count: Epochs in a row in which it was not drawn for an inspection.
     """
 
     rules_version: Count
@@ -226,6 +239,8 @@ class ScoreRecord(WireModel):
     gate: Literal[0, 1]
     score_ppm: Ppm
     reasons: tuple[RejectReason, ...]
+    undrawn_count: Count = 0
+    uninspected_count: Count = 0
 
     def part(self, name: PartName) -> PartScore:
         """Return the part of that name.
@@ -239,11 +254,41 @@ class ScoreRecord(WireModel):
         raise KeyError(name)
 
 
+class DrawEvidence(WireModel):
+    """Whether a miner was to be proven and inspected in this epoch; it follows from beacon, host and score before.
+
+    Attributes:
+        proof_every: The validator proves a host in about one epoch of so many.
+        inspect_every: Likewise for inspections.
+        is_proven: Drawn for a proof.
+        is_inspected: Drawn for an inspection.
+    """
+
+    proof_every: int = Field(ge=1, le=1000)
+    inspect_every: int = Field(ge=1, le=1000)
+    is_proven: bool
+    is_inspected: bool
+
+
+class RoundEvidence(WireModel):
+    """The round of all miners of the epoch, as far as it decides what one of them gets.
+
+    Attributes:
+        attempt: 1 when the round was run again because too many devices were missing.
+        devices_count: Devices that were asked in the first attempt.
+        missing_count: Those of them that were MISSING; above a fifth the round is run again, once.
+    """
+
+    attempt: Literal[0, 1]
+    devices_count: Count
+    missing_count: Count
+
+
 class EvidenceBundle(WireModel):
     """One examination of one miner.
 
     Attributes:
-        version: Of this format.
+        version: Of this format; 1 has no draw and no round.
         epoch: The validator's epoch number.
         examined_unix_ms: When it ended, by the validator's wall clock.
         validator_key: Who examined.
@@ -254,14 +299,16 @@ class EvidenceBundle(WireModel):
         miner_set_root: Merkle root over the digests of all entries of the epoch.
         challenge_commit: What the validator was bound to before.
         beacon_block: The signed block whose hash is the beacon of all proofs.
-        proofs: One per device and kind.
-        inspection: The rented container; None when this validator does not inspect.
+        proofs: One per device and kind; none where the miner was not drawn.
+        inspection: The rented container; None when this validator does not inspect, or not in this epoch.
         telemetry: The miner's log; None when this validator does not read it.
         previous: The miner's score before.
         score: The score that follows.
+        draw: Whether it was to be proven and inspected.
+        round: The round it was proven in; None where it was not drawn.
     """
 
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 2
     epoch: Count
     examined_unix_ms: Count
     validator_key: str = Field(pattern=KEY_PATTERN)
@@ -277,6 +324,15 @@ class EvidenceBundle(WireModel):
     telemetry: TelemetryEvidence | None = None
     previous: ScoreRecord | None
     score: ScoreRecord
+    draw: DrawEvidence | None = None
+    round: RoundEvidence | None = None
+
+    def to_wire(self) -> dict[str, JsonValue]:
+        """Return the bundle as JSON-ready values; one of version 1 without what came later, so that its name stays."""
+        if self.version == 1:
+            wire: dict[str, JsonValue] = self.model_dump(mode="json", exclude=_SINCE_VERSION_2)  # type: ignore[arg-type]  # nested
+            return wire
+        return super().to_wire()
 
     def digest(self) -> str:
         """Return the bundle's name: the SHA-256 of its canonical bytes without openings."""
@@ -286,6 +342,20 @@ class EvidenceBundle(WireModel):
         """Return what is kept for ever."""
         proofs = tuple(proof.model_copy(update={"openings": None}) for proof in self.proofs)
         return self.model_copy(update={"proofs": proofs})
+
+
+_SCORE_SINCE_2: dict[str, object] = {
+    "undrawn_count": True,
+    "uninspected_count": True,
+    "parts": {"__all__": {"standing": True, "devices": {"__all__": {"standing": True}}}},
+}
+_SINCE_VERSION_2 = {
+    "draw": True,
+    "round": True,
+    "proofs": {"__all__": {"attempt": True, "started_after_ns": True, "rented": True}},
+    "previous": _SCORE_SINCE_2,
+    "score": _SCORE_SINCE_2,
+}
 
 
 def openings_digest(openings: Sequence[dict[str, object]]) -> str:

@@ -27,5 +27,6 @@ FIXES: dict[RejectReason, str] = {
     RejectReason.NOT_MEASURED: "Nothing is wrong; leave some capacity free and answer proofs, so that it can be measured.",
     RejectReason.LOG_FORK: "Never edit or restore the agent's log; after a restore from backup register the node anew.",
     RejectReason.LOG_MISMATCH: "Let nothing between miner and validator rewrite answers; run miner and agent unmodified.",
+    RejectReason.RENTED: "Nothing is wrong for twelve rounds; then show the device between two leases, so that it can be measured.",
     RejectReason.LOG_GAP: "Let nothing between miner and validator cut answers; run miner and agent unmodified.",
 }

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, StrictInt, ValidationInfo, field_val
 from polarise.decode import WireModel
 from polarise.quantities import parse_size
 from polarise.receipt import Limits
+from polarise.rented import CountersignedReceipt
 from polarise.statement import SignedStatement
 
 
@@ -245,6 +246,18 @@ class PrepareRequest(SizedProof):
 
     challenge_id: str = Field(pattern=r"^[0-9a-f]{32}$")
     device: str = Field(max_length=96)
+
+
+class PrepareAnswer(WireModel):
+    """200 of POST /challenge/prepare.
+
+    Attributes:
+        status: ``success``: ready to start; ``rented``: the device is in a tenant's hands, and nothing follows.
+        lease: With ``rented`` only, what shows it.
+    """
+
+    status: Literal["success", "rented"] = "success"
+    lease: CountersignedReceipt | None = None
 
 
 class StartRequest(WireModel):
