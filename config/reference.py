@@ -110,6 +110,9 @@ ERROR_CODES: Mapping[ErrorCode, CodeMeaning] = {
     ErrorCode.TOO_MANY_REQUESTS: CodeMeaning(
         "429", "Your quota of leases is used up, or the device proves something else now.", "Release one; try later."
     ),
+    ErrorCode.DUTY_CAP: CodeMeaning(
+        "429", "The device has spent its share of this hour on proofs.", "Ask in a later epoch; it costs no score."
+    ),
     ErrorCode.UNAVAILABLE: CodeMeaning(
         "503", "The node itself lacks something: engine, image, sshd, solver.", "Wait for Retry-After seconds."
     ),
@@ -153,6 +156,7 @@ REJECT_REASONS: Mapping[RejectReason, str] = {
     RejectReason.NOT_MEASURED: "This part was not measured; it is left out and costs nothing.",
     RejectReason.LOG_FORK: "The miner's log signed two histories: what was told was changed afterwards.",
     RejectReason.LOG_MISMATCH: "The event lines that came are not those the log signed.",
+    RejectReason.RENTED: "The device is rented, as a receipt with the renter's signature shows, and was not measured.",
     RejectReason.LOG_GAP: "An event line is missing, repeated or moved.",
 }
 
