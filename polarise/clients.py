@@ -27,8 +27,9 @@ from polarise.answers import (
 from polarise.canonical import canonical_bytes
 from polarise.decode import WireModel
 from polarise.errors import AnswerInvalid, ErrorCode, RequestRejected
-from polarise.http_client import ByteStream, HttpClient
+from polarise.http_client import ByteStream, HttpClient, Response
 from polarise.http_signatures import sign_request
+from polarise.http_wire import border, parse_answer
 from polarise.receipt import ID_PATTERN
 from polarise.signing import Identity
 from polarise.statement import SignedStatement
@@ -93,6 +94,32 @@ class MinerClient:
             Unavailable: There is no such name.
         """
         self._http.check_address(self._timeout_seconds)
+
+    def addresses(self, timeout_seconds: float) -> tuple[tuple[str, int], ...]:
+        """Return where the endpoint leads, judged; see `HttpClient.addresses`."""
+        return self._http.addresses(timeout_seconds)
+
+    def ping_wire(self) -> bytes:
+        """Return the bytes of one ping, for whoever sends and stamps by itself."""
+        return self._http.wire("GET", "/healthz")
+
+    def start_wire(self, request: messages.StartRequest) -> bytes:
+        """Return the signed bytes of ``POST /challenge/start``; they are good for half a minute."""
+        body = canonical_bytes(request.to_wire())
+        return self._http.wire(
+            "POST", "/challenge/start", headers=self._signed("POST", "/challenge/start", body), body=body
+        )
+
+    def commit_answer(self, raw: bytes, *, max_bytes: int) -> messages.CommitAnswer:
+        """Read the answer to `start_wire` as it was received.
+
+        Raises:
+            RequestRejected: The peer refused.
+            Unavailable: The peer cannot answer now, or what came is no answer.
+        """
+        with border(self.endpoint):
+            status, headers, body = parse_answer(raw, "POST", max_bytes)
+        return decoded(messages.CommitAnswer, Response(status, headers, body, 0, 0, 0))
 
     def ping(self, *, timeout_seconds: float | None = None) -> int:
         """Return the nanoseconds from request to answer of GET /healthz, on a fresh connection, connecting left out."""
@@ -184,9 +211,11 @@ class MinerClient:
             raise refusal_of(stream.status, stream.headers.get("retry-after"), body)
         return stream
 
-    def prepare(self, request: messages.PrepareRequest, *, deadline_seconds: float) -> None:
-        """Announce a proof; nothing is timed yet."""
-        self._call("POST", "/challenge/prepare", messages.SuccessAnswer, request, timeout_seconds=deadline_seconds)
+    def prepare(self, request: messages.PrepareRequest, *, deadline_seconds: float) -> messages.PrepareAnswer:
+        """Announce a proof; nothing is timed yet. A device that is rented answers with what shows it."""
+        return self._call(
+            "POST", "/challenge/prepare", messages.PrepareAnswer, request, timeout_seconds=deadline_seconds
+        ).answer
 
     def start(
         self, request: messages.StartRequest, *, deadline_seconds: float, max_bytes: int = MAX_ANSWER_BYTES

@@ -79,6 +79,28 @@ class HttpClient:
         with border(self.base_url):
             allowed_addresses(self._host, self._port, Deadline(timeout_seconds), allow_private=self._allow_private)
 
+    def addresses(self, timeout_seconds: float) -> tuple[tuple[str, int], ...]:
+        """Return the addresses, judged, for whoever connects by itself.
+
+        Raises:
+            AddressRefused: Only public addresses are allowed, and this one is not.
+            Unavailable: There is no such name.
+        """
+        with border(self.base_url):
+            found = allowed_addresses(
+                self._host, self._port, Deadline(timeout_seconds), allow_private=self._allow_private
+            )
+        return tuple((address.host, address.port) for address in found)
+
+    def wire(self, method: str, target: str, *, headers: Mapping[str, str] | None = None, body: bytes = b"") -> bytes:
+        """Return the bytes that `request` would send, for whoever sends them by itself.
+
+        Raises:
+            Unavailable: Something would break out of its line.
+        """
+        with border(self.base_url):
+            return request_head(method, target, self._authority, headers or {}, body) + body
+
     def request(
         self,
         method: str,

@@ -11,6 +11,7 @@ import io
 import re
 import socket
 from collections.abc import Iterator, Mapping
+from typing import cast
 
 from polarise.deadline import Patience
 from polarise.errors import AnswerInvalid, DeadlineExceeded, Unavailable
@@ -92,6 +93,36 @@ def read_body(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
         raise AnswerInvalid(f"the answer is larger than {max_bytes} bytes")
     check_complete(response, is_at_end=True)
     return content
+
+
+def parse_answer(raw: bytes, method: str, max_bytes: int) -> tuple[int, dict[str, str], bytes]:
+    """Read one whole answer that somebody else received; the same rules as for one from a socket.
+
+    Returns:
+        Status (2xx, 4xx or 5xx), headers with names in lower case, body.
+
+    Raises:
+        AnswerInvalid: The body is larger than ``max_bytes``.
+        Unavailable: It breaks off, redirects, or is no HTTP.
+        http.client.HTTPException: Likewise; use it inside `border`.
+    """
+    response = http.client.HTTPResponse(cast(socket.socket, _Received(raw)), method=method)
+    with contextlib.closing(response):
+        response.begin()
+        if response.status // 100 not in {2, 4, 5}:
+            raise Unavailable(f"answered {response.status}; redirects are not followed")
+        headers = {name.lower(): value for name, value in response.getheaders()}
+        return response.status, headers, read_body(response, max_bytes)
+
+
+class _Received:
+    """Bytes that stand where `http.client.HTTPResponse` wants a socket."""
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+
+    def makefile(self, _mode: str) -> io.BytesIO:
+        return io.BytesIO(self._raw)
 
 
 def check_complete(response: http.client.HTTPResponse, *, is_at_end: bool) -> None:

@@ -64,6 +64,7 @@ class Challenge:
         beacon: 32 bytes.
         nonce: 32 bytes.
         seed: 32 bytes, what the miner has to derive too.
+        attempt: 1 in a round that is run again; nonce and positions follow from it.
     """
 
     challenge_id: str
@@ -76,6 +77,7 @@ class Challenge:
     beacon: bytes
     nonce: bytes
     seed: bytes
+    attempt: int = 0
 
     @property
     def kind(self) -> ChallengeKind:
@@ -144,6 +146,7 @@ class Challenge:
             signed_commitment,
             bounds=self.params.bounds,
             count=self.params.openings,
+            attempt=self.attempt,
         )
 
 
@@ -175,7 +178,14 @@ class ChallengeGenerator:
         )
 
     def challenges(
-        self, secret: EpochSecret, beacon: bytes, miner_key: str, device: DeviceClaim, device_index: int
+        self,
+        secret: EpochSecret,
+        beacon: bytes,
+        miner_key: str,
+        device: DeviceClaim,
+        device_index: int,
+        *,
+        attempt: int = 0,
     ) -> tuple[Challenge, ...]:
         """Make the proofs of one device in the order of `KINDS`.
 
@@ -185,6 +195,7 @@ class ChallengeGenerator:
             miner_key: Node key of the miner.
             device: One of its devices.
             device_index: Its place there.
+            attempt: 1 in a round that is run again.
         """
         return tuple(
             recompute(
@@ -197,6 +208,7 @@ class ChallengeGenerator:
                 params=self._params(kind, device, device_index),
                 opening_key=secret.opening_key,
                 beacon=beacon,
+                attempt=attempt,
             )
             for kind in KINDS
         )
@@ -249,10 +261,11 @@ def recompute(
     params: ProofParams,
     opening_key: bytes,
     beacon: bytes,
+    attempt: int = 0,
 ) -> Challenge:
     """Derive nonce and seed from what the evidence holds."""
     kind = kind_of(params)
-    nonce = draw.nonce(opening_key, beacon, device.uuid, kind)
+    nonce = draw.nonce(opening_key, beacon, device.uuid, kind, attempt=attempt)
     seed = draw.seed(
         SeedInputs(
             kind=kind,
@@ -266,4 +279,6 @@ def recompute(
             device_index=device_index,
         )
     )
-    return Challenge(challenge_id, epoch, miner_key, device, device_index, params, opening_key, beacon, nonce, seed)
+    return Challenge(
+        challenge_id, epoch, miner_key, device, device_index, params, opening_key, beacon, nonce, seed, attempt
+    )

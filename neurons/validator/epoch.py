@@ -1,10 +1,12 @@
-"""The validator's loop: once per epoch every registered miner is examined, scored and recorded on the ledger.
+"""The validator's loop: once per epoch every registered miner is scored, those drawn are proven first, all are recorded.
 
 Rules:
 - Epochs begin at multiples of their length on the wall clock, so that a restart makes no further ones: where the current
   one was begun already, the daemon waits for the next boundary. Between two beginnings lies half an epoch or more.
 - The very first begins at once; one that takes longer than it may is followed immediately by the next.
 - Commitment and beacon come before the first challenge, scores and record after the last.
+- Who is proven and who is inspected follows from the beacon (`drawing`); all that are drawn prove in one round. Then
+  containers are inspected and logs are read, of several miners at a time.
 - A defect that one miner brings to light costs that miner its examination in this epoch and nobody else's: it is logged
   with its traceback, a score that says so is kept, and the epoch goes on.
 - An epoch that was broken off is recorded as such at the next start, with the miners that were scored.
@@ -14,18 +16,21 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from neurons.base.threads import DaemonThreads
 from neurons.validator.chain import Beacon, Chain, CommitRefused, Miners
 from neurons.validator.challenges import ChallengeGenerator, EpochSecret
-from neurons.validator.examination import Examiner
+from neurons.validator.drawing import draw_for
+from neurons.validator.examination import Examined, Examiner
 from neurons.validator.metrics import MetricsHandler
 from neurons.validator.records import EpochRecorder
+from neurons.validator.rounds import ProofRounds
 from neurons.validator.verdicts import VerdictSender
 from polarise.errors import RequestRejected, Unavailable
 from polarise.evidence import read_bundle, write_bundle
-from polarise.registry import RegistryEntry
-from polarise.statement import SignedStatement
 from utils.clock import Clock
 
 logger = logging.getLogger(__name__)
@@ -34,19 +39,38 @@ logger = logging.getLogger(__name__)
 POSTED_SECONDS = 30.0
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often, and how much at once.
+
+    Attributes:
+        epoch_seconds: From the start of one epoch to the start of the next.
+        proof_every: A host is proven in about one epoch of so many.
+        inspect_every: A container is inspected in about one epoch of so many.
+        parallel: Miners inspected and read at the same time.
+        retention_hours: How long openings are kept.
+    """
+
+    epoch_seconds: int
+    proof_every: int
+    inspect_every: int
+    parallel: int
+    retention_hours: int
+
+
 class EpochService:
     """Runs epochs until it is asked to stop.
 
     Args:
         chain: Registry, commitment and beacon.
         generator: Makes the epoch's secret.
-        examiner: Examines one miner.
+        rounds: Proves all miners that are drawn.
+        examiner: Inspects and scores one miner.
         recorder: Ends epochs.
         metrics: Epoch numbers and scores.
         evidence: Folder of the bundles.
         clock: Wall and monotonic clock.
-        epoch_seconds: From the start of one epoch to the start of the next.
-        retention_hours: How long openings are kept.
+        pace: How often, and how much at once.
         verdicts: Told of each finished epoch.
     """
 
@@ -56,25 +80,25 @@ class EpochService:
         self,
         chain: Chain,
         generator: ChallengeGenerator,
+        rounds: ProofRounds,
         examiner: Examiner,
         recorder: EpochRecorder,
         metrics: MetricsHandler,
         evidence: Path,
         clock: Clock,
+        pace: Pace,
         *,
-        epoch_seconds: int,
-        retention_hours: int,
         verdicts: VerdictSender | None = None,
     ) -> None:
         self._chain = chain
         self._generator = generator
+        self._rounds = rounds
         self._examiner = examiner
         self._recorder = recorder
         self._metrics = metrics
         self._evidence = evidence
         self._clock = clock
-        self._epoch_seconds = epoch_seconds
-        self._retention_hours = retention_hours
+        self._pace = pace
         self._verdicts = verdicts
 
     def prepare(self) -> None:
@@ -99,7 +123,7 @@ class EpochService:
         newest = next(iter(self._metrics.epochs(1)), None)
         if newest is None:
             return 0.0
-        return seconds_to_next(newest.started_unix_ms, self._clock.wall_unix_ms(), self._epoch_seconds)
+        return seconds_to_next(newest.started_unix_ms, self._clock.wall_unix_ms(), self._pace.epoch_seconds)
 
     def run_epoch(self, stop: threading.Event) -> None:
         """Examine every miner that is registered now.
@@ -114,10 +138,21 @@ class EpochService:
         beacon = self._commit(secret, len(miners), stop)
         if beacon is None:
             return
-        for statement, entry in miners.values():
-            if stop.is_set():
-                return
-            self._examine(secret, beacon, statement, entry, stop)
+        drawn = self._draw(beacon, miners)
+        outcome = self._rounds.run(secret, beacon, [miner.entry for miner in drawn if miner.draw.is_proven], stop)
+        if outcome is None:
+            return
+        self._examine_all(
+            secret,
+            beacon,
+            [
+                replace(miner, proofs=outcome.proofs[miner.entry.node_key], round=outcome.evidence)
+                if miner.draw.is_proven
+                else miner
+                for miner in drawn
+            ],
+            stop,
+        )
         self._prune()
         if stop.is_set():
             return
@@ -125,7 +160,7 @@ class EpochService:
 
     def _begin(self, miners: Miners) -> EpochSecret:
         now_unix_ms = self._clock.wall_unix_ms()
-        wanted = now_unix_ms // 1000 // self._epoch_seconds
+        wanted = now_unix_ms // 1000 // self._pace.epoch_seconds
         on_ledger = self._chain.last_epoch(wanted)
         epoch = self._metrics.next_epoch(wanted if on_ledger is None else on_ledger + 1)
         secret = self._generator.begin_epoch(epoch, [statement for statement, _ in miners.values()])
@@ -149,27 +184,44 @@ class EpochService:
             )
         return beacon
 
-    def _examine(
-        self,
-        secret: EpochSecret,
-        beacon: Beacon,
-        statement: SignedStatement,
-        entry: RegistryEntry,
-        stop: threading.Event,
-    ) -> None:
-        try:
-            self._examiner.examine(secret, beacon, statement, entry, stop)
-        except Exception:  # a supervisor of one examination: a miner that finds a bug must not end it for all others
-            logger.exception("examination failed", extra={"epoch": secret.epoch, "miner_key": statement.signer})
-            self._record_defect(secret, beacon, statement, entry)
+    def _draw(self, beacon: Beacon, miners: Miners) -> list[Examined]:
+        found = []
+        for statement, entry in miners.values():
+            newest = self._metrics.newest(entry.node_key)
+            previous = None if newest is None else newest.record
+            draw = draw_for(
+                beacon.value,
+                entry,
+                previous,
+                proof_every=self._pace.proof_every,
+                inspect_every=self._pace.inspect_every,
+            )
+            found.append(Examined(statement, entry, draw, previous))
+        logger.info(
+            "epoch drawn",
+            extra={"miners_count": len(found), "proven_count": sum(miner.draw.is_proven for miner in found)},
+        )
+        return found
 
-    def _record_defect(
-        self, secret: EpochSecret, beacon: Beacon, statement: SignedStatement, entry: RegistryEntry
+    def _examine_all(
+        self, secret: EpochSecret, beacon: Beacon, miners: Sequence[Examined], stop: threading.Event
     ) -> None:
+        with DaemonThreads("examine", self._pace.parallel) as pool:
+            for miner in miners:
+                pool.submit(self._examine, secret, beacon, miner, stop)
+
+    def _examine(self, secret: EpochSecret, beacon: Beacon, miner: Examined, stop: threading.Event) -> None:
         try:
-            self._examiner.record_defect(secret, beacon, statement, entry)
+            self._examiner.examine(secret, beacon, miner, stop)
+        except Exception:  # a supervisor of one examination: a miner that finds a bug must not end it for all others
+            logger.exception("examination failed", extra={"epoch": secret.epoch, "miner_key": miner.entry.node_key})
+            self._record_defect(secret, beacon, miner)
+
+    def _record_defect(self, secret: EpochSecret, beacon: Beacon, miner: Examined) -> None:
+        try:
+            self._examiner.record_defect(secret, beacon, miner)
         except Exception:  # the same supervisor: what broke the examination may break its record too
-            logger.exception("defect not recorded", extra={"epoch": secret.epoch, "miner_key": statement.signer})
+            logger.exception("defect not recorded", extra={"epoch": secret.epoch, "miner_key": miner.entry.node_key})
 
     def _finish(self, epoch: int, miners: Miners, began_ns: int) -> None:
         key = self._recorder.record(epoch, is_complete=True)
@@ -181,7 +233,7 @@ class EpochService:
 
     def _prune(self) -> None:
         """Throw away openings past their retention; verdicts, seeds and digests stay."""
-        before_unix_ms = self._clock.wall_unix_ms() - self._retention_hours * 3_600_000
+        before_unix_ms = self._clock.wall_unix_ms() - self._pace.retention_hours * 3_600_000
         for evidence in self._metrics.unpruned_before(before_unix_ms):
             path = self._evidence / f"{evidence}.json"
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,20 +23,22 @@ from neurons.base.tokens import TokenIssuer, load_token_secrets
 from neurons.validator.access_table import VALIDATOR_ACCESS
 from neurons.validator.chain import Chain
 from neurons.validator.challenges import ChallengeGenerator
-from neurons.validator.epoch import EpochService
+from neurons.validator.epoch import EpochService, Pace
 from neurons.validator.evidence_files import EvidenceFiles
 from neurons.validator.examination import Examiner
 from neurons.validator.http_server import ValidatorRoutes
 from neurons.validator.inspection import Inspector
 from neurons.validator.metrics import FILE_NAME, MetricsHandler
-from neurons.validator.proof_round import ProofRound
 from neurons.validator.readiness import Readiness
 from neurons.validator.records import EpochRecorder, RecordFacts
+from neurons.validator.rounds import ProofRounds
 from neurons.validator.scoring import RULES_VERSION, ScoringSystem
+from neurons.validator.stamper import Stamper
 from neurons.validator.status_page import StatusPage
 from neurons.validator.telemetry import TelemetryReader
 from neurons.validator.verdicts import VerdictSender
 from neurons.validator.verification import VerificationEngine
+from neurons.validator.wave import Wave
 from polarise.canonical import digest_hex
 from polarise.clients import MinerClient
 from polarise.ledger_client import LedgerClient
@@ -52,6 +55,7 @@ ARCHIVE_FILE = "telemetry.sqlite"
 PACE_SECONDS = 15
 OUTBOX_FILE = "outbox.sqlite"
 REQUEST_SECONDS = 10.0
+CHECKERS_MAX = 4
 
 
 class ValidatorNode(BaseNode):
@@ -79,7 +83,7 @@ class ValidatorNode(BaseNode):
         outbox = self.closing(Outbox(files.root / OUTBOX_FILE, self.identity, client, self.clock))
         chain = Chain(client, outbox, key)
         metrics = self.closing(MetricsHandler(files.root / FILE_NAME))
-        engine = self.closing(VerificationEngine(HardwareTable.load()))
+        engine = self.closing(VerificationEngine(HardwareTable.load(), workers=min(os.cpu_count() or 1, CHECKERS_MAX)))
         generator = ChallengeGenerator(key, target_seconds=settings.proof_target_seconds, openings=settings.openings)
         inspector = Inspector(
             key,
@@ -87,11 +91,11 @@ class ValidatorNode(BaseNode):
             cpu_milli=round(settings.inspect_cpu_count * 1000),
             allow_private=settings.allow_private_endpoints,
         )
+        wave = Wave(self.closing(Stamper()), self.clock)
+        rounds = ProofRounds(generator, wave, engine, self.client, same_host=settings.same_host)
         examiner = Examiner(
             key,
             generator,
-            ProofRound(),
-            engine,
             inspector if settings.inspect else None,
             self.telemetry_reader() if settings.read_telemetry else None,
             ScoringSystem(),
@@ -99,7 +103,6 @@ class ValidatorNode(BaseNode):
             files.evidence,
             self.client,
             self.clock,
-            epoch_seconds=settings.epoch_seconds,
         )
         facts = RecordFacts(config_hash=self.config_hash(), uri=self.public_url)
         counters = MetricsTracker()
@@ -107,13 +110,19 @@ class ValidatorNode(BaseNode):
         epochs = EpochService(
             chain,
             generator,
+            rounds,
             examiner,
             EpochRecorder(self.identity, chain, metrics, facts, self.clock),
             metrics,
             files.evidence,
             self.clock,
-            epoch_seconds=settings.epoch_seconds,
-            retention_hours=settings.evidence_retention_hours,
+            Pace(
+                epoch_seconds=settings.epoch_seconds,
+                proof_every=settings.proof_every,
+                inspect_every=settings.inspect_every,
+                parallel=settings.parallel,
+                retention_hours=settings.evidence_retention_hours,
+            ),
             verdicts=verdicts,
         )
         self.http = self.build_http(client, metrics, counters)
@@ -195,7 +204,16 @@ class ValidatorNode(BaseNode):
 
     def config_hash(self) -> str:
         """Return the hash of the settings that decide an examination; it stands in every epoch record."""
-        deciding = ("proof_target_seconds", "openings", "inspect", "inspect_memory", "inspect_cpu_count")
+        deciding = (
+            "proof_target_seconds",
+            "openings",
+            "inspect",
+            "inspect_memory",
+            "inspect_cpu_count",
+            "proof_every",
+            "inspect_every",
+            "same_host",
+        )
         return digest_hex(self.config.validator.model_dump(mode="json", include=set(deciding)))
 
     def describe(self) -> dict[str, object]:

@@ -19,7 +19,7 @@ from challenges.proofs import ProofParams, read_params
 from challenges.timing import WorkTooSmall
 from neurons.validator.challenges import KINDS, Challenge, claimed_rate, fitted_params, recompute
 from neurons.validator.findings import Findings, check_findings, check_receipt
-from neurons.validator.proof_round import ProofTrace, check_commitment, signed_bytes
+from neurons.validator.proof_trace import ProofTrace, check_commitment, signed_bytes
 from neurons.validator.scoring import ScoringSystem
 from neurons.validator.verification import check_answer, judge
 from polarise.answers import open_receipt, printable

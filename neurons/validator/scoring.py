@@ -75,6 +75,8 @@ class ScoringSystem:
         inspection: InspectionEvidence | None,
         previous: ScoreRecord | None,
         telemetry: TelemetryEvidence | None = None,
+        *,
+        draw: object = None,
     ) -> ScoreRecord:
         """Score one miner in one epoch.
 

@@ -2,8 +2,7 @@
 
 Rules:
 - numpy and hashlib are all it takes; torch is never imported.
-- The checker is a process of its own (spawned, one, started at the first proof), so that no check ever stands in the way
-  of a stamp. What goes to it and comes back are numbers, bytes and decoded JSON of our own making, no object of a peer.
+- Checkers are processes of their own (spawned at the first proof), so that no check ever stands in the way of a stamp. What goes to it and comes back are numbers, bytes and decoded JSON of our own making, no object of a peer.
 - A checker that dies is our own failure: the proof is NOT_MEASURED, which costs the miner nothing.
 """
 
@@ -25,7 +24,7 @@ from challenges.pow import PowCommitment, PowParams, check_shares
 from challenges.proofs import ProofParams
 from challenges.timing import PPM, duration_ns, judge_rate, pow_rate_lower_bound, rate_per_second
 from neurons.validator.challenges import Challenge
-from neurons.validator.proof_round import ProofCommitment, ProofTrace, check_commitment
+from neurons.validator.proof_trace import ProofCommitment, ProofTrace, check_commitment
 from polarise.errors import ProofRejected, RejectReason
 from polarise.evidence import COUNT_MAX
 from polarise.hardware import DeviceClaim
@@ -82,11 +81,14 @@ class VerificationEngine:
 
     Args:
         hardware: What vendors say of their cards.
+        workers: How many checkers work at once; so many threads may ask.
     """
 
-    def __init__(self, hardware: HardwareTable) -> None:
+    def __init__(self, hardware: HardwareTable, *, workers: int = 1) -> None:
         self._hardware = hardware
+        self.workers = workers
         self._pool: ProcessPoolExecutor | None = None
+        self._lock = threading.Lock()
 
     def verify_resources(self, challenge: Challenge, trace: ProofTrace) -> Verdict:
         """Check a complete proof and compare the rate with the claim.
@@ -108,7 +110,8 @@ class VerificationEngine:
 
     def close(self) -> None:
         """End the checker."""
-        pool, self._pool = self._pool, None
+        with self._lock:
+            pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -118,13 +121,20 @@ class VerificationEngine:
     def __exit__(self, *_error: object) -> None:
         self.close()
 
+    def _ensure(self) -> ProcessPoolExecutor:
+        with self._lock:
+            if self._pool is None:
+                context = multiprocessing.get_context("spawn")
+                self._pool = ProcessPoolExecutor(self.workers, context, initializer=_live_with_parent)
+            return self._pool
+
     def _check(self, challenge: Challenge, commitment: ProofCommitment, trace: ProofTrace) -> _Checked:
-        if self._pool is None:
-            self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_live_with_parent)
         try:
-            return self._pool.submit(
-                check_answer, challenge.params, challenge.seed, commitment, trace.positions, trace.openings
-            ).result(CHECK_SECONDS_MAX)
+            return (
+                self._ensure()
+                .submit(check_answer, challenge.params, challenge.seed, commitment, trace.positions, trace.openings)
+                .result(CHECK_SECONDS_MAX)
+            )
         except (BrokenExecutor, TimeoutError) as err:
             self.close()
             message = f"this validator's checker failed ({type(err).__name__})"

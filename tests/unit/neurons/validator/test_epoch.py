@@ -19,10 +19,10 @@ from neurons.base.access import Caller
 from neurons.base.service import Supervisor
 from neurons.miner.join import post
 from neurons.validator.epoch import EpochService, seconds_to_next
-from neurons.validator.examination import DEFECT
 from neurons.validator.metrics import FILE_NAME, MetricsHandler
 from neurons.validator.node import ValidatorNode
 from neurons.validator.replay import replay
+from neurons.validator.wave import DEFECT
 from polarise.clients import MinerClient
 from polarise.epoch_record import STATEMENT_KIND, EpochRecord, record_path
 from polarise.errors import RejectReason
@@ -70,6 +70,7 @@ def _config(ledger: SmallLedger, **settings: object) -> Config:
                 "inspect": False,
                 "read_telemetry": False,
                 "proof_target_seconds": 1,
+                "proof_every": 1,
                 **settings,
             },
         }
@@ -108,8 +109,9 @@ def test_rounds_over_a_registry_with_a_broken_entry(
     assert (
         events
         == [
-            *("registry entry refused", "epoch started", "epoch committed"),
-            *("proof sent", "proof answered", "proof verified") * 2,
+            *("registry entry refused", "epoch started", "epoch committed", "epoch drawn"),
+            *("proof sent", "proof answered") * 2,
+            *("proof verified",) * 2,
             *("miner scored", "epoch finished"),
         ]
         * 3

@@ -18,11 +18,11 @@ from challenges.proofs import MatmulProver, PowProver, Work
 from challenges.solver import NumpyBackend
 from neurons.cli import main
 from neurons.validator.challenges import Challenge
-from neurons.validator.examination import _proof_evidence
 from neurons.validator.findings import Findings
 from neurons.validator.metrics import FILE_NAME, MetricsHandler, StoredScore
-from neurons.validator.proof_round import ProofTrace, check_commitment, signed_bytes
+from neurons.validator.proof_trace import ProofTrace, check_commitment, signed_bytes
 from neurons.validator.replay import replay
+from neurons.validator.rounds import proof_evidence
 from neurons.validator.scoring import ScoringSystem
 from neurons.validator.verification import VerificationEngine, check_answer, judge
 from polarise.canonical import canonical_bytes
@@ -90,7 +90,7 @@ def _proven(challenge: Challenge) -> ProofEvidence:
     trace = ProofTrace(1_000_000, 200_000_000, 201_000_000, commitment, positions, openings)
     answer = check_commitment(challenge, commitment)
     assert check_answer(challenge.params, challenge.seed, answer, positions, openings).reason is None
-    return _proof_evidence(challenge, trace, judge(challenge, HardwareTable.load(), trace))
+    return proof_evidence(challenge, trace, judge(challenge, HardwareTable.load(), trace))
 
 
 def test_bundle_survives_the_disk_and_replays(bundle: EvidenceBundle, tmp_path: Path) -> None:

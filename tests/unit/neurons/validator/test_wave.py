@@ -1,4 +1,4 @@
-"""The proof over a real connection: what passes, and what each kind of cheat or failure is called."""
+"""Waves over real connections and a real stamping process: what passes, and what each cheat or failure is called."""
 
 from __future__ import annotations
 
@@ -20,15 +20,18 @@ from challenges.pow import PowCommitment, PowParams
 from challenges.proofs import ProofParams
 from challenges.timing import NS_PER_SECOND, fit_pow_params, pow_rate_lower_bound, rate_per_second
 from neurons.base.access import Caller
-from neurons.validator.budget import Budget, seconds_for
 from neurons.validator.challenges import Challenge
-from neurons.validator.proof_round import ProofRound, ProofTrace
+from neurons.validator.proof_trace import ProofTrace
+from neurons.validator.stamper import Stamper
 from neurons.validator.verification import Verdict, VerificationEngine, judge
+from neurons.validator.wave import Ask, Wave
 from polarise.clients import MinerClient
 from polarise.decode import decode_model
 from polarise.errors import ErrorCode, ProofRejected, RejectReason, RequestRejected, Unavailable
 from polarise.evidence import COUNT_MAX
 from polarise.messages import CommitAnswer, CommitmentBody, OpenRequest, Position, PrepareRequest
+from polarise.registry import STATEMENT_KIND as ENTRY_KIND
+from polarise.registry import RegistryEntry
 from polarise.statement import sign_statement
 from tests.support.proving_miner import (
     CPU,
@@ -51,27 +54,42 @@ def engine() -> Iterator[VerificationEngine]:
         yield engine
 
 
+@pytest.fixture(scope="module")
+def wave() -> Iterator[Wave]:
+    with Stamper() as stamper:
+        yield Wave(stamper)
+
+
 @pytest.fixture
 def miner(tmp_path: Path) -> Iterator[ProvingMiner]:
     with proving_miner(tmp_path) as miner:
         yield miner
 
 
-def _prove(miner: ProvingMiner, engine: VerificationEngine) -> tuple[Verdict, ProofTrace]:
-    _, challenge = challenge_of(entry_of())
-    trace = ProofTrace()
-    ProofRound().run(miner.client(), challenge, trace)
-    return engine.verify_resources(challenge, trace), trace
+def _ask(client: MinerClient, challenge: Challenge | None = None) -> Ask:
+    entry = entry_of(client.endpoint).open(ENTRY_KIND, RegistryEntry)
+    return Ask(entry, client, challenge or challenge_of(entry_of())[1])
 
 
-def _rejection(client: MinerClient, challenge: Challenge | None = None) -> ProofRejected:
-    with pytest.raises(ProofRejected) as caught:
-        ProofRound().run(client, challenge or challenge_of(entry_of())[1], ProofTrace())
-    return caught.value
+def _prove(
+    wave: Wave, miner: ProvingMiner, engine: VerificationEngine, challenge: Challenge | None = None
+) -> tuple[Verdict, ProofTrace]:
+    ask = _ask(miner.client(), challenge)
+    wave.run([ask])
+    if ask.rejected is not None:
+        raise ask.rejected
+    return engine.verify_resources(ask.challenge, ask.trace), ask.trace
 
 
-def test_honest_miner_passes(miner: ProvingMiner, engine: VerificationEngine) -> None:
-    verdict, trace = _prove(miner, engine)
+def _rejection(wave: Wave, client: MinerClient, challenge: Challenge | None = None) -> ProofRejected:
+    ask = _ask(client, challenge)
+    wave.run([ask])
+    assert ask.rejected is not None
+    return ask.rejected
+
+
+def test_honest_miner_passes(wave: Wave, miner: ProvingMiner, engine: VerificationEngine) -> None:
+    verdict, trace = _prove(wave, miner, engine)
     assert verdict.verified
     assert verdict.score == 1_000_000
     assert verdict.measured_per_second > CPU.matmul_ops_per_second
@@ -79,16 +97,16 @@ def test_honest_miner_passes(miner: ProvingMiner, engine: VerificationEngine) ->
     assert len(trace.openings) == 32
 
 
-def test_skipped_tiles_are_found(tmp_path: Path, engine: VerificationEngine) -> None:
+def test_skipped_tiles_are_found(wave: Wave, tmp_path: Path, engine: VerificationEngine) -> None:
     """A fifth of the tiles is never multiplied; 32 of 48 are opened."""
     with proving_miner(tmp_path, program=SKIPPING) as miner:
-        verdict, _ = _prove(miner, engine)
+        verdict, _ = _prove(wave, miner, engine)
     assert verdict.reason is RejectReason.TILE_MISMATCH
     assert not verdict.verified
     assert verdict.score == 0
 
 
-def test_commitment_for_another_seed_is_refused(miner: ProvingMiner) -> None:
+def test_commitment_for_another_seed_is_refused(wave: Wave, miner: ProvingMiner) -> None:
     """The proof of yesterday, signed anew."""
 
     def start(_caller: Caller, body: bytes) -> CommitAnswer:
@@ -97,20 +115,20 @@ def test_commitment_for_another_seed_is_refused(miner: ProvingMiner) -> None:
         return CommitAnswer(commitment=sign_statement(MINER, "commitment", old))
 
     miner.views["/challenge/start"] = start
-    assert _rejection(miner.client()).reason is RejectReason.SEED_MISMATCH
+    assert _rejection(wave, miner.client()).reason is RejectReason.SEED_MISMATCH
 
 
-def test_commitment_of_another_key_is_refused(miner: ProvingMiner) -> None:
+def test_commitment_of_another_key_is_refused(wave: Wave, miner: ProvingMiner) -> None:
     def start(_caller: Caller, body: bytes) -> CommitAnswer:
         wire = json.loads(body)
         other = CommitmentBody(challenge_id=wire["challenge_id"], device="cpu", seed="0" * 64, proof={"roots": []})
         return CommitAnswer(commitment=sign_statement(VALIDATOR, "commitment", other))
 
     miner.views["/challenge/start"] = start
-    assert _rejection(miner.client()).reason is RejectReason.BAD_SIGNATURE
+    assert _rejection(wave, miner.client()).reason is RejectReason.BAD_SIGNATURE
 
 
-def test_certificate_with_a_number_beyond_json_is_refused(miner: ProvingMiner) -> None:
+def test_certificate_with_a_number_beyond_json_is_refused(wave: Wave, miner: ProvingMiner) -> None:
     """Its canonical form does not exist, which must not become our own defect."""
 
     def start(_caller: Caller, body: bytes) -> Response:
@@ -121,14 +139,14 @@ def test_certificate_with_a_number_beyond_json_is_refused(miner: ProvingMiner) -
         return Response(json.dumps({"commitment": statement}), mimetype="application/json")
 
     miner.views["/challenge/start"] = start
-    assert _rejection(miner.client()).reason in {RejectReason.BAD_SIGNATURE, RejectReason.MISSING}
+    assert _rejection(wave, miner.client()).reason in {RejectReason.BAD_SIGNATURE, RejectReason.MISSING}
 
 
-def test_busy_device_is_not_measured(miner: ProvingMiner) -> None:
+def test_busy_device_is_not_measured(wave: Wave, miner: ProvingMiner) -> None:
     """A second challenge while the first is prepared is answered 429, which is neutral."""
     _, first = challenge_of(entry_of())
     miner.client().prepare(first.prepare_request(), deadline_seconds=30)
-    rejected = _rejection(miner.client())
+    rejected = _rejection(wave, miner.client())
     assert rejected.reason is RejectReason.NOT_MEASURED
     assert rejected.message.startswith("BUSY")
 
@@ -142,75 +160,51 @@ def test_busy_device_is_not_measured(miner: ProvingMiner) -> None:
     ],
 )
 def test_unavailable_at_any_step_is_missing_or_late_once_the_positions_are_known(
-    miner: ProvingMiner, path: str, reason: RejectReason
+    wave: Wave, miner: ProvingMiner, path: str, reason: RejectReason
 ) -> None:
     def away(_caller: Caller, _body: bytes) -> Response:
         raise Unavailable("out of memory")
 
     miner.views[path] = away
-    assert _rejection(miner.client()).reason is reason
+    assert _rejection(wave, miner.client()).reason is reason
 
 
 @pytest.mark.parametrize(
     ("path", "reason"), [("/challenge/start", RejectReason.MISSING), ("/challenge/open", RejectReason.OPENING_LATE)]
 )
 def test_answer_one_byte_longer_than_its_sizes_allow_is_not_read(
-    miner: ProvingMiner, path: str, reason: RejectReason
+    wave: Wave, miner: ProvingMiner, path: str, reason: RejectReason
 ) -> None:
     _, challenge = challenge_of(entry_of())
     is_start = path == "/challenge/start"
     bound = challenge.commitment_bytes_max if is_start else challenge.openings_bytes_max
     miner.views[path] = lambda _caller, _body: Response(b" " * (bound + 1), mimetype="application/json")
-    rejected = _rejection(miner.client(), challenge)
+    rejected = _rejection(wave, miner.client(), challenge)
     assert (rejected.reason, str(bound) in rejected.message) == (reason, True)
     miner.views[path] = lambda _caller, _body: Response(b" " * bound, mimetype="application/json")
-    assert str(bound) not in _rejection(miner.client(), challenge_of(entry_of())[1]).message
+    assert str(bound) not in _rejection(wave, miner.client(), challenge_of(entry_of())[1]).message
 
 
-def test_refusal_after_prepare_is_missing_even_as_429(miner: ProvingMiner) -> None:
+def test_refusal_after_prepare_is_missing_even_as_429(wave: Wave, miner: ProvingMiner) -> None:
     """Once the nonce is out, "busy" is no excuse: it would buy a second draw."""
 
     def refuse(_caller: Caller, _body: bytes) -> Response:
         raise RequestRejected(ErrorCode.TOO_MANY_REQUESTS, "busy", status=429)
 
     miner.views["/challenge/start"] = refuse
-    assert _rejection(miner.client()).reason is RejectReason.MISSING
+    assert _rejection(wave, miner.client()).reason is RejectReason.MISSING
 
 
-def test_time_of_one_miner_is_over_for_all_its_proofs(miner: ProvingMiner) -> None:
-    """A miner that lets everything wait uses up its own time, and nothing is sent to it any more."""
-    _, challenge = challenge_of(entry_of())
-    budget = Budget(0.3)
-
-    def dawdle(_caller: Caller, _body: bytes) -> Response:
-        time.sleep(1)
-        return Response("{}")
-
-    miner.views["/challenge/prepare"] = dawdle
-    for message in ("could not prepare", "used up"):
-        with pytest.raises(ProofRejected, match=message) as caught:
-            ProofRound().run(miner.client(), challenge, ProofTrace(), budget)
-        assert caught.value.reason is RejectReason.MISSING
-
-
-def test_time_of_one_miner_follows_from_its_proofs_and_never_falls_below_the_honest() -> None:
-    _, *challenges = challenges_of(entry_of())
-    work_seconds = sum(challenge.expected_seconds for challenge in challenges)
-    assert seconds_for(challenges, target_seconds=1, epoch_seconds=300) == pytest.approx(60 + 3 * work_seconds)
-    assert seconds_for(challenges, target_seconds=1, epoch_seconds=5) == pytest.approx(60 + 1.5 * work_seconds)
-    assert seconds_for(challenges * 100, target_seconds=1, epoch_seconds=300) >= 60 + 100 * work_seconds
-
-
-def test_late_openings_are_refused(miner: ProvingMiner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_late_openings_are_refused(wave: Wave, miner: ProvingMiner, monkeypatch: pytest.MonkeyPatch) -> None:
     released = threading.Event()
 
     def hang(_caller: Caller, _body: bytes) -> Response:
         released.wait(10)
         return Response("{}", mimetype="application/json")
 
-    monkeypatch.setattr("neurons.validator.proof_round.OPEN_SECONDS", 0.2)
+    monkeypatch.setattr("neurons.validator.wave.OPEN_SECONDS", 0.2)
     miner.views["/challenge/open"] = hang
-    reason = _rejection(miner.client()).reason
+    reason = _rejection(wave, miner.client()).reason
     released.set()
     assert reason is RejectReason.OPENING_LATE
 
@@ -218,14 +212,14 @@ def test_late_openings_are_refused(miner: ProvingMiner, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     "body", [b"no json", b"[]", b'{"commitment": 1}', b'{"a":1,"a":1}', b"{" + b" " * (2 << 20) + b"}", b"[" * 100_000]
 )
-def test_garbage_instead_of_a_commitment_is_missing(miner: ProvingMiner, body: bytes) -> None:
+def test_garbage_instead_of_a_commitment_is_missing(wave: Wave, miner: ProvingMiner, body: bytes) -> None:
     miner.views["/challenge/start"] = lambda _caller, _body: Response(body, mimetype="application/json")
-    assert _rejection(miner.client()).reason is RejectReason.MISSING
+    assert _rejection(wave, miner.client()).reason is RejectReason.MISSING
 
 
-def test_wrong_number_of_openings_is_rejected(miner: ProvingMiner, engine: VerificationEngine) -> None:
+def test_wrong_number_of_openings_is_rejected(wave: Wave, miner: ProvingMiner, engine: VerificationEngine) -> None:
     miner.views["/challenge/open"] = lambda _caller, _body: Response('{"openings": [{}]}', mimetype="application/json")
-    verdict, _ = _prove(miner, engine)
+    verdict, _ = _prove(wave, miner, engine)
     assert verdict.reason is RejectReason.WRONG_COUNT
 
 
@@ -242,9 +236,9 @@ def _closing(connection: socket.socket) -> None:
 
 @pytest.mark.parametrize("behave", [_dripping, _closing])
 def test_connection_that_drips_or_closes_is_missing(
-    behave: Callable[[socket.socket], None], monkeypatch: pytest.MonkeyPatch
+    wave: Wave, behave: Callable[[socket.socket], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neurons.validator.proof_round.PREPARE_SECONDS", 0.3)
+    monkeypatch.setattr("neurons.validator.wave.PREPARE_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
@@ -260,14 +254,14 @@ def test_connection_that_drips_or_closes_is_missing(
         thread.start()
         port = server.getsockname()[1]
         client = MinerClient(f"http://127.0.0.1:{port}", MINER.public_key, VALIDATOR, timeout_seconds=1)
-        assert _rejection(client).reason is RejectReason.MISSING
+        assert _rejection(wave, client).reason is RejectReason.MISSING
         thread.join()
 
 
-def test_checker_that_died_costs_the_miner_nothing(miner: ProvingMiner) -> None:
-    _, challenge = challenge_of(entry_of())
-    trace = ProofTrace()
-    ProofRound().run(miner.client(), challenge, trace)
+def test_checker_that_died_costs_the_miner_nothing(wave: Wave, miner: ProvingMiner) -> None:
+    ask = _ask(miner.client())
+    wave.run([ask])
+    challenge, trace = ask.challenge, ask.trace
     with VerificationEngine(HardwareTable.load()) as engine:
         assert engine.verify_resources(challenge, trace).verified
         pool = engine._pool
@@ -280,18 +274,15 @@ def test_checker_that_died_costs_the_miner_nothing(miner: ProvingMiner) -> None:
         assert engine.verify_resources(challenge, trace).verified
 
 
-def _prove_shares(miner: ProvingMiner, engine: VerificationEngine) -> tuple[Verdict, ProofTrace]:
-    _, challenge, _ = challenges_of(entry_of())
-    trace = ProofTrace()
-    ProofRound().run(miner.client(), challenge, trace)
-    return engine.verify_resources(challenge, trace), trace
+def _prove_shares(wave: Wave, miner: ProvingMiner, engine: VerificationEngine) -> tuple[Verdict, ProofTrace]:
+    return _prove(wave, miner, engine, challenges_of(entry_of())[1])
 
 
 def test_honest_proof_of_work_passes_and_ends_at_its_commitment(
-    miner: ProvingMiner, engine: VerificationEngine, caplog: pytest.LogCaptureFixture
+    wave: Wave, miner: ProvingMiner, engine: VerificationEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, logger="neurons.validator"):
-        verdict, trace = _prove_shares(miner, engine)
+        verdict, trace = _prove_shares(wave, miner, engine)
     assert verdict.verified
     assert verdict.score == 1_000_000
     assert (trace.positions, trace.openings) == ((), None)
@@ -302,7 +293,7 @@ def test_honest_proof_of_work_passes_and_ends_at_its_commitment(
     assert fields["sizes"] == {"shares": 195, "difficulty": 256, "slot": 0}
     assert vars(answered)["kind"] == "pow"
     # Nothing is left running: the device is free for its next proof at once.
-    assert _prove(miner, engine)[0].verified
+    assert _prove(wave, miner, engine)[0].verified
 
 
 def test_what_counts_of_a_proof_of_work_is_its_lower_bound() -> None:
@@ -343,17 +334,17 @@ def test_rate_beyond_what_evidence_can_hold_is_cut() -> None:
         assert judge(huge, HardwareTable.load(), trace).measured_per_second == COUNT_MAX
 
 
-def test_hashing_below_the_claim_is_claim_not_met(tmp_path: Path, engine: VerificationEngine) -> None:
+def test_hashing_below_the_claim_is_claim_not_met(wave: Wave, tmp_path: Path, engine: VerificationEngine) -> None:
     with proving_miner(tmp_path, program=SLOW_HASHING) as miner:
-        verdict, _ = _prove_shares(miner, engine)
+        verdict, _ = _prove_shares(wave, miner, engine)
     assert verdict.reason is RejectReason.CLAIM_NOT_MET
     assert 0 < verdict.measured_per_second < CPU.pow_hashes_per_second * 6 // 10
     assert verdict.expected == ">= 30000 hashes/s"
 
 
-def test_forged_shares_are_found(tmp_path: Path, engine: VerificationEngine) -> None:
+def test_forged_shares_are_found(wave: Wave, tmp_path: Path, engine: VerificationEngine) -> None:
     with proving_miner(tmp_path, program=FORGING) as miner:
-        verdict, _ = _prove_shares(miner, engine)
+        verdict, _ = _prove_shares(wave, miner, engine)
     assert verdict.reason is RejectReason.SHARE_INVALID
     assert verdict.score == 0
 
@@ -368,7 +359,7 @@ def test_forged_shares_are_found(tmp_path: Path, engine: VerificationEngine) -> 
     ],
 )
 def test_shares_in_another_form_are_refused_before_they_are_hashed(
-    miner: ProvingMiner, nonces: Sequence[int], reason: RejectReason
+    wave: Wave, miner: ProvingMiner, nonces: Sequence[int], reason: RejectReason
 ) -> None:
     _, challenge, _ = challenges_of(entry_of())
 
@@ -382,7 +373,7 @@ def test_shares_in_another_form_are_refused_before_they_are_hashed(
         return CommitAnswer(commitment=sign_statement(MINER, "commitment", body))
 
     miner.views["/challenge/start"] = start
-    assert _rejection(miner.client(), challenge).reason is reason
+    assert _rejection(wave, miner.client(), challenge).reason is reason
 
 
 def test_nothing_is_opened_of_a_proof_of_work(miner: ProvingMiner) -> None:
@@ -400,13 +391,13 @@ def test_nothing_is_opened_of_a_proof_of_work(miner: ProvingMiner) -> None:
             client.start(challenge.start_request(), deadline_seconds=10)
 
 
-def test_device_proves_one_thing_at_a_time_whatever_its_kind(miner: ProvingMiner) -> None:
+def test_device_proves_one_thing_at_a_time_whatever_its_kind(wave: Wave, miner: ProvingMiner) -> None:
     _, first, second = challenges_of(entry_of())
     miner.client().prepare(first.prepare_request(), deadline_seconds=30)
-    assert _rejection(miner.client(), second).reason is RejectReason.NOT_MEASURED
+    assert _rejection(wave, miner.client(), second).reason is RejectReason.NOT_MEASURED
     miner.client().start(first.start_request(), deadline_seconds=10)
     miner.client().prepare(second.prepare_request(), deadline_seconds=30)
-    assert _rejection(miner.client(), challenges_of(entry_of())[1]).reason is RejectReason.NOT_MEASURED
+    assert _rejection(wave, miner.client(), challenges_of(entry_of())[1]).reason is RejectReason.NOT_MEASURED
 
 
 @pytest.mark.parametrize(

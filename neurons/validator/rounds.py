@@ -1,0 +1,309 @@
+"""The round of an epoch: all drawn miners prove at once, are verified afterwards, and may be asked again together, once.
+
+Rules:
+- All devices of all drawn miners start in one wave per kind, each with a seed of its own, so that no device can answer
+  for two. With ``same_host: in_turn`` miners on one host take turns: for tests and demos on one machine.
+- Nothing is verified before the last wave is over, and then in other processes.
+- Where more than a fifth of all devices are MISSING the validator suspects itself: the whole round is run again, once,
+  with new seeds, and the second attempt counts for everybody. Nobody is ever asked again alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from challenges.pow_messages import PowParams
+from neurons.base.threads import DaemonThreads
+from neurons.validator.chain import Beacon
+from neurons.validator.challenges import KINDS, Challenge, ChallengeGenerator, EpochSecret
+from neurons.validator.drawing import host_of
+from neurons.validator.proof_trace import ProofTrace
+from neurons.validator.verification import Verdict, VerificationEngine
+from neurons.validator.wave import DEFECT, Ask, Wave
+from polarise.answers import printable
+from polarise.clients import MinerClient
+from polarise.errors import AddressRefused, ProofRejected, RejectReason, Unavailable
+from polarise.evidence import ProofEvidence, RoundEvidence, VerdictRecord, openings_digest
+from polarise.messages import Position
+from polarise.registry import RegistryEntry
+
+logger = logging.getLogger(__name__)
+
+# More than one device of so many missing: rather our own network than all of theirs.
+SUSPECT_ONE_OF = 5
+ADDRESS_SECONDS = 5.0
+
+ClientFactory = Callable[[RegistryEntry], MinerClient]
+SameHost = Literal["together", "in_turn"]
+Attempt = Literal[0, 1]
+
+
+@dataclass(frozen=True, slots=True)
+class RoundOutcome:
+    """What a round found.
+
+    Attributes:
+        proofs: Miner key -> one proof per device and kind.
+        evidence: What everybody's bundle says of the round.
+    """
+
+    proofs: dict[str, tuple[ProofEvidence, ...]]
+    evidence: RoundEvidence
+
+
+@dataclass
+class _Proof:
+    """One proof on its way: a challenge, and what became of it."""
+
+    entry: RegistryEntry
+    challenge: Challenge
+    trace: ProofTrace
+    verdict: Verdict | None = None
+    ask: Ask | None = None
+
+
+class ProofRounds:
+    """Runs rounds; holds nothing between them.
+
+    Args:
+        generator: Makes challenges.
+        wave: Leads them over the network.
+        engine: Judges them.
+        clients: Registry entry -> client.
+        same_host: Whether miners on one host prove together or in turn.
+    """
+
+    def __init__(
+        self,
+        generator: ChallengeGenerator,
+        wave: Wave,
+        engine: VerificationEngine,
+        clients: ClientFactory,
+        *,
+        same_host: SameHost,
+    ) -> None:
+        self._generator = generator
+        self._wave = wave
+        self._engine = engine
+        self._clients = clients
+        self._same_host = same_host
+
+    def run(
+        self, secret: EpochSecret, beacon: Beacon, entries: Sequence[RegistryEntry], stop: threading.Event
+    ) -> RoundOutcome | None:
+        """Prove every device of these miners.
+
+        Args:
+            secret: The epoch's key.
+            beacon: The epoch's randomness.
+            entries: The miners that were drawn, in order of their keys.
+            stop: Whether to break off, looked at before each wave.
+
+        Returns:
+            What was found, or None when ``stop`` was set first.
+        """
+        first = self._attempt(secret, beacon, entries, 0, stop)
+        if first is None:
+            return None
+        devices_count, missing_count = _missing_of(first)
+        if SUSPECT_ONE_OF * missing_count <= devices_count:
+            return RoundOutcome(_evidence(first), _round_evidence(0, devices_count, missing_count))
+        logger.warning(
+            "too many devices are missing: the round is run again, once",
+            extra={"epoch": secret.epoch, "devices_count": devices_count, "missing_count": missing_count},
+        )
+        second = self._attempt(secret, beacon, entries, 1, stop)
+        if second is None:
+            return None
+        return RoundOutcome(_evidence(second), _round_evidence(1, devices_count, missing_count))
+
+    def _attempt(
+        self,
+        secret: EpochSecret,
+        beacon: Beacon,
+        entries: Sequence[RegistryEntry],
+        attempt: Attempt,
+        stop: threading.Event,
+    ) -> list[_Proof] | None:
+        proofs = [
+            _Proof(entry, challenge, ProofTrace())
+            for entry in entries
+            for index, device in enumerate(entry.hardware.devices)
+            for challenge in self._generator.challenges(
+                secret, beacon.value, entry.node_key, device, index, attempt=attempt
+            )
+        ]
+        self._reach(entries, proofs)
+        for asks in self._waves([proof.ask for proof in proofs if proof.ask is not None]):
+            if stop.is_set():
+                return None
+            self._wave.run(asks)
+        if stop.is_set():
+            return None
+        self._verify(proofs)
+        return proofs
+
+    def _reach(self, entries: Sequence[RegistryEntry], proofs: Sequence[_Proof]) -> None:
+        """Find out whom we can and may call, all at once: a name lookup can take its time."""
+        with DaemonThreads("reach", min(max(len(entries), 1), 64)) as pool:
+            reached = {entry.node_key: pool.submit(self._client_or_verdict, entry) for entry in entries}
+        for proof in proofs:
+            found = reached[proof.entry.node_key].result()
+            if isinstance(found, Verdict):
+                proof.verdict = found
+                continue
+            try:
+                self._generator.check_work(proof.challenge)
+            except ProofRejected as err:
+                proof.verdict = Verdict.of(err)
+                continue
+            proof.ask = Ask(proof.entry, found, proof.challenge, proof.trace)
+
+    def _client_or_verdict(self, entry: RegistryEntry) -> MinerClient | Verdict:
+        try:
+            client = self._clients(entry)
+            client.addresses(ADDRESS_SECONDS)
+        except AddressRefused as err:
+            logger.warning(
+                "miner not examined: its endpoint is refused by this validator's own rule; "
+                "validator.allow_private_endpoints=true allows it",
+                extra={"miner_key": entry.node_key, "endpoint": entry.endpoint, "cause": printable(err.message, 300)},
+            )
+            refusal = f"this validator does not call it: {printable(err.message, 300)}"
+            return Verdict(RejectReason.NOT_MEASURED, refusal[:400])
+        except Unavailable as err:
+            return Verdict(RejectReason.MISSING, f"the endpoint cannot be called: {printable(err)}"[:400])
+        except Exception:  # a supervisor of one miner: one that finds a bug must not end the round for all others
+            logger.exception("examination failed", extra={"miner_key": entry.node_key})
+            return Verdict(RejectReason.NOT_MEASURED, DEFECT)
+        return client
+
+    def _waves(self, asks: Sequence[Ask]) -> Iterable[list[Ask]]:
+        """Return who starts together: one wave per kind, and per turn where miners of one host take turns."""
+        turns = _turns(asks) if self._same_host == "in_turn" else {}
+        of_wave: dict[tuple[int, int], list[Ask]] = {}
+        for ask in asks:
+            place = (turns.get(ask.entry.node_key, 0), KINDS.index(ask.challenge.kind))
+            of_wave.setdefault(place, []).append(ask)
+        return [of_wave[place] for place in sorted(of_wave)]
+
+    def _verify(self, proofs: Sequence[_Proof]) -> None:
+        with DaemonThreads("verify", self._engine.workers) as pool:
+            verdicts = [pool.submit(self._verdict, proof) for proof in proofs]
+        for proof, verdict in zip(proofs, verdicts, strict=True):
+            proof.verdict = verdict.result()
+            _log_verdict(proof.challenge, proof.verdict)
+
+    def _verdict(self, proof: _Proof) -> Verdict:
+        if proof.verdict is not None:
+            return proof.verdict
+        if proof.ask is None:
+            raise ValueError("a proof without a verdict was asked for")
+        if proof.ask.rejected is not None:
+            return Verdict.of(proof.ask.rejected)
+        try:
+            return self._engine.verify_resources(proof.challenge, proof.trace)
+        except ProofRejected as err:
+            return Verdict.of(err)
+        except Exception:  # the same supervisor
+            logger.exception("verification failed", extra=proof.ask.fields)
+            return Verdict(RejectReason.NOT_MEASURED, DEFECT)
+
+
+def proof_evidence(challenge: Challenge, trace: ProofTrace, verdict: Verdict) -> ProofEvidence:
+    """Return what is kept of one proof."""
+    sized = challenge.prepare_request()
+    return ProofEvidence(
+        kind=sized.kind,
+        sizes=sized.sizes,
+        challenge_id=challenge.challenge_id,
+        device=challenge.device.uuid,
+        device_index=challenge.device_index,
+        claimed_per_second=challenge.claimed_per_second,
+        nonce=challenge.nonce.hex(),
+        beacon=challenge.beacon.hex(),
+        seed=challenge.seed.hex(),
+        rtt_min_ns=trace.rtt_min_ns,
+        first_byte_after_ns=trace.first_byte_after_ns,
+        last_byte_after_ns=trace.last_byte_after_ns,
+        commitment=trace.commitment,
+        positions=tuple(Position(round_index=r, tile_row=i, tile_column=j) for r, i, j in trace.positions),
+        openings=trace.openings,
+        openings_digest=None if trace.openings is None else openings_digest(trace.openings),
+        measured_per_second=verdict.measured_per_second,
+        verdict=VerdictRecord(
+            reason=verdict.reason, message=verdict.message, got=verdict.got, expected=verdict.expected
+        ),
+        attempt=1 if challenge.attempt else 0,
+        started_after_ns=trace.started_after_ns,
+        rented=trace.rented,
+    )
+
+
+def _turns(asks: Sequence[Ask]) -> dict[str, int]:
+    of_host: dict[str, list[str]] = {}
+    for ask in asks:
+        miners = of_host.setdefault(host_of(ask.entry), [])
+        if ask.entry.node_key not in miners:
+            miners.append(ask.entry.node_key)
+    return {miner: turn for miners in of_host.values() for turn, miner in enumerate(miners)}
+
+
+def _missing_of(proofs: Sequence[_Proof]) -> tuple[int, int]:
+    """Return how many devices were drawn and how many of them are MISSING in any of their proofs."""
+    devices = {(proof.entry.node_key, proof.challenge.device_index) for proof in proofs}
+    missing = {
+        (proof.entry.node_key, proof.challenge.device_index)
+        for proof in proofs
+        if proof.verdict is not None and proof.verdict.reason is RejectReason.MISSING
+    }
+    return len(devices), len(missing)
+
+
+def _evidence(proofs: Sequence[_Proof]) -> dict[str, tuple[ProofEvidence, ...]]:
+    of_miner: dict[str, list[ProofEvidence]] = {}
+    for proof in proofs:
+        if proof.verdict is None:
+            raise ValueError("a round that is over has a verdict on every proof")
+        evidence = proof_evidence(proof.challenge, proof.trace, proof.verdict)
+        of_miner.setdefault(proof.entry.node_key, []).append(evidence)
+    return {miner: tuple(found) for miner, found in of_miner.items()}
+
+
+def _round_evidence(attempt: Attempt, devices_count: int, missing_count: int) -> RoundEvidence:
+    return RoundEvidence(attempt=attempt, devices_count=devices_count, missing_count=missing_count)
+
+
+def _log_verdict(challenge: Challenge, verdict: Verdict) -> None:
+    fields: dict[str, object] = {
+        "challenge_id": challenge.challenge_id,
+        "miner_key": challenge.miner_key,
+        "device": challenge.device.uuid,
+        "kind": challenge.kind.value,
+    }
+    if verdict.verified:
+        logger.info(
+            "proof verified",
+            extra={
+                **fields,
+                "verify_ms": verdict.verify_ms,
+                # How much was recomputed.
+                **_checked_count(challenge),
+                "measured_per_second": verdict.measured_per_second,
+                "claimed_per_second": challenge.claimed_per_second,
+            },
+        )
+        return
+    detail = verdict.message
+    if verdict.got is not None or verdict.expected is not None:
+        detail = f"{detail} (got {verdict.got}, expected {verdict.expected})"
+    logger.warning("proof rejected", extra={**fields, "reason": str(verdict.reason), "detail": detail})
+
+
+def _checked_count(challenge: Challenge) -> dict[str, int]:
+    params = challenge.params
+    return {"shares": params.shares} if isinstance(params, PowParams) else {"openings": params.openings}

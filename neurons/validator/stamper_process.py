@@ -1,0 +1,272 @@
+"""The process that takes the stamps: it connects, sends prepared bytes, notes when bytes come, and does nothing else.
+
+Rules:
+- It signs nothing, parses nothing but the length of an answer, and verifies nothing: whoever started it does that, in
+  another process, so that no work of ours ever stands between a byte and its stamp.
+- All connections of a wave are open before the first start is sent; then all starts leave within one loop.
+- ``sent_ns`` is taken right before a request is written, ``first_byte_ns`` and ``last_byte_ns`` when bytes are there.
+- Every answer is bounded in bytes and in time; what goes wrong with one connection ends that one only.
+- What comes in over the pipe are numbers and bytes of our own making, what goes out are numbers and a peer's raw bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import queue
+import re
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from multiprocessing.connection import Connection
+
+from polarise.http_wire import MAX_HEAD_BYTES
+
+PINGS = 8
+PINGS_SECONDS = 5.0
+CONNECT_SECONDS = 5.0
+# More pings at once would measure this loop and not the way there.
+PINGED_AT_ONCE = 32
+PING_BYTES_MAX = 64 * 1024
+
+_HEAD_END = b"\r\n\r\n"
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,12})[ \t]*\r\n", re.IGNORECASE)
+
+
+class StampFailure(StrEnum):
+    """Why an answer is none."""
+
+    LATE = "no complete answer in time"
+    UNREACHABLE = "no connection"
+    BROKEN_OFF = "the connection ended before the answer"
+    TOO_LARGE = "the answer is larger than an honest one"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where to connect: addresses that were resolved and judged already, tried in turn."""
+
+    addresses: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PingJob:
+    """Measure the way to one peer: `PINGS` times the same request, each on a connection of its own."""
+
+    number: int
+    target: Target
+    request: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StartJob:
+    """Send one request at the wave's start.
+
+    Attributes:
+        number: The caller's name for it.
+        target: Where to.
+        request: The whole request.
+        deadline_seconds: From the start to the last byte.
+        max_bytes: Bound of the answer, head and body.
+    """
+
+    number: int
+    target: Target
+    request: bytes
+    deadline_seconds: float
+    max_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stamped:
+    """What came of one job; all times are this machine's monotonic clock.
+
+    Attributes:
+        number: As in the job.
+        failure: Why there is no answer.
+        rtt_min_ns: Smallest round trip; of a `PingJob` only.
+        sent_ns: Right before the request was written.
+        first_byte_ns: When the first bytes were there.
+        last_byte_ns: When the last ones were.
+        raw: The answer's bytes, head and body.
+    """
+
+    number: int
+    failure: StampFailure | None = None
+    rtt_min_ns: int | None = None
+    sent_ns: int | None = None
+    first_byte_ns: int | None = None
+    last_byte_ns: int | None = None
+    raw: bytes = b""
+
+
+def main(connection: Connection) -> None:
+    """Answer batches of jobs until the other end closes; after the last answer of a batch comes None."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    answers: queue.SimpleQueue[Stamped | None] = queue.SimpleQueue()
+    threading.Thread(target=_send, args=(connection, answers), name="stamps-out", daemon=True).start()
+    # No collection may fall between a byte and its stamp; a batch leaves no cycles worth one.
+    gc.disable()
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            jobs = connection.recv()
+            asyncio.run(_run(jobs, answers))
+            answers.put(None)
+            gc.collect()
+
+
+def _send(connection: Connection, answers: queue.SimpleQueue[Stamped | None]) -> None:
+    """Write answers from a thread of its own: a full pipe must not hold up the loop."""
+    with contextlib.suppress(OSError):
+        while True:
+            connection.send(answers.get())
+
+
+async def _run(jobs: Sequence[PingJob | StartJob], answers: queue.SimpleQueue[Stamped | None]) -> None:
+    pings = [job for job in jobs if isinstance(job, PingJob)]
+    starts = [job for job in jobs if isinstance(job, StartJob)]
+    at_once = asyncio.Semaphore(PINGED_AT_ONCE)
+    await asyncio.gather(*(_ping(job, at_once, answers) for job in pings))
+    await _start_together(starts, answers)
+
+
+async def _ping(job: PingJob, at_once: asyncio.Semaphore, answers: queue.SimpleQueue[Stamped | None]) -> None:
+    trips: list[int] = []
+    failure: StampFailure | None = None
+    async with at_once:
+        try:
+            async with asyncio.timeout(PINGS_SECONDS):
+                while len(trips) < PINGS and failure is None:
+                    trip_ns, failure = await _one_ping(job)
+                    trips.append(trip_ns)
+        except TimeoutError:
+            failure = StampFailure.LATE
+    answers.put(Stamped(job.number, failure, rtt_min_ns=None if failure else min(trips)))
+
+
+async def _one_ping(job: PingJob) -> tuple[int, StampFailure | None]:
+    exchange = await _connect(job.target, PING_BYTES_MAX)
+    if exchange is None:
+        return 0, StampFailure.UNREACHABLE
+    try:
+        exchange.send(job.request)
+        failure = await exchange.done
+        return (exchange.first_byte_ns or exchange.sent_ns) - exchange.sent_ns, failure
+    finally:
+        exchange.abort()
+
+
+async def _start_together(jobs: Sequence[StartJob], answers: queue.SimpleQueue[Stamped | None]) -> None:
+    exchanges = await asyncio.gather(*(_connect(job.target, job.max_bytes) for job in jobs))
+    loop = asyncio.get_running_loop()
+    tasks = []
+    for job, exchange in zip(jobs, exchanges, strict=True):
+        if exchange is None:
+            answers.put(Stamped(job.number, StampFailure.UNREACHABLE))
+            continue
+        exchange.send(job.request)
+        loop.call_later(job.deadline_seconds, exchange.end, StampFailure.LATE)
+        tasks.append(_finish(job, exchange, answers))
+    await asyncio.gather(*tasks)
+
+
+async def _finish(job: StartJob, exchange: _Exchange, answers: queue.SimpleQueue[Stamped | None]) -> None:
+    failure = await exchange.done
+    exchange.abort()
+    answers.put(
+        Stamped(
+            job.number,
+            failure,
+            None,
+            exchange.sent_ns,
+            exchange.first_byte_ns,
+            exchange.last_byte_ns,
+            b"" if failure else bytes(exchange.raw),
+        )
+    )
+
+
+async def _connect(target: Target, max_bytes: int) -> _Exchange | None:
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(CONNECT_SECONDS):
+            for host, port in target.addresses:
+                with contextlib.suppress(OSError):
+                    _, exchange = await loop.create_connection(lambda: _Exchange(max_bytes), host, port)
+                    return exchange
+    return None
+
+
+@dataclass(eq=False)
+class _Exchange(asyncio.Protocol):
+    """One request and its answer."""
+
+    max_bytes: int
+    raw: bytearray = field(default_factory=bytearray)
+    sent_ns: int = 0
+    first_byte_ns: int | None = None
+    last_byte_ns: int | None = None
+    expected_bytes: int | None = None
+    transport: asyncio.Transport | None = None
+    done: asyncio.Future[StampFailure | None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.done = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if isinstance(transport, asyncio.Transport):
+            self.transport = transport
+
+    def send(self, request: bytes) -> None:
+        """Stamp and write."""
+        self.sent_ns = time.monotonic_ns()
+        if self.transport is not None:
+            self.transport.write(request)
+
+    def data_received(self, data: bytes) -> None:
+        now_ns = time.monotonic_ns()
+        if self.done.done():
+            return
+        if self.first_byte_ns is None:
+            self.first_byte_ns = now_ns
+        self.last_byte_ns = now_ns
+        self.raw += data
+        if len(self.raw) > self.max_bytes + MAX_HEAD_BYTES:
+            self.end(StampFailure.TOO_LARGE)
+            return
+        if self.expected_bytes is None:
+            self._look_for_length()
+        if self.expected_bytes is not None and len(self.raw) >= self.expected_bytes:
+            self.end(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        # Without a length the end of the connection is the end of the answer.
+        is_complete = exc is None and self.expected_bytes is None and _HEAD_END in self.raw
+        self.end(None if is_complete else StampFailure.BROKEN_OFF)
+
+    def end(self, failure: StampFailure | None) -> None:
+        """Settle the outcome; the first one counts."""
+        if not self.done.done():
+            self.done.set_result(failure)
+
+    def abort(self) -> None:
+        """Close at once."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    def _look_for_length(self) -> None:
+        head_bytes = self.raw.find(_HEAD_END, 0, MAX_HEAD_BYTES)
+        if head_bytes < 0:
+            if len(self.raw) >= MAX_HEAD_BYTES:
+                self.end(StampFailure.TOO_LARGE)
+            return
+        found = _LENGTH.search(self.raw, 0, head_bytes + 2)
+        if found is not None:
+            body_bytes = int(found[1])
+            self.expected_bytes = head_bytes + len(_HEAD_END) + body_bytes
+            if body_bytes > self.max_bytes:
+                self.end(StampFailure.TOO_LARGE)

@@ -1,0 +1,291 @@
+"""One wave: many devices get ready, then all of them start at the same moment, and each is opened as it answers.
+
+Rules:
+- Every kind takes the same way: prepare, ping, start (the clock runs), signed commitment (it stops), open. A proof of
+  work ends at its commitment, which shows all there is.
+- The stamps are those of the stamping process; here nothing of an answer is verified beyond what its opening needs.
+- A device that is busy at prepare (429) declined: NOT_MEASURED. One that is rented shows so at prepare: RENTED, or MISSING
+  where what it shows does not hold. Once `/challenge/start` has left, everything that is no commitment is MISSING, and
+  once positions have left, everything that is no openings is OPENING_LATE, whatever the excuse. A proof is never repeated.
+- No answer is read beyond what an honest one of these sizes can have.
+- Openings have two seconds: whoever sees the questions must not have time to work on the answers.
+- A defect of ours with one device is that device's NOT_MEASURED and nobody else's.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from challenges.proofs import sizes_of
+from neurons.base.threads import DaemonThreads
+from neurons.validator.challenges import Challenge
+from neurons.validator.proof_trace import ProofTrace, check_commitment, signed_bytes
+from neurons.validator.stamper import Stamper, StamperDied
+from neurons.validator.stamper_process import PingJob, Stamped, StampFailure, StartJob, Target
+from polarise.answers import printable
+from polarise.clients import MinerClient
+from polarise.errors import DeadlineExceeded, ErrorCode, ProofRejected, RejectReason, RequestRejected, SubnetError
+from polarise.evidence import openings_digest
+from polarise.messages import OpenRequest, Position
+from polarise.registry import RegistryEntry
+from polarise.rented import check_rented
+from polarise.statement import SignedStatement
+from utils.clock import Clock, SystemClock
+
+logger = logging.getLogger(__name__)
+
+PREPARE_SECONDS = 60.0
+LOOKUP_SECONDS = 5.0
+OPEN_SECONDS = 2.0
+THREADS_MAX = 64
+DEFECT = "this validator failed; nothing was measured"
+
+
+@dataclass
+class Ask:
+    """One proof of one device in a wave.
+
+    Attributes:
+        entry: The miner, as registered.
+        client: How it is called.
+        challenge: What it is asked.
+        trace: What it answered, filled by the wave.
+        rejected: Why nothing is left to verify; None while everything went as it should.
+        target: Where its endpoint leads.
+    """
+
+    entry: RegistryEntry
+    client: MinerClient
+    challenge: Challenge
+    trace: ProofTrace = field(default_factory=ProofTrace)
+    rejected: ProofRejected | None = None
+    target: Target | None = None
+
+    @property
+    def fields(self) -> dict[str, object]:
+        """What every log line about it says."""
+        return {
+            "challenge_id": self.challenge.challenge_id,
+            "miner_key": self.challenge.miner_key,
+            "device": self.challenge.device.uuid,
+            "kind": self.challenge.kind.value,
+        }
+
+
+class Wave:
+    """Runs waves; holds nothing between them.
+
+    Args:
+        stamper: Sends the starts and takes the stamps.
+        clock: Wall clock, for what a rented device shows.
+    """
+
+    def __init__(self, stamper: Stamper, clock: Clock | None = None) -> None:
+        self._stamper = stamper
+        self._clock = clock or SystemClock()
+
+    def run(self, asks: Sequence[Ask]) -> None:
+        """Lead every proof up to its last answer; whether it is right is for `verification`.
+
+        Each ask's trace, and `rejected` where it went wrong, say what came of it.
+        """
+        if not asks:
+            return
+        with DaemonThreads("wave", min(len(asks), THREADS_MAX)) as pool:
+            _settle([(ask, pool.submit(self._prepare, ask)) for ask in asks])
+            self._ping([ask for ask in asks if ask.rejected is None])
+            self._start([ask for ask in asks if ask.rejected is None], pool)
+
+    def _prepare(self, ask: Ask) -> None:
+        try:
+            ask.target = Target(ask.client.addresses(LOOKUP_SECONDS))
+            answer = ask.client.prepare(ask.challenge.prepare_request(), deadline_seconds=PREPARE_SECONDS)
+        except RequestRejected as err:
+            if err.status == 429 or err.code is ErrorCode.TOO_MANY_REQUESTS:
+                raise ProofRejected(RejectReason.NOT_MEASURED, f"BUSY: {printable(err.message)}"[:400]) from err
+            raise _missing("refused to prepare", err) from err
+        except (SubnetError, ValueError) as err:
+            raise _missing("could not prepare", err) from err
+        if answer.status == "rented":
+            ask.trace.rented = answer.lease
+            self._check_rented(ask)
+            raise ProofRejected(RejectReason.RENTED, "rented; the renter's signature shows it")
+
+    def _check_rented(self, ask: Ask) -> None:
+        if ask.trace.rented is None:
+            raise ProofRejected(RejectReason.MISSING, "says it is rented and shows no receipt")
+        check_rented(
+            ask.trace.rented,
+            miner_key=ask.entry.node_key,
+            owner_key=ask.entry.owner_key,
+            device=ask.challenge.device.uuid,
+            now_unix_ms=self._clock.wall_unix_ms(),
+        )
+
+    def _ping(self, asks: Sequence[Ask]) -> None:
+        """Measure the way to each endpoint once, whatever the number of its devices."""
+        of_endpoint: dict[str, list[Ask]] = {}
+        for ask in asks:
+            of_endpoint.setdefault(ask.client.endpoint, []).append(ask)
+        groups = list(of_endpoint.values())
+        jobs = [PingJob(number, _target(group[0]), group[0].client.ping_wire()) for number, group in enumerate(groups)]
+
+        def take(stamped: Stamped) -> None:
+            for ask in groups[stamped.number]:
+                ask.trace.rtt_min_ns = stamped.rtt_min_ns
+                if stamped.failure is not None:
+                    ask.rejected = ProofRejected(RejectReason.MISSING, f"did not answer a ping: {stamped.failure}")
+
+        self._stamp(jobs, groups, take)
+
+    def _start(self, asks: Sequence[Ask], pool: DaemonThreads) -> None:
+        jobs = [
+            StartJob(
+                number,
+                _target(ask),
+                ask.client.start_wire(ask.challenge.start_request()),
+                ask.challenge.start_deadline_seconds,
+                ask.challenge.commitment_bytes_max,
+            )
+            for number, ask in enumerate(asks)
+        ]
+        for ask in asks:
+            logger.info("proof sent", extra={**ask.fields, "sizes": sizes_of(ask.challenge.params)})
+        opening: list[tuple[Ask, Future[None]]] = []
+
+        def take(stamped: Stamped) -> None:
+            ask = asks[stamped.number]
+            ask.trace.started_after_ns = stamped.sent_ns  # made relative below, once the first one is known
+            opening.append((ask, pool.submit(_take_answer, ask, stamped)))
+
+        self._stamp(jobs, [[ask] for ask in asks], take)
+        _settle(opening)
+        _count_from_first_start(asks)
+
+    def _stamp(
+        self,
+        jobs: Sequence[PingJob] | Sequence[StartJob],
+        groups: Sequence[Sequence[Ask]],
+        take: Callable[[Stamped], None],
+    ) -> None:
+        """Run a batch; what a dead process did not stamp was not measured, and costs nobody anything."""
+        left = set(range(len(jobs)))
+        try:
+            for stamped in self._stamper.run(jobs):
+                left.discard(stamped.number)
+                take(stamped)
+        except StamperDied as err:
+            logger.warning("stamping process died", extra={"unanswered": len(left)})
+            for number in left:
+                for ask in groups[number]:
+                    ask.rejected = ProofRejected(RejectReason.NOT_MEASURED, f"{DEFECT}: {err}")
+
+
+def _take_answer(ask: Ask, stamped: Stamped) -> None:
+    """Read one commitment and have it opened."""
+    statement = _commitment(ask, stamped)
+    logger.info(
+        "proof answered",
+        extra={
+            **ask.fields,
+            "work_ms": (ask.trace.last_byte_after_ns or 0) // 1_000_000,
+            "rtt_ms": round((ask.trace.rtt_min_ns or 0) / 1e6, 2),
+        },
+    )
+    check_commitment(ask.challenge, statement)
+    if ask.challenge.has_openings:
+        ask.trace.positions = ask.challenge.positions(signed_bytes(statement))
+        ask.trace.openings = _open(ask)
+
+
+def _commitment(ask: Ask, stamped: Stamped) -> SignedStatement:
+    challenge, trace = ask.challenge, ask.trace
+    if stamped.failure is StampFailure.LATE:
+        raise ProofRejected(
+            RejectReason.MISSING,
+            "sent no commitment in time",
+            got=f"> {challenge.start_deadline_seconds:.0f} s",
+            expected=f"{challenge.expected_seconds:.1f} s by its claim",
+        )
+    if stamped.failure is StampFailure.TOO_LARGE:
+        message = f"sent no commitment: {stamped.failure}, at most {challenge.commitment_bytes_max} bytes are read"
+        raise ProofRejected(RejectReason.MISSING, message)
+    if stamped.failure is not None:
+        raise ProofRejected(RejectReason.MISSING, f"sent no commitment: {stamped.failure}")
+    try:
+        answer = ask.client.commit_answer(stamped.raw, max_bytes=challenge.commitment_bytes_max)
+    except (SubnetError, ValueError) as err:
+        raise _missing("sent no commitment", err) from err
+    if stamped.sent_ns is not None and stamped.first_byte_ns is not None and stamped.last_byte_ns is not None:
+        trace.first_byte_after_ns = stamped.first_byte_ns - stamped.sent_ns
+        trace.last_byte_after_ns = stamped.last_byte_ns - stamped.sent_ns
+    # What has no canonical form can be neither verified nor kept.
+    try:
+        signed_bytes(answer.commitment)
+    except ValueError as err:
+        message = f"the commitment has no canonical form: {err}"[:400]
+        raise ProofRejected(RejectReason.BAD_SIGNATURE, message) from err
+    trace.commitment = answer.commitment
+    return answer.commitment
+
+
+def _open(ask: Ask) -> tuple[dict[str, object], ...]:
+    request = OpenRequest(
+        challenge_id=ask.challenge.challenge_id,
+        positions=tuple(
+            Position(round_index=index, tile_row=row, tile_column=column) for index, row, column in ask.trace.positions
+        ),
+    )
+    try:
+        openings = ask.client.open(
+            request, deadline_seconds=OPEN_SECONDS, max_bytes=ask.challenge.openings_bytes_max
+        ).openings
+    except DeadlineExceeded as err:
+        raise ProofRejected(
+            RejectReason.OPENING_LATE,
+            "sent the openings too late",
+            got=f"> {OPEN_SECONDS:g} s",
+            expected=f"<= {OPEN_SECONDS:g} s",
+        ) from err
+    except (SubnetError, ValueError) as err:
+        # It has seen the questions: whatever the excuse, another answer would be a second try.
+        raise ProofRejected(RejectReason.OPENING_LATE, f"sent no openings in time: {printable(err)}"[:400]) from err
+    try:
+        openings_digest(openings)
+    except ValueError as err:
+        raise ProofRejected(RejectReason.MALFORMED, f"the openings have no canonical form: {err}"[:400]) from err
+    return openings
+
+
+def _settle(work: Sequence[tuple[Ask, Future[None]]]) -> None:
+    """Wait for all of it; what was the miner's fault becomes its rejection, what was ours too, under another name."""
+    for ask, future in work:
+        try:
+            future.result()
+        except ProofRejected as err:
+            ask.rejected = err
+        except Exception:  # a supervisor of one proof: a miner that finds a bug must not end the wave for all others
+            logger.exception("proof failed", extra=ask.fields)
+            ask.rejected = ProofRejected(RejectReason.NOT_MEASURED, DEFECT)
+
+
+def _count_from_first_start(asks: Sequence[Ask]) -> None:
+    """Turn stamps of the starts into the time after the first one."""
+    starts = [ask.trace.started_after_ns for ask in asks if ask.trace.started_after_ns is not None]
+    first_ns = min(starts, default=0)
+    for ask in asks:
+        if ask.trace.started_after_ns is not None:
+            ask.trace.started_after_ns -= first_ns
+
+
+def _target(ask: Ask) -> Target:
+    if ask.target is None:
+        raise ValueError("an endpoint that was prepared has its addresses")
+    return ask.target
+
+
+def _missing(what: str, err: Exception) -> ProofRejected:
+    return ProofRejected(RejectReason.MISSING, f"{what}: {printable(err)}"[:400])
