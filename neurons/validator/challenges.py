@@ -64,6 +64,7 @@ class Challenge:
         beacon: 32 bytes.
         nonce: 32 bytes.
         seed: 32 bytes, what the miner has to derive too.
+        attempt: 1 when the epoch's round is run again; nonce and positions follow from it.
     """
 
     challenge_id: str
@@ -76,6 +77,7 @@ class Challenge:
     beacon: bytes
     nonce: bytes
     seed: bytes
+    attempt: int = 0
 
     @property
     def kind(self) -> ChallengeKind:
@@ -144,6 +146,7 @@ class Challenge:
             signed_commitment,
             bounds=self.params.bounds,
             count=self.params.openings,
+            attempt=self.attempt,
         )
 
 
@@ -249,10 +252,11 @@ def recompute(
     params: ProofParams,
     opening_key: bytes,
     beacon: bytes,
+    attempt: int = 0,
 ) -> Challenge:
     """Derive nonce and seed from what the evidence holds."""
     kind = kind_of(params)
-    nonce = draw.nonce(opening_key, beacon, device.uuid, kind)
+    nonce = draw.nonce(opening_key, beacon, device.uuid, kind, attempt=attempt)
     seed = draw.seed(
         SeedInputs(
             kind=kind,
@@ -266,4 +270,6 @@ def recompute(
             device_index=device_index,
         )
     )
-    return Challenge(challenge_id, epoch, miner_key, device, device_index, params, opening_key, beacon, nonce, seed)
+    return Challenge(
+        challenge_id, epoch, miner_key, device, device_index, params, opening_key, beacon, nonce, seed, attempt
+    )
