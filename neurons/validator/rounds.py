@@ -5,7 +5,8 @@ Rules:
   for two. With ``same_host: in_turn`` miners on one host take turns: for tests and demos on one machine.
 - Nothing is verified before the last wave is over, and then in other processes.
 - Where more than a fifth of all devices are MISSING the validator suspects itself: the whole round is run again, once,
-  with new seeds, and the second attempt counts for everybody. Nobody is ever asked again alone.
+  with new seeds, and the second attempt counts for everybody. Nobody is ever asked again alone, and who was missing in
+  the first attempt and declines the second stays MISSING.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from neurons.validator.challenges import KINDS, Challenge, ChallengeGenerator, E
 from neurons.validator.drawing import host_of
 from neurons.validator.proof_trace import ProofTrace
 from neurons.validator.verification import Verdict, VerificationEngine
-from neurons.validator.wave import DEFECT, Ask, Wave
+from neurons.validator.wave import BUSY, DEFECT, Ask, Wave
 from polarise.answers import printable
 from polarise.clients import MinerClient
 from polarise.errors import AddressRefused, ProofRejected, RejectReason, Unavailable
@@ -119,6 +120,7 @@ class ProofRounds:
         second = self._attempt(secret, beacon, entries, 1, stop)
         if second is None:
             return None
+        _keep_missing(first, second)
         return RoundOutcome(_evidence(second), _round_evidence(1, devices_count, missing_count))
 
     def _attempt(
@@ -262,6 +264,19 @@ def _missing_of(proofs: Sequence[_Proof]) -> tuple[int, int]:
         if proof.verdict is not None and proof.verdict.reason is RejectReason.MISSING
     }
     return len(devices), len(missing)
+
+
+def _keep_missing(first: Sequence[_Proof], second: Sequence[_Proof]) -> None:
+    """Let no decline undo a silence: a device that would lose could stop answering and then be busy."""
+    for before, after in zip(first, second, strict=True):
+        was_missing = before.verdict is not None and before.verdict.reason is RejectReason.MISSING
+        if was_missing and after.verdict is not None and _is_declined(after.verdict):
+            message = f"did not answer, and declined when asked again: {after.verdict.message}"
+            after.verdict = Verdict(RejectReason.MISSING, message[:400])
+
+
+def _is_declined(verdict: Verdict) -> bool:
+    return verdict.reason is RejectReason.RENTED or verdict.message.startswith(BUSY)
 
 
 def _evidence(proofs: Sequence[_Proof]) -> dict[str, tuple[ProofEvidence, ...]]:

@@ -41,6 +41,8 @@ PREPARE_SECONDS = 60.0
 LOOKUP_SECONDS = 5.0
 OPEN_SECONDS = 2.0
 THREADS_MAX = 64
+# How the verdict on a device that declined begins; a failure of ours is NOT_MEASURED too.
+BUSY = "BUSY: "
 DEFECT = "this validator failed; nothing was measured"
 
 
@@ -105,7 +107,7 @@ class Wave:
             answer = ask.client.prepare(ask.challenge.prepare_request(), deadline_seconds=PREPARE_SECONDS)
         except RequestRejected as err:
             if err.status == 429 or err.code is ErrorCode.TOO_MANY_REQUESTS:
-                raise ProofRejected(RejectReason.NOT_MEASURED, f"BUSY: {printable(err.message)}"[:400]) from err
+                raise ProofRejected(RejectReason.NOT_MEASURED, f"{BUSY}{printable(err.message)}"[:400]) from err
             raise _missing("refused to prepare", err) from err
         except (SubnetError, ValueError) as err:
             raise _missing("could not prepare", err) from err

@@ -258,8 +258,8 @@ def test_bundle_too_large_for_any_reader_is_kept_without_its_openings(
 def test_miner_that_lets_everything_wait_uses_up_its_own_time(
     tmp_path: Path, ledger: SmallLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neurons.validator.budget.FLOOR_SECONDS", 0.3)
-    monkeypatch.setattr("neurons.validator.budget.GENEROUS", 0.0)
+    monkeypatch.setattr("neurons.validator.examination.INSPECTION_SECONDS", 0.0)
+    monkeypatch.setattr("neurons.validator.wave.PREPARE_SECONDS", 0.3)
     released = threading.Event()
 
     def hang(_caller: Caller, _body: bytes) -> Response:
@@ -275,8 +275,10 @@ def test_miner_that_lets_everything_wait_uses_up_its_own_time(
     (path,) = (tmp_path / "node" / "evidence").iterdir()
     bundle = read_bundle(path)
     assert [proof.verdict.reason for proof in bundle.proofs] == [RejectReason.MISSING] * 2
-    assert "used up" in bundle.proofs[1].verdict.message
+    assert bundle.round is not None
+    assert (bundle.round.attempt, bundle.round.devices_count, bundle.round.missing_count) == (1, 1, 1)
     assert bundle.inspection is not None
+    assert "used up" in bundle.inspection.verdict.message
     assert bundle.inspection.verdict.reason is RejectReason.ALLOCATE_FAILED
     assert False not in [finding.holds for finding in replay(bundle)]
 
@@ -290,7 +292,7 @@ def test_private_endpoint_is_not_called_unless_allowed(
         with caplog.at_level(logging.WARNING):
             service.run_epoch(threading.Event())
         assert miner.handler._tracker.newest(1) == []
-    (warning,) = [record for record in caplog.records if record.name == "neurons.validator.examination"]
+    (warning,) = [record for record in caplog.records if record.message.startswith("miner not examined")]
     assert "validator.allow_private_endpoints=true" in warning.message
     with MetricsHandler(tmp_path / "node" / FILE_NAME) as metrics:
         stored = metrics.newest(MINER.public_key)
