@@ -344,6 +344,9 @@ class Market:
             "validator": {
                 "epoch_seconds": 30,
                 "proof_target_seconds": 2,
+                "proof_every": 1,
+                "inspect_every": 1,
+                "same_host": "in_turn",
                 "allow_private_endpoints": True,
             },
             "ledger": self._ledger_settings(),
