@@ -123,7 +123,7 @@ def check_openings(
         _check_path(params, commitment.roots[position.round_index], position, opening)
     seeds = round_seeds(params, seed, commitment.roots)
     # Sorted by round, so that the keys of one round are read once and only one round's keys are held.
-    keys, keys_round, recomputer = None, -1, _TileRecomputer(params)
+    keys, keys_round, recomputer = None, -1, TileRecomputer(params)
     for position, opening in sorted(zip(asked, openings, strict=True), key=lambda pair: pair[0]):
         if keys is None or keys_round != position.round_index:
             keys, keys_round = prng.round_keys(seeds[position.round_index], params.n), position.round_index
@@ -148,10 +148,10 @@ def check_opening(
     asked = _own_position(params, position)
     _check_path(params, root, asked, opening)
     keys = prng.round_keys(round_seed, params.n)
-    _check_tile(params, _TileRecomputer(params).product(keys, asked), keys, asked, opening)
+    _check_tile(params, TileRecomputer(params).product(keys, asked), keys, asked, opening)
 
 
-class _TileRecomputer:
+class TileRecomputer:
     """Recomputes single tiles of the product in buffers that stay in the core's cache, 1.2 MB at tile 64.
 
     A tile is summed over blocks of the inner index: per tile 2·b·n mixes and b²·n multiply-adds, 1.2 ms at n = 8192 on

@@ -30,6 +30,7 @@ from polarise.evidence import COUNT_MAX
 from polarise.hardware import DeviceClaim
 
 CHECK_SECONDS_MAX = 120.0
+ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,10 @@ class VerificationEngine:
     def _ensure(self) -> ProcessPoolExecutor:
         with self._lock:
             if self._pool is None:
+                # Read by numpy's BLAS when a checker imports it: its tiles are too small to share, and threads that
+                # wait for each other cost more than they save as soon as a host is busy.
+                for name in ONE_THREAD:
+                    os.environ.setdefault(name, "1")
                 context = multiprocessing.get_context("spawn")
                 self._pool = ProcessPoolExecutor(self.workers, context, initializer=_live_with_parent)
             return self._pool
