@@ -330,6 +330,10 @@ class LedgerClient:
             raise AnswerInvalid(f"the edge of {size} leaves does not lead to the root of block {block.block.height}")
         return edge
 
+    def consistency(self, old_size: int, new_size: int) -> list[bytes]:
+        """Return the ledger's proof that its first ``old_size`` leaves are still the first; the caller verifies it."""
+        return self._consistency(old_size, new_size)
+
     def stream(self, first: int, idle_seconds: float) -> ByteStream:
         """Open GET /subscribe from a height on; `polarise.ledger_feed` reads and verifies it."""
         return self._http.stream(

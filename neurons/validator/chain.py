@@ -5,6 +5,7 @@ Rules:
 - The beacon is the hash of the first block that covers the commitment. Nobody could know it when the commitment was
   signed, and the commitment cannot be changed any more when it is known.
 - A ledger that is away delays an epoch and loses nothing; what waits in the outbox goes out when it is back.
+- Before a commitment is handed in, the newest block is cosigned: once per epoch.
 """
 
 from __future__ import annotations
@@ -59,12 +60,20 @@ class Chain:
         client: Verifies what the ledger says.
         outbox: Signs and sends; its service must run.
         validator_key: Our public key.
+        cosign: Called with the client once per epoch.
     """
 
-    def __init__(self, client: LedgerClient, outbox: Outbox, validator_key: str) -> None:
+    def __init__(
+        self,
+        client: LedgerClient,
+        outbox: Outbox,
+        validator_key: str,
+        cosign: Callable[[LedgerClient], None] = lambda _client: None,
+    ) -> None:
         self._client = client
         self._outbox = outbox
         self._validator_key = validator_key
+        self._cosign = cosign
 
     @property
     def net(self) -> str:
@@ -110,6 +119,7 @@ class Chain:
             CommitRefused: The ledger refused it for good.
             LogFork: The ledger contradicts itself.
         """
+        self._cosign(self._client)
         body = EpochCommit(
             challenge_commit=secret.commit.hex(),
             miner_set_root=secret.miner_set_root.hex(),
