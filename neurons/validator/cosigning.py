@@ -77,7 +77,7 @@ class Cosigner:
         except (RequestRejected, Unavailable, NoteInvalid, ValueError) as err:
             logger.warning("log not cosigned", extra={"origin": log.name, "cause": printable(err, 300)})
             return
-        logger.info("log cosigned", extra={"origin": log.name, "size": newest.checkpoint.size, "count": len(made)})
+        logger.debug("log cosigned", extra={"origin": log.name, "size": newest.checkpoint.size, "count": len(made)})
 
     def cosign_ledger(self, client: LedgerClient) -> None:
         """Cosign the newest block, once it is verified to go on from the last one seen.
@@ -98,7 +98,7 @@ class Cosigner:
         except (RequestRejected, Unavailable, NoteInvalid) as err:
             logger.warning("ledger not cosigned", extra={"origin": origin, "cause": printable(err, 300)})
             return
-        logger.info("ledger cosigned", extra={"origin": origin, "height": block.block.height, "size": size})
+        logger.debug("ledger cosigned", extra={"origin": origin, "height": block.block.height, "size": size})
 
     def _met(self, client: TelemetryClient, log: Ed25519Verifier, newest: SignedCheckpoint) -> list[SignedCheckpoint]:
         """Return the checkpoint that most others cosigned, if it lies between our last and the newest."""

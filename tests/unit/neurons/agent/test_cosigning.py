@@ -37,7 +37,7 @@ from polarise.telemetry_client import TelemetryClient
 from telemetry.archive import Archive
 from tests.support.http import signed as send_signed
 from tests.support.proving_miner import entry_of
-from tests.unit.neurons.agent.agent_process import IDENTITY, LEASE, NODE_KEY, AgentProcess
+from tests.unit.neurons.agent.agent_process import IDENTITY, LEASE, NODE_KEY
 from tests.unit.neurons.agent.served_agent import (
     AUDITOR,
     OTHER,
@@ -308,7 +308,7 @@ def test_only_a_validator_may_cosign(market: Market) -> None:
         assert (caught.value.status, caught.value.code) == (403, ErrorCode.NOT_PERMITTED)
 
 
-def test_a_miner_that_takes_no_cosignatures_loses_no_points(agent: AgentProcess, tmp_path: Path) -> None:
+def test_a_miner_that_takes_no_cosignatures_loses_no_points(tmp_path: Path) -> None:
     signer = TwoFaced()
     supervisor, url = serve(signer.app())
     with reading(tmp_path, url) as validator:
@@ -326,9 +326,10 @@ def lines_of(*words: str) -> list[bytes]:
 
 @dataclass
 class TwoFaced:
-    """Serves ``lines``; proves consistency of them, or of ``proved`` when that is set."""
+    """Streams ``lines``, the first ``streamed`` of them, and proves consistency of all, well, badly or not at all."""
 
     lines: list[bytes] = field(default_factory=lambda: lines_of(*"abcdef"))
+    streamed: int | None = None
     is_mute: bool = False
     breaks_proofs: bool = False
 
@@ -339,10 +340,10 @@ class TwoFaced:
         flask = Flask("two-faced")
 
         def stream() -> Response:
-            first = int(request.args["from"])
+            first, lines = int(request.args["from"]), self.lines[: self.streamed]
             frames = [Frame("certificate", LOG_SUBKEY.certificate.model_dump_json().encode())]
-            frames += [Frame("line", line, str(seq)) for seq, line in enumerate(self.lines)][first:]
-            frames.append(Frame("checkpoint", self.note(self.lines)))
+            frames += [Frame("line", line, str(seq)) for seq, line in enumerate(lines)][first:]
+            frames.append(Frame("checkpoint", self.note(lines)))
             return Response(b"".join(frame.encode() for frame in frames), mimetype=MEDIA_TYPE)
 
         def checkpoint(_stream_id: str) -> dict[str, object] | tuple[dict[str, object], int]:
@@ -408,19 +409,18 @@ def test_a_bad_proof_of_an_honest_log_costs_the_cosignature_and_nothing_else(tmp
 
 
 def test_a_log_that_goes_on_to_what_the_witness_was_shown_is_honest(tmp_path: Path) -> None:
-    miner = TwoFaced()
+    """Somebody asked the witness about eight lines while this validator had read six."""
+    miner = TwoFaced(lines=lines_of(*"abcdefgh"), streamed=6)
     supervisor, url = serve(miner.app())
     with reading(tmp_path, url) as validator:
         validator.witness.follow(LOG)
-        miner.lines = lines_of(*"abcdefgh")
         validator.witness.add_checkpoint(AddCheckpoint(0, (), miner.note(miner.lines)).encode(), 1_790_000_000)
-        cut, miner.note = miner.lines[:6], miner.note
-        late, miner.lines = miner.lines, cut
-        read_at_six = validator.archive.cursor(ORIGIN)[0].size
-        miner.lines = late
-        assert read_at_six == 0
-        assert validator.read().verdict.reason is None
+        evidence = validator.read()
+        assert (evidence.size, evidence.verdict.reason) == (6, None)
         assert validator.witness.evidence(ORIGIN) == []
+        seen = validator.witness.latest(ORIGIN)
+        assert seen is not None
+        assert open_checkpoint(seen, LOG).checkpoint.size == 8
     assert supervisor.stop(15)
 
 
