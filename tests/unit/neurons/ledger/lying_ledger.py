@@ -37,6 +37,11 @@ class LyingDoor:
         answer: Answer = json.loads(HttpClient(self.url).request("GET", target).body)
         return answer
 
+    def hand_in(self, target: str, body: bytes) -> tuple[int, bytes]:
+        """Hand a transaction on as it came."""
+        response = HttpClient(self.url).request("POST", target, headers={"Content-Type": "application/json"}, body=body)
+        return response.status, response.body
+
     def answer(self, target: str) -> tuple[int, bytes]:
         response = HttpClient(self.url).request("GET", target)
         parts = urlsplit(target)
@@ -53,7 +58,12 @@ class LyingDoor:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                status, body = door.answer(self.path)
+                self._send(*door.answer(self.path))
+
+            def do_POST(self) -> None:
+                self._send(*door.hand_in(self.path, self.rfile.read(int(self.headers["Content-Length"]))))
+
+            def _send(self, status: int, body: bytes) -> None:
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()

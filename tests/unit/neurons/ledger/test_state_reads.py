@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import cast
 import pytest
 
 from neurons.base.outbox import Outbox
+from neurons.cli import exit_status
 from neurons.ledger import state_routes
 from neurons.ledger.node import LedgerNode
+from neurons.miner.join import post
 from neurons.validator.chain import Chain
 from polarise.block import Block, open_block
 from polarise.block_follower import FileMemory
@@ -23,7 +26,7 @@ from polarise.errors import AnswerInvalid, LogFork, StateNotProved, Unavailable
 from polarise.http_client import HttpClient
 from polarise.ledger_client import LedgerClient
 from polarise.signing import Identity, SigningKey
-from polarise.transaction import SignedTransaction
+from polarise.transaction import SetValue, SignedTransaction
 from tests.unit.ledger.small_market import LOG_KEY, MINER, VALIDATOR, Sender
 from tests.unit.neurons.ledger.ledger_process import SLOW, running
 from tests.unit.neurons.ledger.lying_ledger import Answer, Lie, LyingDoor
@@ -344,6 +347,22 @@ def test_a_hidden_or_invented_epoch_is_refused(stage: Stage, tmp_path: Path) -> 
     stage.lie("/list", lambda _query, answer: {**answer, "children": many})
     with pytest.raises(AnswerInvalid, match="are not there"):
         chain.last_epoch(5)
+
+
+def test_a_registration_that_does_not_stand_is_no_registration(stage: Stage) -> None:
+    """Taken, logged and proved to be logged, but not shown where it has to stand."""
+    timer = threading.Timer(0.3, stage.take)
+    timer.start()
+    assert post(stage.reader, MINER, SetValue(path=HERE, value=1)) == stage.node.ledger.last_block.block.height
+    timer.join()
+    absent = f"/state?path={FOLDER}/{'0' * 64}"
+    stage.lie("/state", lambda query, _answer: {**stage.door.ask(absent), "path": query["path"]})
+    timer = threading.Timer(0.3, stage.take)
+    timer.start()
+    with pytest.raises(StateNotProved) as err:
+        post(stage.reader, MINER, SetValue(path=HERE, value=2))
+    timer.join()
+    assert exit_status(err.value) == 7
 
 
 def identity_of(number: int) -> Identity:
