@@ -15,7 +15,18 @@ from hypothesis import strategies as st
 from ledger import path_tree
 from ledger.state import SCHEMA, Account, LedgerState
 from polarise.merkle import InvalidProof
-from polarise.state_proof import ZERO, Other, Step, Way, check_subtree, check_value
+from polarise.state_proof import (
+    ZERO,
+    Other,
+    Step,
+    Way,
+    branch_hash,
+    check_subtree,
+    check_value,
+    child_hash,
+    name_key,
+    node_hash,
+)
 from polarise.transaction import encode_value
 from tests.unit.ledger.small_market import GENESIS, MINER, Sender
 
@@ -163,13 +174,22 @@ def test_an_empty_state_root_and_broken_hashes_are_refused() -> None:
             check_value(ZERO, path, value, children, way)
 
 
-def test_somebody_else_proves_an_absence_only_where_the_path_would_stand() -> None:
-    """The hash of another child of the same folder, from its other side."""
-    names = {f"{FOLDER}/{name}": 1 for name in ("a", "b", "c", "d-1")}
-    with state_of(names) as state:
-        for absent, there in itertools.product(("x", "y", "z"), ("a", "b", "c", "d-1")):
-            _value, _children, way = proof(state, f"{FOLDER}/{there}")
-            refuse_value(state, f"{FOLDER}/{absent}", None, None, dataclasses.replace(way, other=Other(ZERO, ZERO)))
+def test_a_root_over_a_tree_of_no_such_shape_proves_nothing() -> None:
+    """A ledger that signs a misbuilt state: another child on this path's side, and a node that holds nothing."""
+    key, node, sibling = name_key("registry"), b"n" * 32, b"s" * 32
+    stranger = bytes([key[0] ^ 0x80]) + key[1:]
+    for other, is_shaped in ((stranger, False), (key[:-1] + bytes([key[-1] ^ 1]), True)):
+        pair = (sibling, child_hash(other, node)) if key[0] & 0x80 else (child_hash(other, node), sibling)
+        way = Way((Step(None, (sibling,)),), Other(other, node))
+        root = node_hash(None, branch_hash(*pair))
+        if is_shaped:
+            check_value(root, "/registry", None, None, way)
+            continue
+        with pytest.raises(InvalidProof, match="does not stand where"):
+            check_value(root, "/registry", None, None, way)
+    empty = node_hash(None, child_hash(key, node_hash(None, ZERO)))
+    with pytest.raises(InvalidProof, match="does not exist"):
+        check_value(empty, "/registry", None, ZERO, Way((Step(None, ()),)))
 
 
 def test_a_proof_among_thousand_entries_is_short() -> None:

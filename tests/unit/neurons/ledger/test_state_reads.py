@@ -149,7 +149,15 @@ def test_removed_paths_fill_pages_without_values(stage: Stage, monkeypatch: pyte
     stage.take(*(sender.register(1) for sender in senders))
     gone = senders[:-1]
     stage.take(*(sender.sign(f"{FOLDER}/{sender.identity.public_key}", None) for sender in gone))
+    pages: list[int] = []
+
+    def watch(_query: dict[str, str], answer: Answer) -> Answer:
+        pages.append(len(cast(list[JsonValue], answer["values"])))
+        return answer
+
+    stage.lie("/state/values", watch)
     assert list(stage.reader.read_below(FOLDER).texts) == [f"{FOLDER}/{senders[-1].identity.public_key}"]
+    assert sorted(pages) == [0, 0, 1]
 
 
 def test_states_outlive_a_restart_and_end_with_their_number(tmp_path: Path) -> None:
@@ -256,6 +264,17 @@ def test_a_value_of_another_path_is_not_this_ones(stage: Stage) -> None:
     stage.lie("/state", lambda _query, _answer: {**other, "path": HERE})
     with pytest.raises(StateNotProved):
         stage.reader.read(HERE)
+
+
+def test_an_answer_under_another_block_than_the_one_asked_for_is_refused(stage: Stage) -> None:
+    stage.take(stage.miner.register("old"))
+    before = stage.reader.checkpoint()
+    stage.take(stage.miner.register("new"))
+    assert stage.reader.read(HERE, before).value == "old"
+    newest = stage.door.ask(f"/state?path={HERE}")
+    stage.lie("/state", lambda _query, _answer: newest)
+    with pytest.raises(AnswerInvalid, match="asked for"):
+        stage.reader.read(HERE, before)
 
 
 def test_pages_that_go_round_or_leave_the_folder_end(stage: Stage) -> None:
