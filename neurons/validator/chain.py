@@ -16,6 +16,7 @@ import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 
 from neurons.base.outbox import EntryState, Outbox
 from neurons.validator.challenges import EpochSecret
@@ -40,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
 MINERS_MAX = 1000
+EPOCHS_NAMED_MAX = 100_000
 EPOCHS_PROVED_MAX = 8
 EPOCH_PATTERN = f"[0-9]{{{EPOCH_DIGITS}}}"
 
@@ -110,7 +112,8 @@ class Chain:
             Unavailable: The ledger is away, or answers what does not hold.
         """
         folder = f"/epochs/{self._validator_key}"
-        names = [name for name, _ in self._client.children(folder, "block", after=epoch_name(at_least))]
+        named = self._client.children(folder, "block", after=epoch_name(at_least))
+        names = [name for name, _ in islice(named, EPOCHS_NAMED_MAX)]
         for name in reversed(names[-EPOCHS_PROVED_MAX:]):
             if re.fullmatch(EPOCH_PATTERN, name) and self._is_committed(int(name)):
                 return int(name)
