@@ -13,7 +13,7 @@ from ledger.embedded import EmbeddedLedger
 from ledger.fsck import fsck
 from ledger.views import Concern
 from polarise.block import open_block
-from polarise.errors import ConfigError, ErrorCode, RequestRejected, Unavailable
+from polarise.errors import ConfigError, ErrorCode, LogDamaged, RequestRejected, Unavailable
 from polarise.signing import Identity, Purpose
 from polarise.transaction import SetValue, SignedTransaction, sign_transaction
 from tests.unit.ledger.small_market import (
@@ -274,6 +274,20 @@ def test_a_restart_goes_on_where_it_was(path: Path, clock: ManualClock) -> None:
         assert ledger.make_block().block.prev == block.hash
     report = fsck(path, GENESIS)
     assert (report.leaves_count, report.blocks_count, report.pending_count) == (3, 3, 0)
+
+
+def test_values_that_do_not_give_the_signed_state_are_not_served(path: Path) -> None:
+    """An edited value is found when the ledger starts, not by its readers."""
+    with open_ledger(path) as ledger:
+        ledger.submit(Sender(MINER).register("here").raw)
+        height = ledger.make_block().block.height
+        ledger.make_block()
+    with sqlite3.connect(path) as other:
+        other.execute("UPDATE value SET value = CAST('\"hera\"' AS BLOB) WHERE path LIKE '/registry/%'")
+    other.close()
+    with pytest.raises(LogDamaged, match="state root") as err, open_ledger(path):
+        pass
+    assert err.value.place == f"block {height}"
 
 
 def test_another_genesis_or_key_does_not_open_the_file(path: Path) -> None:

@@ -93,7 +93,8 @@ def test_every_cell_of_the_table(served: Served, people: People, method: str, ru
     target = rule.replace("<name>", "0" * 64)
     key = served.node.identity.public_key
     if access.is_public:
-        assert send(served.url, method, target).status in {200, 404}
+        # 400: an empty body is no checkpoint.
+        assert send(served.url, method, target).status in ({400} if method == "POST" else {200, 404})
         return
     assert set(access.scopes) == {Role.OWNER}
     send(served.url, method, target).assert_refused(401, "NOT_AUTHENTICATED", "Signature")
