@@ -5,22 +5,24 @@ Rules:
   better card's name, were they the many, would else become what is usual.
 - An owner counts again only after four others did. Any five samples in a row are therefore of five owners: one owner is
   at most 1/5 of the average at its start, and 21.3 % of it later, (1/32) / (1 - (31/32)**5), however many its nodes are.
-- A sample beyond the present band counts as the band's edge: a driver that changes all cards is followed, and one liar
-  moves the average by no more than its share of the band's half.
+- A sample further from the mean than two honest bands counts as one at that distance (of the first twenty, as the
+  edge of the table's band): a driver that changes all cards is followed, and one liar moves the average by no more than
+  its share of that.
 - Mean and mean absolute deviation move by 1/n for the first 32 samples, and by 1/32 from then on; every division
   rounds down, which leaves them at most 32 millionths low.
-- From 20 samples on the band is mean +- max(6 deviations, 2 honest bands), never wider than 0.4 of the mean, and its lower
-  edge never below the table's. 6 deviations are 4.8 sigma of a normal distribution. Two honest bands hold every honest
-  card even if all that were measured so far lie at the other end.
+- From 20 samples on the band reaches to two honest bands from the mean, or to seven deviations where that is further, and
+  never below the table's. Two honest bands hold every honest card, even if all that were measured so far lie at the other
+  end; seven deviations are 5.6 sigma of a normal distribution.
 - What an epoch's rates are compared with is the state before the epoch; `advance` moves it afterwards, in the order in
   which the proofs stand in the evidence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
-from challenges.bands import HIGH_PPM, HONEST_PPM, LOW_PPM, Band, Expectation
+from challenges.bands import HIGH_PPM, LOW_PPM, Band, Expectation
 from challenges.draw import ChallengeKind
 from challenges.hardware import PPM
 from challenges.timing import RateVerdict
@@ -28,9 +30,12 @@ from polarise.rate_average import OWNERS_MIN, RateAverage, RateSample
 
 SAMPLES_MIN = 20
 WINDOW = 32
-DEVIATIONS = 6
-HONEST_BANDS = 2
-HALF_MAX_PPM = 400_000
+DEVIATIONS = 7
+# Two honest bands as one quotient: e**0.30, e**0.16. A proof of work varies by 1/sqrt(2000) on top each time; three of
+# that are allowed for.
+SPREAD_PPM: Mapping[ChallengeKind, int] = MappingProxyType(
+    {ChallengeKind.POW: 1_440_410, ChallengeKind.MATMUL: 1_349_858, ChallengeKind.MEMORY: 1_173_510}
+)
 
 
 def sample_of(expectation: Expectation, owner_key: str, verdict: RateVerdict) -> RateSample | None:
@@ -80,10 +85,9 @@ def edges(average: RateAverage) -> tuple[int, int]:
     """Return both edges of the band in millionths of the table's rate: the table's own until the average is usable."""
     if not is_usable(average):
         return LOW_PPM, HIGH_PPM
-    mean = average.mean_ppm
-    half = max(DEVIATIONS * average.deviation_ppm, HONEST_BANDS * HONEST_PPM[ChallengeKind(average.kind)] * mean // PPM)
-    half = min(half, HALF_MAX_PPM * mean // PPM)
-    return max(mean - half, LOW_PPM), mean + half
+    low_ppm, high_ppm = _honest(average)
+    half = DEVIATIONS * average.deviation_ppm
+    return max(min(average.mean_ppm - half, low_ppm), LOW_PPM), max(average.mean_ppm + half, high_ppm)
 
 
 def update(average: RateAverage, sample: RateSample) -> RateAverage:
@@ -96,7 +100,7 @@ def update(average: RateAverage, sample: RateSample) -> RateAverage:
         raise ValueError(f"a {sample.kind} sample of {sample.model!r} for {average.kind} of {average.model!r}")
     if sample.of_expected_ppm < LOW_PPM or sample.owner_key in average.recent_owners:
         return average
-    low_ppm, high_ppm = edges(average)
+    low_ppm, high_ppm = _reach(average)
     taken = min(max(sample.of_expected_ppm, low_ppm), high_ppm)
     count = average.samples_count + 1
     weight = min(count, WINDOW)
@@ -123,3 +127,14 @@ def advance(averages: Sequence[RateAverage], samples: Iterable[RateSample]) -> t
         key = (sample.model, sample.kind)
         state[key] = update(state.get(key) or RateAverage(model=sample.model, kind=sample.kind), sample)
     return tuple(state[key] for key in sorted(state))
+
+
+def _reach(average: RateAverage) -> tuple[int, int]:
+    """Return how far from the mean a sample counts as what it is."""
+    return _honest(average) if is_usable(average) else (LOW_PPM, HIGH_PPM)
+
+
+def _honest(average: RateAverage) -> tuple[int, int]:
+    """Return two honest bands down and up from the mean."""
+    quotient_ppm = SPREAD_PPM[ChallengeKind(average.kind)]
+    return average.mean_ppm * PPM // quotient_ppm, average.mean_ppm * quotient_ppm // PPM

@@ -23,9 +23,10 @@ from challenges.hardware import PPM, GpuModel
 LOW_PPM = 600_000
 HIGH_PPM = 1_100_000
 
-# How far honest cards of one model lie from each other; research, section D.
+# How far honest cards of one model lie from their usual rate, as a quotient up or down: e**0.15, e**0.15 and e**0.08 in
+# millionths, rounded down; research, section D.
 HONEST_PPM: Mapping[ChallengeKind, int] = MappingProxyType(
-    {ChallengeKind.POW: 150_000, ChallengeKind.MATMUL: 150_000, ChallengeKind.MEMORY: 80_000}
+    {ChallengeKind.POW: 1_161_834, ChallengeKind.MATMUL: 1_161_834, ChallengeKind.MEMORY: 1_083_287}
 )
 
 

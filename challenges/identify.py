@@ -17,6 +17,8 @@ from enum import StrEnum
 from itertools import combinations
 from types import MappingProxyType
 
+from challenges.bands import HONEST_PPM
+from challenges.draw import ChallengeKind
 from challenges.hardware import PPM, GpuModel, HardwareTable
 
 
@@ -73,9 +75,14 @@ _EXPECTED: Mapping[Figure, Callable[[GpuModel], int]] = MappingProxyType(
         Figure.MEMORY: lambda model: model.memory_bytes,
     }
 )
-# Largest quotient of two rates in one band: e**0.15, e**0.15, e**0.08, e**0.04 in millionths, rounded down.
+# Largest quotient of two figures in one band; that of the memory size is e**0.04 in millionths, rounded down.
 _FACTOR_PPM: Mapping[Figure, int] = MappingProxyType(
-    {Figure.POW: 1_161_834, Figure.MATMUL: 1_161_834, Figure.BANDWIDTH: 1_083_287, Figure.MEMORY: 1_040_810}
+    {
+        Figure.POW: HONEST_PPM[ChallengeKind.POW],
+        Figure.MATMUL: HONEST_PPM[ChallengeKind.MATMUL],
+        Figure.BANDWIDTH: HONEST_PPM[ChallengeKind.MEMORY],
+        Figure.MEMORY: 1_040_810,
+    }
 )
 
 

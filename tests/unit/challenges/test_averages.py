@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from challenges import averages, timing
-from challenges.bands import Band, RateFlag, expect
+from challenges.bands import HONEST_PPM, Band, RateFlag, expect
 from challenges.draw import ChallengeKind
 from challenges.hardware import HardwareTable
 from polarise.decode import decode_model
@@ -52,7 +54,7 @@ def test_a_sample_weighs_a_thirty_second_later() -> None:
 def test_twenty_samples_make_it_usable(count: int, is_usable: bool) -> None:
     average = average_of(*[1_000_000] * count)
     assert averages.is_usable(average) is is_usable
-    assert averages.edges(average) == ((700_000, 1_300_000) if is_usable else (600_000, 1_100_000))
+    assert averages.edges(average) == ((740_818, 1_349_858) if is_usable else (600_000, 1_100_000))
 
 
 @pytest.mark.parametrize(("owners", "counted"), [(1, 1), (4, 4), (5, 100)])
@@ -79,13 +81,25 @@ def test_cards_under_a_better_name_never_become_usual() -> None:
     assert averages.edges(at_the_edge)[0] == 600_000
 
 
-def test_a_sample_beyond_the_band_counts_as_its_edge() -> None:
-    average = average_of(*[1_000_000] * 32)
-    low, high = averages.edges(average)
-    assert averages.update(average, sample(1_500_000, 9)) == averages.update(average, sample(high, 9))
-    assert averages.update(average, sample(610_000, 9)) == averages.update(average, sample(low, 9))
-    assert averages.update(average, sample(high - 32, 9)) != averages.update(average, sample(high, 9))
+@pytest.mark.parametrize("kind", ["pow", "matmul", "memory"])
+def test_a_sample_two_honest_bands_away_counts_in_full_and_none_counts_more(kind: RateKind) -> None:
+    average = average_of(*[1_000_000] * 32, kind=kind)
+    quotient = averages.SPREAD_PPM[ChallengeKind(kind)]
+    for edge, step in ((quotient, 32), (10**12 // quotient, -32)):
+        at_edge = averages.update(average, sample(edge, 9, kind))
+        assert averages.update(average, sample(edge + step, 9, kind)) == at_edge
+        assert averages.update(average, sample(edge - step, 9, kind)) != at_edge
+
+
+def test_two_honest_bands_are_the_square_of_one() -> None:
+    noise = 1 + 3 / math.sqrt(2000)
+    for kind, extra in ((ChallengeKind.POW, noise), (ChallengeKind.MATMUL, 1), (ChallengeKind.MEMORY, 1)):
+        assert averages.SPREAD_PPM[kind] == pytest.approx((HONEST_PPM[kind] / 1e6) ** 2 * extra * 1e6, abs=2)
+
+
+def test_a_sample_beyond_the_tables_band_counts_as_its_edge_at_first() -> None:
     assert average_of(1_100_001) == average_of(1_100_000)
+    assert average_of(1_100_000) != average_of(1_099_999)
 
 
 @pytest.mark.parametrize("lie", [600_000, 1_437_500])
@@ -103,18 +117,19 @@ def test_a_driver_that_changes_all_cards_is_followed() -> None:
 @pytest.mark.parametrize(
     ("kind", "mean", "deviation", "expected"),
     [
-        ("matmul", 1_000_000, 0, (700_000, 1_300_000)),
-        ("pow", 900_000, 0, (630_000, 1_170_000)),
-        ("memory", 1_000_000, 0, (840_000, 1_160_000)),
-        # Six deviations, where they are more than two honest bands.
-        ("memory", 1_000_000, 26_666, (840_000, 1_160_000)),
-        ("memory", 1_000_000, 26_667, (839_998, 1_160_002)),
-        # Never more than 0.4 of the mean, and below never more than the table.
-        ("matmul", 1_000_000, 66_666, (600_004, 1_399_996)),
-        ("matmul", 1_000_000, 66_667, (600_000, 1_400_000)),
-        ("matmul", 1_000_000, 400_000, (600_000, 1_400_000)),
-        ("matmul", 700_000, 0, (600_000, 910_000)),
-        ("matmul", 1_200_000, 400_000, (720_000, 1_680_000)),
+        ("matmul", 1_000_000, 0, (740_818, 1_349_858)),
+        ("pow", 900_000, 0, (624_822, 1_296_369)),
+        ("memory", 1_000_000, 0, (852_144, 1_173_510)),
+        # Seven deviations, where they reach further than two honest bands: below first, for bands are quotients.
+        ("memory", 1_000_000, 21_122, (852_144, 1_173_510)),
+        ("memory", 1_000_000, 21_123, (852_139, 1_173_510)),
+        ("memory", 1_000_000, 24_787, (826_491, 1_173_510)),
+        ("memory", 1_000_000, 24_788, (826_484, 1_173_516)),
+        # Below never more than the table allows.
+        ("matmul", 1_000_000, 57_142, (600_006, 1_399_994)),
+        ("matmul", 1_000_000, 57_143, (600_000, 1_400_001)),
+        ("matmul", 700_000, 0, (600_000, 944_900)),
+        ("matmul", 1_200_000, 400_000, (600_000, 4_000_000)),
     ],
 )
 def test_band_around_the_average(kind: RateKind, mean: int, deviation: int, expected: tuple[int, int]) -> None:
@@ -127,9 +142,9 @@ def test_band_of_a_device_is_the_averages_once_there_is_one() -> None:
     usable = average_of(*[900_000] * 20)
     assert averages.band_of(expectation, None) == Band(expectation.rate, 600_000, 1_100_000)
     assert averages.band_of(expectation, average_of(900_000)) == Band(expectation.rate, 600_000, 1_100_000)
-    assert averages.band_of(expectation, usable) == Band(expectation.rate, 630_000, 1_170_000)
+    assert averages.band_of(expectation, usable) == Band(expectation.rate, 666_736, 1_214_872)
     assert averages.band_of(expect(None, ChallengeKind.MATMUL, 1), usable) is None
-    rate = expectation.rate * 620_000 // 1_000_000
+    rate = expectation.rate * 660_000 // 1_000_000
     verdict = timing.judge_rate(rate, 1, expectation.peak, averages.band_of(expectation, usable))
     assert (verdict.reason, verdict.flag) == (None, RateFlag.DEGRADED)
 
