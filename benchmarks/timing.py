@@ -41,7 +41,7 @@ from challenges.timing import (
     pow_rate_lower_bound,
     rate_per_second,
 )
-from polarise.rate_average import RateAverage, RateSample
+from polarise.rate_average import OWNERS_MIN, RateAverage, RateSample
 
 PINGS = 8
 RTT_SECONDS = 0.080
@@ -71,7 +71,8 @@ class Link:
     def trips_ns(self, random: np.random.Generator, *shape: int) -> NDArray[np.int64]:
         """Draw round trips, in nanoseconds."""
         ways = self.jitter_median_seconds * random.lognormal(0.0, JITTER_SIGMA, (2, *shape))
-        return ((self.rtt_seconds + ways.sum(axis=0)) * NS_PER_SECOND).astype(np.int64)
+        trips: NDArray[np.int64] = ((self.rtt_seconds + ways.sum(axis=0)) * NS_PER_SECOND).astype(np.int64)
+        return trips
 
 
 GOOD_LINK = Link()
@@ -306,7 +307,7 @@ def _learned(
     random: np.random.Generator, expectation: Expectation, usual: float, honest: float, *, is_lied_to: bool
 ) -> RateAverage:
     """Let eight owners, or five of whom one lies, be measured for forty epochs."""
-    owners_count = averages.OWNERS_MIN if is_lied_to else 8
+    owners_count = OWNERS_MIN if is_lied_to else 8
     lie = random.choice([0.6, 1.4])
     average = RateAverage(model=str(expectation.model), kind=expectation.kind.value)
     steady = random.uniform(1 - honest, 1 + honest, owners_count)

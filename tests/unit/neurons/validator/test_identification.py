@@ -17,13 +17,14 @@ from neurons.validator.identification import DeviceLook, looks_of
 from neurons.validator.metrics import FILE_NAME, MetricsHandler
 from polarise.evidence import EvidenceBundle, ProofEvidence
 from polarise.hardware import DeviceClaim
-from polarise.messages import MatmulSizes, PowSizes
+from polarise.messages import MatmulSizes, PowSizes, ProofKind
 from tests.support.evidence import proof
 from tests.support.proving_miner import CPU, MINER, entry_of
 from tests.support.scores import begin, bundle_of, keep
 
 TABLE = HardwareTable.load()
 SECOND = 1_000_000_000
+KINDS: tuple[ProofKind, ...] = ("pow", "matmul")
 
 
 def gpu(name: str, model: GpuModel) -> DeviceClaim:
@@ -41,10 +42,10 @@ def gpu(name: str, model: GpuModel) -> DeviceClaim:
 def proven(device: DeviceClaim, index: int, model: GpuModel, pace_percent: int = 100) -> list[ProofEvidence]:
     """Both proofs of a device as this model does them, at this share of what it should do."""
     found = []
-    for kind in (ChallengeKind.POW, ChallengeKind.MATMUL):
-        rate = expect(model, kind, 1).rate * pace_percent // 100
-        claimed = device.pow_hashes_per_second if kind is ChallengeKind.POW else device.matmul_ops_per_second
-        if kind is ChallengeKind.POW:
+    for kind in KINDS:
+        rate = expect(model, ChallengeKind(kind), 1).rate * pace_percent // 100
+        claimed = device.pow_hashes_per_second if kind == "pow" else device.matmul_ops_per_second
+        if kind == "pow":
             shares = fit_pow_params(claimed, 10)
             sizes: PowSizes | MatmulSizes = PowSizes.model_validate(sizes_of(shares))
             time_ns = shares.operations * SECOND // rate
@@ -54,7 +55,7 @@ def proven(device: DeviceClaim, index: int, model: GpuModel, pace_percent: int =
             sizes = MatmulSizes.model_validate(sizes_of(rounds))
             time_ns = rounds.operations * SECOND // rate
             measured = rate_per_second(rounds.operations, time_ns)
-        made = proof(device=device.uuid, kind=kind.value, claimed=claimed, measured=measured)
+        made = proof(device=device.uuid, kind=kind, claimed=claimed, measured=measured)
         stamps = {"sizes": sizes, "device_index": index, "rtt_min_ns": 0, "last_byte_after_ns": time_ns}
         found.append(made.model_copy(update=stamps))
     return found
