@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from neurons.validator.identification import DeviceLook
     from neurons.validator.metrics import MetricsHandler, StoredScore
     from neurons.validator.replay import Finding
     from polarise.evidence import EvidenceBundle
@@ -96,8 +98,9 @@ def run_explain(args: argparse.Namespace) -> int:
 
     with _open_metrics(args) as metrics:
         stored = _find(metrics.newest_of_all(), args.miner)
+    looks = _looks(args, stored)
     if args.output == "json":
-        print(json.dumps(explanation_wire(stored), indent=2))
+        print(json.dumps({**explanation_wire(stored), "devices": [look.to_wire() for look in looks]}, indent=2))
         return EXIT_OK
     print(f"miner {stored.miner_key}  epoch {stored.epoch}  score {points(stored.record.score_ppm)}")
     print(f"evidence {stored.evidence}")
@@ -111,6 +114,10 @@ def run_explain(args: argparse.Namespace) -> int:
             print(f"            {', '.join(line.reasons)}{': ' if line.reasons and line.message else ''}{line.message}")
         for fix in line.fixes:
             print(f"            fix: {fix}")
+    for look in looks:
+        print(f"device     {look.device}  {look.name}")
+        for text in look.lines:
+            print(f"            {text}")
     return EXIT_OK
 
 
@@ -141,6 +148,23 @@ def run_replay(args: argparse.Namespace) -> int:
     for finding in findings:
         print(f"{words[finding.holds]:<16}  {finding.what}{': ' + finding.detail if finding.detail else ''}")
     return EXIT_NOT_VERIFIED if is_broken else EXIT_OK
+
+
+def _looks(args: argparse.Namespace, stored: StoredScore) -> list[DeviceLook]:
+    """Return what the devices of the newest bundle look like; none where it is not on disk any more."""
+    from challenges.hardware import HardwareTable
+    from config.schema import RoleName
+    from neurons.base import startup
+    from neurons.validator.identification import looks_of
+    from polarise.errors import SubnetError
+    from polarise.evidence import read_bundle
+
+    path = startup.data_dir_of(args, RoleName.VALIDATOR) / "evidence" / f"{stored.evidence}.json"
+    try:
+        return looks_of(read_bundle(path), HardwareTable.load())
+    except (OSError, ValueError, SubnetError) as err:
+        print(f"no devices shown: {path}: {err}", file=sys.stderr)
+        return []
 
 
 def _read_bundle(path: Path) -> EvidenceBundle:

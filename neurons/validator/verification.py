@@ -17,6 +17,7 @@ from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from challenges.bands import expect
 from challenges.draw import ChallengeKind
 from challenges.hardware import HardwareTable
 from challenges.matmul import MatmulCommitment, MatmulParams, check_openings, openings_from_wire
@@ -27,7 +28,6 @@ from neurons.validator.challenges import Challenge
 from neurons.validator.proof_trace import ProofCommitment, ProofTrace, check_commitment
 from polarise.errors import ProofRejected, RejectReason
 from polarise.evidence import COUNT_MAX
-from polarise.hardware import DeviceClaim
 
 CHECK_SECONDS_MAX = 120.0
 ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -196,7 +196,9 @@ def judge(challenge: Challenge, hardware: HardwareTable, trace: ProofTrace, *, v
     # To the last byte: a miner could send the first one before its work is done.
     work_ns = duration_ns(0, trace.last_byte_after_ns, trace.rtt_min_ns)
     device, claimed = challenge.device, challenge.claimed_per_second
-    rate = judge_rate(_rate(challenge.params, work_ns), claimed, _peak(device, challenge.kind, hardware))
+    model = hardware.find(device.name) if device.kind == "gpu" else None
+    expectation = expect(model, challenge.kind, claimed)
+    rate = judge_rate(_rate(challenge.params, work_ns), claimed, expectation.peak)
     score = rate.counted * PPM // claimed
     if rate.reason is None:
         return Verdict(None, measured_per_second=rate.measured, score=score, verify_ms=verify_ms)
@@ -218,14 +220,6 @@ def _rate(params: ProofParams, work_ns: int) -> int:
     if isinstance(params, PowParams):
         return min(pow_rate_lower_bound(params, work_ns), COUNT_MAX)
     return min(rate_per_second(params.operations, work_ns), COUNT_MAX)
-
-
-def _peak(device: DeviceClaim, kind: ChallengeKind, hardware: HardwareTable) -> int | None:
-    """Return the vendor's tensor peak, or for the proof of work, of which vendors say nothing, what we expect."""
-    model = hardware.find(device.name) if device.kind == "gpu" else None
-    if model is None:
-        return None
-    return model.pow_rate_expected if kind is ChallengeKind.POW else model.tensor16_operations_per_second
 
 
 def _live_with_parent() -> None:
