@@ -23,6 +23,7 @@ from polarise.decode import WireModel, decode_model
 from polarise.errors import ErrorCode, RejectReason, RequestRejected
 from polarise.messages import Position, ProofKind, SizedProof
 from polarise.notes import MAX_NOTE_BYTES
+from polarise.rate_average import RateAverage
 from polarise.rented import CountersignedReceipt
 from polarise.signing import KEY_PATTERN, Certificate
 from polarise.statement import SignedStatement
@@ -84,6 +85,8 @@ class ProofEvidence(SizedProof):
         attempt: 1 when the whole round was run again; nonce and positions follow from it.
         started_after_ns: When the start left, after the first start of the same wave.
         rented: What the miner showed instead of a proof; see `polarise.rented`.
+        average: The usual rate of its model and kind before this epoch; None where there is none yet, and for a CPU.
+        flag: On which side of the band that follows the rate lies; it costs nothing.
     """
 
     challenge_id: str = Field(pattern=r"^[0-9a-f]{32}$")
@@ -105,6 +108,8 @@ class ProofEvidence(SizedProof):
     attempt: Literal[0, 1] = 0
     started_after_ns: Count | None = None
     rented: CountersignedReceipt | None = None
+    average: RateAverage | None = None
+    flag: Literal["DEGRADED", "FAST"] | None = None
 
 
 class InspectionEvidence(WireModel):
@@ -352,7 +357,7 @@ _SCORE_SINCE_2: dict[str, object] = {
 _SINCE_VERSION_2 = {
     "draw": True,
     "round": True,
-    "proofs": {"__all__": {"attempt": True, "started_after_ns": True, "rented": True}},
+    "proofs": {"__all__": dict.fromkeys(("attempt", "started_after_ns", "rented", "average", "flag"), True)},
     "previous": _SCORE_SINCE_2,
     "score": _SCORE_SINCE_2,
 }

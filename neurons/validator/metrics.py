@@ -16,6 +16,7 @@ from neurons.base.database import Database
 from neurons.validator.challenges import EpochSecret
 from polarise.decode import decode_model
 from polarise.evidence import ScoreRecord
+from polarise.rate_average import RateAverage
 from polarise.registry import RegistryEntry
 
 FILE_NAME = "scores.sqlite"
@@ -51,7 +52,11 @@ CREATE TABLE IF NOT EXISTS miner (
     devices TEXT NOT NULL,
     epoch INTEGER NOT NULL,
     seen_unix_ms INTEGER
-) WITHOUT ROWID
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS rate_averages (
+    epoch INTEGER PRIMARY KEY,
+    averages TEXT NOT NULL
+)
 """
 
 
@@ -141,7 +146,7 @@ class MetricsHandler(Database):
     """Epochs, scores and miners of one validator."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, _SCHEMA, version=2)
+        super().__init__(path, _SCHEMA, version=3)
 
     def next_epoch(self, wanted: int) -> int:
         """Return the number of the epoch that starts now: the wanted one, or one above the newest."""
@@ -275,6 +280,23 @@ class MetricsHandler(Database):
             KnownMiner(row["miner_key"], row["endpoint"], tuple(json.loads(row["devices"])), row["epoch"], row[4])
             for row in rows
         ]
+
+    def averages(self) -> tuple[RateAverage, ...]:
+        """Return the usual rates as the newest complete epoch left them."""
+        rows = self.query("SELECT averages FROM rate_averages ORDER BY epoch DESC LIMIT 1")
+        return tuple(RateAverage.model_validate_json(text) for text in json.loads(rows[0][0])) if rows else ()
+
+    def keep_averages(self, epoch: int, averages: Iterable[RateAverage]) -> None:
+        """Keep what the usual rates are after an epoch; the state before stays until the next one."""
+        text = json.dumps([average.model_dump_json() for average in averages])
+        with self.transaction() as connection:
+            connection.execute("DELETE FROM rate_averages WHERE epoch < (SELECT MAX(epoch) FROM rate_averages)")
+            connection.execute("INSERT INTO rate_averages VALUES (?, ?)", (epoch, text))
+
+    def drop_averages(self, epoch: int) -> None:
+        """Forget what an epoch taught that did not come to its end."""
+        with self.transaction() as connection:
+            connection.execute("DELETE FROM rate_averages WHERE epoch = ?", (epoch,))
 
     def unpruned_before(self, unix_ms: int) -> list[str]:
         """Return the names of bundles older than that whose openings were not thrown away yet."""

@@ -60,6 +60,7 @@ class EpochRecorder:
         """Record every epoch that an earlier run of this daemon did not finish."""
         for row in self._metrics.unfinished():
             logger.warning("epoch was broken off", extra={"epoch": row.epoch})
+            self._metrics.drop_averages(row.epoch)
             if self._chain.has_commitment(row.epoch):
                 self.record(row.epoch, is_complete=False)
             else:
