@@ -23,8 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from challenges import draw, prng
-from challenges.draw import ChallengeKind, SeedInputs
 from challenges.digest import tile_digest_bytes
+from challenges.draw import ChallengeKind, SeedInputs
 from challenges.matmul import TileRecomputer, next_round_seed
 from challenges.matmul_messages import MatmulCommitment, MatmulParams, TileOpening, TilePosition
 from challenges.pow_messages import PowParams
@@ -122,7 +122,7 @@ class Simulation:
         self._control = control
         self._miners = {address_of(number): _Miner(number, identity_of(number)) for number in range(count)}
         self._stamps: list[tuple[str, int, int]] = []
-        self._random = random.Random(7)  # noqa: S311  spreads arrivals, guards nothing
+        self._random = random.Random(7)
         self._work = ThreadPoolExecutor(1)
 
     async def serve(self, port: int) -> None:

@@ -30,7 +30,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -268,8 +268,17 @@ def _draw_from_the_key_alone() -> None:
     """Let positions follow from the opening key, as if every commitment were empty; see the rules above."""
     honest = draw.draw_positions
 
-    def known(opening_key: bytes, uuid: str, kind: draw.ChallengeKind, _commitment: bytes, **bounds: Any) -> Any:
-        return honest(opening_key, uuid, kind, b"", **bounds)
+    def known(
+        opening_key: bytes,
+        device_uuid: str,
+        kind: draw.ChallengeKind,
+        _signed_commitment: bytes,
+        *,
+        bounds: Sequence[int],
+        count: int,
+        attempt: int = 0,
+    ) -> tuple[tuple[int, ...], ...]:
+        return honest(opening_key, device_uuid, kind, b"", bounds=bounds, count=count, attempt=attempt)
 
     draw.draw_positions = known  # type: ignore[assignment]  # of the same shape, but for its ears
 
@@ -356,7 +365,7 @@ def _free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def _wait_for(look: Any) -> None:
+def _wait_for(look: Callable[[], object]) -> None:
     for _ in range(200):
         try:
             look()
