@@ -108,46 +108,62 @@ class ProvingMiner:
     endpoint: str
     handler: ChallengeHandler
     views: dict[str, View]
+    identity: Identity
 
     def client(self, *, timeout_seconds: float = 10.0) -> MinerClient:
         """Return the validator's end."""
-        return MinerClient(self.endpoint, MINER.public_key, VALIDATOR, timeout_seconds=timeout_seconds)
+        return MinerClient(self.endpoint, self.identity.public_key, VALIDATOR, timeout_seconds=timeout_seconds)
 
 
 @contextlib.contextmanager
-def proving_miner(folder: Path, *, program: str = HONEST) -> Iterator[ProvingMiner]:
-    """Serve on a free port until the block ends."""
+def proving_miner(
+    folder: Path,
+    *,
+    program: str = HONEST,
+    start_solver: Callable[[], SolverProcess] | None = None,
+    devices: tuple[DeviceClaim, ...] = (CPU,),
+    identity: Identity = MINER,
+) -> Iterator[ProvingMiner]:
+    """Serve on a free port until the block ends.
+
+    Args:
+        folder: For its two small databases.
+        program: What the solver's process runs.
+        start_solver: Instead of a process with that program.
+        devices: What it says it has.
+        identity: Who it is; `OWNER` owns it, whoever it is.
+    """
     tracker = ValidationTracker(folder / "validations.sqlite")
     handler = ChallengeHandler(
-        MINER,
-        (CPU,),
+        identity,
+        devices,
         tracker,
         SystemClock(),
         proof_seconds_max=60,
-        start_solver=lambda: SolverProcess((sys.executable, "-c", program)),
+        start_solver=start_solver or (lambda: SolverProcess((sys.executable, "-c", program))),
     )
     nonces = NonceStore(folder / "nonces.sqlite")
     gatekeeper = Gatekeeper(
-        MINER.public_key,
+        identity.public_key,
         RoleTable(OWNER.public_key, validators=[VALIDATOR.public_key]),
         TABLE,
         nonces,
-        TokenIssuer(["s" * 32], 60, MINER.public_key),
+        TokenIssuer(["s" * 32], 60, identity.public_key),
         SystemClock(),
     )
     app = HttpApp("proving miner", gatekeeper, streams_max=1)
     views = _views(handler)
     for path in list(views):
-        app.route("POST", path, lambda caller, body, path=path: views[path](caller, body))
-    app.route("GET", "/healthz", lambda _caller, _body: Health({}).healthz())
-    service = HttpService(app.flask, "127.0.0.1", 0, threads=4, max_body_bytes=65536, idle_seconds=5)
+        method = "GET" if path == "/healthz" else "POST"
+        app.route(method, path, lambda caller, body, path=path: views[path](caller, body))
+    service = HttpService(app.flask, "127.0.0.1", 0, threads=4 + len(devices), max_body_bytes=65536, idle_seconds=5)
     service.prepare()
     endpoint = f"http://127.0.0.1:{service.port}"
     stop = threading.Event()
     thread = threading.Thread(target=service.run, args=(stop,), name="proving miner")
     thread.start()
     try:
-        yield ProvingMiner(endpoint, handler, views)
+        yield ProvingMiner(endpoint, handler, views, identity)
     finally:
         stop.set()
         thread.join()
@@ -167,7 +183,15 @@ def _views(handler: ChallengeHandler) -> dict[str, View]:
     def show(caller: Caller, body: bytes) -> WireModel:
         return OpenAnswer(openings=tuple(handler.open(decode_body(OpenRequest, body), caller.key)))
 
-    return {"/challenge/prepare": prepare, "/challenge/start": start, "/challenge/open": show}
+    def healthz(_caller: Caller | None, _body: bytes) -> Response:
+        return Health({}).healthz()
+
+    return {
+        "/challenge/prepare": prepare,
+        "/challenge/start": start,
+        "/challenge/open": show,
+        "/healthz": healthz,
+    }
 
 
 def entry_of(endpoint: str = "http://127.0.0.1:1", *, devices: tuple[DeviceClaim, ...] = (CPU,)) -> SignedStatement:
