@@ -51,6 +51,7 @@ ALPHA_PPM = 500_000
 ACCEPTABLE_PPM = 700_000
 DECLINES_UNKNOWN = 2
 
+
 class ScoringSystem:
     """The rules of version 2; holds nothing."""
 
