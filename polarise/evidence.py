@@ -135,12 +135,12 @@ class InspectionEvidence(WireModel):
 
 
 class KindRate(WireModel):
-    """What one kind of proof measured over all devices that answered, for whoever asks where points were lost.
+    """What one kind of proof measured on one device, or over all that answered, beside what was claimed.
 
     Attributes:
         kind: Which proof.
-        measured_per_second: Sum of the measured rates.
-        claimed_per_second: Sum of their claims.
+        measured_per_second: The measured rate, or the sum of them.
+        claimed_per_second: The claim, or the sum of them.
     """
 
     kind: ProofKind
@@ -182,12 +182,15 @@ class DeviceScore(WireModel):
         last_ppm: Newest value that was really measured; None if it never was.
         declines_count: Rounds in a row in which it declined to be measured.
         standing: Why its newest measured proof lost points; it stands until the device is measured again.
+        rates: Its newest measured rates beside the claims of that round, one per kind; what the device is worth follows
+            from these claims, not from newer ones.
     """
 
     device: str = Field(max_length=96)
     last_ppm: Ppm | None
     declines_count: Count
     standing: RejectReason | None = None
+    rates: tuple[KindRate, ...] = ()
 
 
 class PartScore(WireModel):
@@ -205,7 +208,8 @@ class PartScore(WireModel):
         last_ppm: Newest value that was really measured.
         declines_count: Rounds in a row in which the miner declined to be measured; for compute the most of any device.
         devices: One per claimed device; compute only.
-        standing: Why the newest inspection lost points; it stands until the next one. Service only.
+        standing: Why the newest inspection, or the newest look at the log, lost points; it stands until the next one.
+        smoothed_ppm: Moving average over the rounds in which the part was measured; None when it never was.
     """
 
     name: PartName
@@ -220,6 +224,7 @@ class PartScore(WireModel):
     declines_count: Count = 0
     devices: tuple[DeviceScore, ...] = ()
     standing: RejectReason | None = None
+    smoothed_ppm: Ppm | None = None
 
 
 class ScoreRecord(WireModel):
@@ -229,7 +234,7 @@ class ScoreRecord(WireModel):
         rules_version: Which rules computed it.
         parts: The four parts.
         raw_ppm: Weighted mean of the parts that count; None when nothing was measured.
-        smoothed_ppm: After the moving average.
+        smoothed_ppm: After the moving average; from rules 2 on the weighted mean of the smoothed parts that count.
         gate: 0 when something in this epoch takes every point, else 1.
         score_ppm: smoothed_ppm x gate; 1,000,000 is 100 points.
         reasons: All reasons, each once.
@@ -352,7 +357,9 @@ class EvidenceBundle(WireModel):
 _SCORE_SINCE_2: dict[str, object] = {
     "undrawn_count": True,
     "uninspected_count": True,
-    "parts": {"__all__": {"standing": True, "devices": {"__all__": {"standing": True}}}},
+    "parts": {
+        "__all__": {"standing": True, "smoothed_ppm": True, "devices": {"__all__": {"standing": True, "rates": True}}}
+    },
 }
 _SINCE_VERSION_2 = {
     "draw": True,
@@ -374,11 +381,13 @@ def read_bundle(path: Path) -> EvidenceBundle:
 
     Raises:
         OSError: Not readable.
-        RequestRejected: Too large, not a bundle, or openings whose digest is another.
+        RequestRejected: Too large, not a bundle, of version 1 with what came later, or openings whose digest is another.
     """
     with path.open("rb") as handle:
         raw = handle.read(MAX_BUNDLE_BYTES + 1)
     bundle = decode_model(EvidenceBundle, raw, max_bytes=MAX_BUNDLE_BYTES)
+    if bundle.version == 1:
+        _check_version_1(bundle)
     for proof in bundle.proofs:
         if proof.openings is not None and openings_digest(proof.openings) != proof.openings_digest:
             raise RequestRejected(
@@ -388,6 +397,17 @@ def read_bundle(path: Path) -> EvidenceBundle:
                 field="proofs.openings_digest",
             )
     return bundle
+
+
+def _check_version_1(bundle: EvidenceBundle) -> None:
+    """Refuse a bundle of version 1 that says what only version 2 can: its name would not cover it."""
+    if decode_model(EvidenceBundle, canonical_bytes(bundle.to_wire()), max_bytes=MAX_BUNDLE_BYTES) != bundle:
+        raise RequestRejected(
+            ErrorCode.INVALID_FIELD,
+            "a bundle of version 1 says what that version does not have",
+            hint="get the bundle from the validator again",
+            field="version",
+        )
 
 
 def write_bundle(folder: Path, bundle: EvidenceBundle) -> Path:

@@ -34,6 +34,11 @@ class ScoreView(WireModel):
         rules_version: Rules it was computed by.
         evidence: Name of the bundle, served at ``/evidence/<name>``.
         scored_at: When.
+        undrawn_count: Epochs in a row in which it was not drawn for a proof; its newest one stands.
+        uninspected_count: Epochs in a row in which it was not drawn for an inspection.
+        worth_ppb: What its devices count for, in billionths of the reference card; None where no epoch with it has ended.
+        weight_ppm: Its share of the market, in the epoch asked for or else in the newest that ended; all miners of that
+            epoch have 1,000,000 together, or 0.
     """
 
     miner_key: str
@@ -49,6 +54,10 @@ class ScoreView(WireModel):
     rules_version: int
     evidence: str
     scored_at: str
+    undrawn_count: int = 0
+    uninspected_count: int = 0
+    worth_ppb: int | None = None
+    weight_ppm: int | None = None
 
 
 class ScoresAnswer(WireModel):

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
 
@@ -25,9 +25,11 @@ from polarise.beacon import find_beacon
 from polarise.epoch_record import (
     EPOCH_DIGITS,
     EpochCommit,
+    ScorePage,
     ScoreSheet,
     commit_path,
     epoch_name,
+    page_path,
     record_path,
     scores_path,
 )
@@ -162,8 +164,12 @@ class Chain:
         entry = self._outbox.entry(commit_path(self._validator_key, epoch))
         return entry is not None and entry.state is not EntryState.REFUSED
 
-    def post_scores(self, epoch: int, sheet: ScoreSheet) -> str:
-        """Queue the scores of an epoch and return the outbox key."""
+    def post_scores(self, epoch: int, pages: Iterable[ScorePage]) -> list[str]:
+        """Queue the scores of an epoch, page by page, and return the outbox keys."""
+        return [self._put(page_path(self._validator_key, epoch, page.page), page.to_wire()) for page in pages]
+
+    def post_sheet(self, epoch: int, sheet: ScoreSheet) -> str:
+        """Queue the scores of an epoch that was scored by rules 1, and return the outbox key."""
         return self._put(scores_path(self._validator_key, epoch), sheet.to_wire())
 
     def post_record(self, epoch: int, record: SignedStatement) -> str:

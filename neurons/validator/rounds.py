@@ -22,6 +22,7 @@ from neurons.base.threads import DaemonThreads
 from neurons.validator.chain import Beacon
 from neurons.validator.challenges import KINDS, Challenge, ChallengeGenerator, EpochSecret
 from neurons.validator.drawing import host_of
+from neurons.validator.missing import Tally, tally
 from neurons.validator.proof_trace import ProofTrace
 from neurons.validator.verification import NO_AVERAGES, Averages, Verdict, VerificationEngine
 from neurons.validator.wave import BUSY, DEFECT, Ask, Wave
@@ -35,8 +36,6 @@ from polarise.registry import RegistryEntry
 
 logger = logging.getLogger(__name__)
 
-# More than one device of so many missing: rather our own network than all of theirs.
-SUSPECT_ONE_OF = 5
 ADDRESS_SECONDS = 5.0
 
 ClientFactory = Callable[[RegistryEntry], MinerClient]
@@ -119,18 +118,23 @@ class ProofRounds:
         first = self._attempt(secret, beacon, entries, 0, stop, averages)
         if first is None:
             return None
-        devices_count, missing_count = _missing_of(first)
-        if SUSPECT_ONE_OF * missing_count <= devices_count:
-            return _outcome(first, 0, devices_count, missing_count)
+        found = _evidence(first)
+        counted = tally(found.values())
+        if not counted.is_suspect:
+            return _outcome(first, found, 0, counted)
         logger.warning(
             "too many devices are missing: the round is run again, once",
-            extra={"epoch": secret.epoch, "devices_count": devices_count, "missing_count": missing_count},
+            extra={
+                "epoch": secret.epoch,
+                "devices_count": counted.devices_count,
+                "missing_count": counted.missing_count,
+            },
         )
         second = self._attempt(secret, beacon, entries, 1, stop, averages)
         if second is None:
             return None
         _keep_missing(first, second)
-        return _outcome(second, 1, devices_count, missing_count)
+        return _outcome(second, _evidence(second), 1, counted)
 
     def _attempt(
         self,
@@ -269,17 +273,6 @@ def _turns(asks: Sequence[Ask]) -> dict[str, int]:
     return {miner: turn for miners in of_host.values() for turn, miner in enumerate(miners)}
 
 
-def _missing_of(proofs: Sequence[_Proof]) -> tuple[int, int]:
-    """Return how many devices were drawn and how many of them are MISSING in any of their proofs."""
-    devices = {(proof.entry.node_key, proof.challenge.device_index) for proof in proofs}
-    missing = {
-        (proof.entry.node_key, proof.challenge.device_index)
-        for proof in proofs
-        if proof.verdict is not None and proof.verdict.reason is RejectReason.MISSING
-    }
-    return len(devices), len(missing)
-
-
 def _keep_missing(first: Sequence[_Proof], second: Sequence[_Proof]) -> None:
     """Let no decline undo a silence: a device that would lose could stop answering and then be busy."""
     for before, after in zip(first, second, strict=True):
@@ -303,11 +296,13 @@ def _evidence(proofs: Sequence[_Proof]) -> dict[str, tuple[ProofEvidence, ...]]:
     return {miner: tuple(found) for miner, found in of_miner.items()}
 
 
-def _outcome(proofs: Sequence[_Proof], attempt: Attempt, devices_count: int, missing_count: int) -> RoundOutcome:
-    evidence = RoundEvidence(attempt=attempt, devices_count=devices_count, missing_count=missing_count)
+def _outcome(
+    proofs: Sequence[_Proof], found: dict[str, tuple[ProofEvidence, ...]], attempt: Attempt, counted: Tally
+) -> RoundOutcome:
+    evidence = RoundEvidence(attempt=attempt, devices_count=counted.devices_count, missing_count=counted.missing_count)
     verdicts = (proof.verdict for proof in proofs)
     samples = tuple(verdict.sample for verdict in verdicts if verdict is not None and verdict.sample is not None)
-    return RoundOutcome(_evidence(proofs), evidence, samples)
+    return RoundOutcome(found, evidence, samples)
 
 
 def _log_verdict(challenge: Challenge, verdict: Verdict) -> None:

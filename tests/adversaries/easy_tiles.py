@@ -16,7 +16,8 @@ from challenges.pow_solver import NumpyPowBackend, solve_pow
 from challenges.solver import MatmulWork, solve
 from neurons.validator.challenges import Challenge, fitted_params, recompute
 from neurons.validator.proof_trace import ProofTrace, signed_bytes
-from neurons.validator.replay import Finding, replay
+from neurons.validator.replay import replay
+from neurons.validator.replay_proof import Finding
 from neurons.validator.scoring import ScoringSystem
 from neurons.validator.verification import judge
 from polarise.evidence import EvidenceBundle, ProofEvidence, VerdictRecord, openings_digest

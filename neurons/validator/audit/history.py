@@ -12,7 +12,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from polarise.block import SignedBlock
 from polarise.transaction import SignedTransaction
@@ -21,6 +21,7 @@ _KEY = "[0-9a-f]{64}"
 _REGISTRY = re.compile(rf"/registry/({_KEY})")
 _EPOCH = re.compile(rf"/epochs/({_KEY})/([0-9]{{10}})/(commit|record)")
 _SCORES = re.compile(rf"/scores/({_KEY})/([0-9]{{10}})")
+_PAGE = re.compile(rf"/scores/({_KEY})/([0-9]{{10}})/([0-9]{{2}})")
 
 
 @dataclass
@@ -29,12 +30,14 @@ class EpochLeaves:
 
     Attributes:
         commit: Leaf of the commitment.
-        scores: Leaf of the score sheet.
+        sheet: Leaf of the only score sheet, until rules 2.
+        pages: Leaf of each page of the scores, from rules 2 on, by its number.
         record: Leaf of the record.
     """
 
     commit: int | None = None
-    scores: int | None = None
+    sheet: int | None = None
+    pages: dict[int, int] = field(default_factory=dict)
     record: int | None = None
 
 
@@ -154,7 +157,9 @@ class History:
         elif (match := _EPOCH.fullmatch(path)) is not None:
             setattr(self._epoch(match[1], int(match[2])), match[3], leaf)
         elif (match := _SCORES.fullmatch(path)) is not None:
-            self._epoch(match[1], int(match[2])).scores = leaf
+            self._epoch(match[1], int(match[2])).sheet = leaf
+        elif (match := _PAGE.fullmatch(path)) is not None:
+            self._epoch(match[1], int(match[2])).pages[int(match[3])] = leaf
         else:
             self.others[path.split("/")[1]] += 1
 
