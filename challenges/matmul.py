@@ -99,7 +99,8 @@ def check_openings(
 ) -> None:
     """Check a whole answer: all that is cheap first, then every opened tile, bit for bit.
 
-    At n = 16384 with 32 openings about 0.1 s of one core, two thirds of it making operands.
+    At n = 16384 with 32 openings in as many rounds 0.085 s of one Zen 5 core: two fifths making operands, two fifths
+    multiplying, the rest reading keys.
 
     Args:
         params: As the validator sent them.
