@@ -25,11 +25,12 @@ from pathlib import Path
 from challenges import draw, prng
 from challenges.digest import tile_digest_bytes
 from challenges.draw import ChallengeKind, SeedInputs
-from challenges.matmul import TileRecomputer, next_round_seed
+from challenges.matmul import next_round_seed
 from challenges.matmul_messages import MatmulCommitment, MatmulParams, TileOpening, TilePosition
 from challenges.pow_messages import PowParams
 from challenges.pow_solver import NumpyPowBackend, solve_pow
 from challenges.proofs import read_params
+from challenges.tile_recomputer import TileRecomputer
 from polarise import merkle
 from polarise.canonical import canonical_bytes
 from polarise.checkpoint import Checkpoint, sign_checkpoint

@@ -20,7 +20,14 @@ from neurons.validator.replay import replay
 from neurons.validator.replay_proof import Finding
 from neurons.validator.scoring import ScoringSystem
 from neurons.validator.verification import judge
-from polarise.evidence import EvidenceBundle, ProofEvidence, VerdictRecord, openings_digest
+from polarise.evidence import (
+    DrawEvidence,
+    EvidenceBundle,
+    ProofEvidence,
+    RoundEvidence,
+    VerdictRecord,
+    openings_digest,
+)
 from polarise.messages import Position
 from polarise.statement import SignedStatement
 from tests.adversaries.cheat import Cheat, Outcome
@@ -39,6 +46,8 @@ WORK_NS = 500_000_000
 KEYS_TRIED = 1000
 POSITIONS = "matmul proof of cpu: positions"
 COMMIT = "challenge commit"
+
+EVERYBODY = DrawEvidence(proof_every=1, inspect_every=1, is_proven=True, is_inspected=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +116,9 @@ class Conspiracy:
             proofs=proofs,
             inspection=None,
             previous=None,
-            score=ScoringSystem().calculate_score(proofs, None, None),
+            score=ScoringSystem().calculate_score(proofs, None, None, draw=EVERYBODY),
+            draw=EVERYBODY,
+            round=RoundEvidence(attempt=0, devices_count=1, missing_count=0),
         )
 
     def _tiles(self, positions: Positions) -> ProofEvidence:

@@ -15,8 +15,8 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from unittest import mock
 
+import pytest
 from flask import Response
 
 from challenges.proofs import ProofParams, Prover, Work
@@ -67,7 +67,8 @@ def prove(
         engine: The validator's checker.
         slack_seconds: How much longer than its slowest work a commitment is waited for; tests do not wait as long.
     """
-    with mock.patch("neurons.validator.challenges.START_SLACK_SECONDS", slack_seconds):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("neurons.validator.challenges.START_SLACK_SECONDS", slack_seconds)
         (run,) = prove_together([(client, challenge)], wave, engine)
     return run
 

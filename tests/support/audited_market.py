@@ -131,7 +131,12 @@ def validator_loop(files: MarketFiles, ledger: SmallLedger, clock: Clock | None 
         {
             "ledger": ledger.settings(),
             "network": {"port": 0},
-            "validator": {"allow_private_endpoints": True, "inspect": False, "proof_target_seconds": 1},
+            "validator": {
+                "allow_private_endpoints": True,
+                "inspect": False,
+                "proof_target_seconds": 1,
+                "proof_every": 1,
+            },
         }
     )
     node = ValidatorNode(config, files.folder / "validator", VALIDATOR, clock=clock)
