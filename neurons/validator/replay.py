@@ -57,7 +57,7 @@ def _draw(bundle: EvidenceBundle, entry: RegistryEntry) -> Iterator[Finding]:
     if bundle.version == 1:
         return
     if said is None:
-        yield Finding("draw", None, "everybody is proven in every epoch, says the validator")
+        yield Finding("draw", False, "there is none: nobody can tell whose turn it was")
     else:
         yield _same_draw(bundle, entry, said)
         yield Finding("round of a drawn miner", (round_ is not None) is said.is_proven)

@@ -93,7 +93,7 @@ def replay_proof(bundle: EvidenceBundle, entry: RegistryEntry, proof: ProofEvide
     elif proof.rented is not None:
         yield from _rented(name, bundle, entry, proof, proof.rented)
     else:
-        yield from _answer(name, challenge, proof)
+        yield from _answer(name, bundle, challenge, proof)
 
 
 def _rented(
@@ -161,7 +161,7 @@ def _unasked(name: str, too_small: WorkTooSmall, proof: ProofEvidence) -> Iterat
     yield Finding(f"{name}: nothing was asked", is_bare)
 
 
-def _answer(name: str, challenge: Challenge, proof: ProofEvidence) -> Iterator[Finding]:
+def _answer(name: str, bundle: EvidenceBundle, challenge: Challenge, proof: ProofEvidence) -> Iterator[Finding]:
     if proof.commitment is None:
         yield witnessed(name, proof.verdict.reason)
         return
@@ -189,7 +189,7 @@ def _answer(name: str, challenge: Challenge, proof: ProofEvidence) -> Iterator[F
     yield Finding(f"{name}: rate from the stamps", is_same, f"recomputed {verdict.measured_per_second} per second")
     yield _same_reason(answer, verdict.reason, proof)
     flag = None if verdict.flag is None else verdict.flag.value
-    if flag != proof.flag:
+    if bundle.version > 1 and flag != proof.flag:
         yield Finding(f"{name}: flag", False, f"recomputed {flag}, bundle says {proof.flag}")
 
 

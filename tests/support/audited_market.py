@@ -113,19 +113,21 @@ class MarketFiles:
         ]
 
 
-def make_market(folder: Path, *, epochs: int) -> MarketFiles:
+def make_market(folder: Path, *, epochs: int, proof_every: int = 1) -> MarketFiles:
     """Run a market of one miner and one validator for some epochs."""
     files = MarketFiles(folder)
     with small_ledger(folder) as ledger, proving_miner(folder) as miner:
         ledger.register(entry_of(miner.endpoint))
-        with validator_loop(files, ledger) as loop:
+        with validator_loop(files, ledger, proof_every=proof_every) as loop:
             for _ in range(epochs):
                 loop.run_epoch(threading.Event())
     return files
 
 
 @contextlib.contextmanager
-def validator_loop(files: MarketFiles, ledger: SmallLedger, clock: Clock | None = None) -> Iterator[EpochService]:
+def validator_loop(
+    files: MarketFiles, ledger: SmallLedger, clock: Clock | None = None, *, proof_every: int = 1
+) -> Iterator[EpochService]:
     """Run the validator with its API and its outbox; its loop is turned by hand."""
     config = Config.model_validate(
         {
@@ -135,7 +137,7 @@ def validator_loop(files: MarketFiles, ledger: SmallLedger, clock: Clock | None 
                 "allow_private_endpoints": True,
                 "inspect": False,
                 "proof_target_seconds": 1,
-                "proof_every": 1,
+                "proof_every": proof_every,
             },
         }
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -33,10 +34,12 @@ from tests.support.audited_market import (
     rebuild,
     record_of,
     record_value,
+    validator_loop,
 )
 from tests.support.evidence import proof
-from tests.support.proving_miner import MINER, VALIDATOR
+from tests.support.proving_miner import MINER, VALIDATOR, entry_of
 from tests.support.scores import OPENING_KEY, ROOT, bundle_of
+from tests.support.small_ledger import small_ledger
 
 Json = dict[str, Any]
 RARELY = 1000
@@ -87,6 +90,28 @@ def _undrawn(bundle: EvidenceBundle) -> EvidenceBundle:
     return _scored(bundle, draw=draw, round=None, proofs=())
 
 
+def test_market_that_proves_rarely_audits_clean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A miner is proven when it is met; from then on its turn comes in one epoch of a thousand."""
+    files = make_market(tmp_path, epochs=3, proof_every=RARELY)
+    assert [bundle.score.undrawn_count for bundle in files.bundles()] == [0, 1, 2]
+    assert {bundle.score.part("compute").value_ppm for bundle in files.bundles()[1:]} == {
+        files.bundles()[0].score.part("compute").value_ppm
+    }
+    assert _audit(capsys, files) == (0, [])
+
+
+def test_round_that_was_run_again_audits_clean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The only miner does not answer, so that the validator suspects itself once."""
+    files = MarketFiles(tmp_path)
+    with small_ledger(tmp_path) as ledger, validator_loop(files, ledger) as loop:
+        ledger.register(entry_of("http://127.0.0.1:1"))
+        loop.run_epoch(threading.Event())
+    (bundle,) = files.bundles()
+    assert bundle.round == RoundEvidence(attempt=1, devices_count=1, missing_count=1)
+    assert [found.verdict.reason for found in bundle.proofs] == [RejectReason.MISSING] * 2
+    assert _audit(capsys, files) == (0, [])
+
+
 @pytest.mark.parametrize("honest", [_drawn, _undrawn])
 def test_drawn_and_undrawn_miners_audit_clean(
     market: MarketFiles,
@@ -124,6 +149,7 @@ def _again(bundle: EvidenceBundle, *, proofs: int) -> EvidenceBundle:
         (lambda bundle: _with_draw(_drawn(bundle), is_proven=False), "draw"),
         (lambda bundle: _with_draw(_undrawn(bundle), is_proven=True), "draw"),
         (lambda bundle: _with_draw(_drawn(bundle), is_inspected=False), "draw"),
+        (lambda bundle: _scored(bundle, draw=None, round=None), "draw"),
         (lambda bundle: _scored(_undrawn(bundle), proofs=bundle.proofs), "no proof of a miner that is not drawn"),
         (lambda bundle: _scored(_drawn(bundle), proofs=()), "one proof per device and kind"),
         (lambda bundle: _scored(_drawn(bundle), proofs=bundle.proofs[:1]), "one proof per device and kind"),

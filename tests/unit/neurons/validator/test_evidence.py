@@ -176,6 +176,7 @@ def _set(*path: str | int, value: object) -> Callable[[Wire], None]:
         _set("score", "rules_version", value=3),
         _set("draw", "is_proven", value=False),
         _set("draw", "is_inspected", value=False),
+        _set("draw", value=None),
         _set("round", value=None),
         _set("round", "attempt", value=1),
         _set("proofs", 0, "attempt", value=1),
