@@ -70,7 +70,12 @@ class NetworkConfig(Section):
     advertised_host: str = Field(
         "127.0.0.1", pattern=r"^[A-Za-z0-9.\-:]+$", description="Host that registry entry and receipts name for ssh."
     )
-    threads: int = Field(16, ge=4, le=256, description="Requests served at once; streams may take half of them.")
+    threads: int = Field(
+        16,
+        ge=4,
+        le=256,
+        description="Requests served at once; streams may take half of them. A miner serves one more per device, for proofs.",
+    )
     max_body_bytes: int = Field(65536, ge=1024, le=2**20, description="Largest request body that is read.")
     max_connections: int = Field(
         512,

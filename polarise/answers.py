@@ -57,7 +57,12 @@ def refusal_of(status: int, retry_after: str | None, body: bytes) -> RequestReje
     name = str(parts.get("code"))
     code = ErrorCode(name) if name in ErrorCode.__members__ else ErrorCode.INTERNAL
     return RequestRejected(
-        code, message, hint=printable(parts.get("hint")), field=printable(parts.get("field")) or None, status=status
+        code,
+        message,
+        hint=printable(parts.get("hint")),
+        field=printable(parts.get("field")) or None,
+        status=status,
+        retry_after_seconds=None if retry_after is None else _retry_after(retry_after),
     )
 
 

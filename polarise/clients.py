@@ -9,6 +9,7 @@ Rules:
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import dataclass
 from typing import Generic
 
@@ -31,6 +32,7 @@ from polarise.http_client import ByteStream, HttpClient, Response
 from polarise.http_signatures import sign_request
 from polarise.http_wire import border, parse_answer
 from polarise.receipt import ID_PATTERN
+from polarise.rented import countersign
 from polarise.signing import Identity
 from polarise.statement import SignedStatement
 
@@ -179,6 +181,22 @@ class MinerClient:
         compare("container_id", answer.container_id, container_id)
         compare("expires_at", unix_ms(answer.expires_at), receipt.expires_unix_ms)
         return answer
+
+    def countersign(self, receipt: SignedStatement, *, timeout_seconds: float | None = None) -> None:
+        """Sign a receipt as the renter it is made out to, so that the miner can show that its device is rented.
+
+        Args:
+            receipt: The newest one of the lease, as `allocate` or `renew` brought it.
+            timeout_seconds: Deadline of this request.
+
+        Raises:
+            AnswerInvalid: It is no receipt of this miner for this caller.
+        """
+        body = open_receipt(receipt, node_key=self.node_key, renter_key=self._identity.public_key)
+        statement = countersign(self._identity, receipt, time.time_ns() // 1_000_000)
+        path = f"/containers/{body.container_id}/countersign"
+        request = messages.CountersignRequest(countersignature=statement)
+        self._call("POST", path, messages.SuccessAnswer, request, timeout_seconds=timeout_seconds)
 
     def set_ssh_key(self, container_id: str, line: str) -> None:
         """Replace every SSH key of the container by this one."""

@@ -120,16 +120,25 @@ class RequestRejected(SubnetError):
         hint: What the caller should do instead.
         field: The offending field of the body, query or header, if one can be named.
         status: HTTP status, 400..499.
+        retry_after_seconds: When the same request makes sense again, >= 1; None where that cannot be said.
     """
 
     def __init__(
-        self, code: ErrorCode, message: str, *, hint: str = "", field: str | None = None, status: int = 400
+        self,
+        code: ErrorCode,
+        message: str,
+        *,
+        hint: str = "",
+        field: str | None = None,
+        status: int = 400,
+        retry_after_seconds: int | None = None,
     ) -> None:
         self.code = code
         self.message = message
         self.hint = hint
         self.field = field
         self.status = status
+        self.retry_after_seconds = retry_after_seconds
         super().__init__(f"{code}: {message}")
 
 

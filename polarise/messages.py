@@ -132,6 +132,12 @@ class RenewAnswer(WireModel):
     receipt: SignedStatement
 
 
+class CountersignRequest(WireModel):
+    """POST /containers/{id}/countersign: the renter's signature over the newest receipt; see `polarise.rented`."""
+
+    countersignature: SignedStatement
+
+
 class SshKeyRequest(WireModel):
     """PUT /containers/{id}/ssh-key: this key replaces all others at once."""
 

@@ -16,8 +16,8 @@ from polarise.decode import WireModel
 from polarise.errors import ProofRejected, RejectReason
 from polarise.receipt import STATEMENT_KIND as RECEIPT_KIND
 from polarise.receipt import Receipt
-from polarise.signing import KEY_PATTERN, SignatureInvalid
-from polarise.statement import SignedStatement
+from polarise.signing import KEY_PATTERN, Identity, SignatureInvalid
+from polarise.statement import SignedStatement, sign_statement
 
 STATEMENT_KIND = "countersignature"
 
@@ -50,6 +50,24 @@ class CountersignedReceipt(WireModel):
     countersignature: SignedStatement
 
 
+def countersign(identity: Identity, receipt: SignedStatement, signed_unix_ms: int) -> SignedStatement:
+    """Sign a receipt as the renter it is made out to.
+
+    Args:
+        identity: The renter.
+        receipt: The miner's statement, already checked.
+        signed_unix_ms: Wall clock.
+
+    Raises:
+        SignatureInvalid: It is no receipt.
+    """
+    body = receipt.open(RECEIPT_KIND, Receipt)
+    countersignature = Countersignature(
+        receipt=receipt.digest(), lease_id=body.lease_id, node_key=body.node_key, signed_unix_ms=signed_unix_ms
+    )
+    return sign_statement(identity, STATEMENT_KIND, countersignature)
+
+
 def check_rented(
     lease: CountersignedReceipt, *, miner_key: str, owner_key: str, device: str, now_unix_ms: int
 ) -> Receipt:
@@ -66,8 +84,31 @@ def check_rented(
         The receipt that excuses the device.
 
     Raises:
-        ProofRejected: MISSING where the lease lasts at another time; MALFORMED where a signature does not hold, the two
-            halves do not belong together, the renter is the miner itself, or other devices are leased.
+        ProofRejected: MISSING where the lease lasts at another time; MALFORMED where other devices are leased, and as
+            `check_countersigned`.
+    """
+    receipt = check_countersigned(lease, miner_key=miner_key, owner_key=owner_key)
+    if device not in receipt.devices:
+        raise _rejected("the lease holds other devices", ", ".join(receipt.devices)[:300] or "none", device)
+    if not receipt.granted_unix_ms <= now_unix_ms <= receipt.expires_unix_ms:
+        expected = f"{receipt.granted_unix_ms}..{receipt.expires_unix_ms}"
+        raise ProofRejected(
+            RejectReason.MISSING, "the shown lease does not last now", got=str(now_unix_ms), expected=expected
+        )
+    return receipt
+
+
+def check_countersigned(lease: CountersignedReceipt, *, miner_key: str, owner_key: str) -> Receipt:
+    """Check that two different parties signed one lease, whatever it holds and whenever it lasts.
+
+    Args:
+        lease: Both halves; untrusted.
+        miner_key: Node key of the miner.
+        owner_key: Who certified the miner's key.
+
+    Raises:
+        ProofRejected: MALFORMED where a signature does not hold, the two halves do not belong together, or the renter is
+            the miner itself.
     """
     try:
         receipt = lease.receipt.open(RECEIPT_KIND, Receipt, signer=miner_key)
@@ -82,13 +123,6 @@ def check_rented(
     _same("signer of the countersignature", renter_key, receipt.renter_key)
     if renter_key in {miner_key, owner_key}:
         raise _rejected("the renter is the miner itself", renter_key, "a key of another owner")
-    if device not in receipt.devices:
-        raise _rejected("the lease holds other devices", ", ".join(receipt.devices)[:300] or "none", device)
-    if not receipt.granted_unix_ms <= now_unix_ms <= receipt.expires_unix_ms:
-        expected = f"{receipt.granted_unix_ms}..{receipt.expires_unix_ms}"
-        raise ProofRejected(
-            RejectReason.MISSING, "the shown lease does not last now", got=str(now_unix_ms), expected=expected
-        )
     return receipt
 
 

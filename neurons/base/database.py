@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -20,12 +20,14 @@ class Database:
         path: The file; made when missing.
         schema: Statements that make the tables, run when the file is new.
         version: Written as ``PRAGMA user_version``; a file with a newer one is refused.
+        upgrades: Version -> statements that bring a file of the version before there. Without them the schema is run
+            on an older file too, and must leave alone what is there.
 
     Raises:
         ConfigError: The file was written by a newer version of this software.
     """
 
-    def __init__(self, path: Path, schema: str, version: int) -> None:
+    def __init__(self, path: Path, schema: str, version: int, upgrades: Mapping[int, str] | None = None) -> None:
         self._lock = threading.RLock()
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
@@ -33,7 +35,7 @@ class Database:
         self._connection.execute("PRAGMA journal_mode=WAL")
         self._connection.execute("PRAGMA synchronous=FULL")
         self._connection.execute("PRAGMA foreign_keys=ON")
-        self._migrate(path, schema, version)
+        self._migrate(path, schema, version, upgrades)
 
     def __enter__(self) -> Self:
         return self
@@ -65,7 +67,7 @@ class Database:
         with self._lock:
             return self._connection.execute(sql, parameters).fetchall()
 
-    def _migrate(self, path: Path, schema: str, version: int) -> None:
+    def _migrate(self, path: Path, schema: str, version: int, upgrades: Mapping[int, str] | None) -> None:
         found = int(self._connection.execute("PRAGMA user_version").fetchone()[0])
         if found > version:
             raise ConfigError(
@@ -74,5 +76,8 @@ class Database:
                 allowed="run the newer version, or use another data directory",
             )
         if found < version:
+            script = schema
+            if upgrades is not None and found > 0:
+                script = "; ".join(upgrades[step] for step in range(found + 1, version + 1))
             with self._lock:
-                self._connection.executescript(f"BEGIN; {schema}; PRAGMA user_version = {version}; COMMIT;")
+                self._connection.executescript(f"BEGIN; {script}; PRAGMA user_version = {version}; COMMIT;")

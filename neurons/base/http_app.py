@@ -224,7 +224,10 @@ def _pump(source: ChunkSource, gone: threading.Event) -> Iterator[bytes]:
 
 def _answer_error(error: Exception) -> Response:
     if isinstance(error, RequestRejected):
-        return _failure(error.code, error.message, error.hint, error.status, field=error.field)
+        response = _failure(error.code, error.message, error.hint, error.status, field=error.field)
+        if error.retry_after_seconds is not None:
+            response.headers["Retry-After"] = str(error.retry_after_seconds)
+        return response
     if isinstance(error, Unavailable):
         response = _failure(ErrorCode.UNAVAILABLE, error.message, "try again later", 503)
         response.headers["Retry-After"] = str(error.retry_after_seconds)

@@ -334,6 +334,8 @@ class Market:
             "network": {"port": 0},
             "access": {"validators": [self.validator_identity.public_key], "renters": [self.renter.public_key]},
             "docker": {"default_memory": "512m", "container_prefix": "polarise-demo-"},
+            # Proven in every epoch, where a real miner is proven about once an hour.
+            "miner": {"proof_duty_percent": 100},
             "ledger": self._ledger_settings(),
         }
         return {"role": "miner", **_merged(settings, self._miner_settings)}

@@ -15,6 +15,9 @@ MINER_ACCESS: dict[tuple[str, str], RouteAccess] = {
     ("GET", "/containers"): RouteAccess(_RENTERS),
     ("GET", "/containers/<container_id>"): RouteAccess(_RENTERS),
     ("POST", "/containers/<container_id>/renew"): RouteAccess(_RENTERS),
+    ("POST", "/containers/<container_id>/countersign"): RouteAccess(
+        {Role.RENTER: Scope.OWN, Role.VALIDATOR: Scope.OWN}, needs_signature=True
+    ),
     ("PUT", "/containers/<container_id>/ssh-key"): RouteAccess(
         {Role.RENTER: Scope.OWN, Role.VALIDATOR: Scope.OWN, Role.OWNER: Scope.OWN}
     ),

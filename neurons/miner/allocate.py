@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import re
 import secrets
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from neurons.miner.admission import Admission, ValidRequest, rejected
@@ -55,6 +56,9 @@ class ResourceAllocator:
         admission: Fills in what a request leaves out, and checks the rest.
         clock: Wall and boot clock.
         reach: Called with the name of each step; tests end the process there.
+        proving: Devices that prove at this moment. It is asked after every other look at a reservation and before the
+            row is written; whoever wants to prove says so first and looks at the rows then, so that no device is in
+            two hands.
     """
 
     def __init__(
@@ -64,6 +68,7 @@ class ResourceAllocator:
         admission: Admission,
         clock: Clock,
         reach: StepObserver = lambda _step: None,
+        proving: Callable[[], Collection[str]] = tuple,
     ) -> None:
         self.leases = leases
         self.manager: ContainerManager = leases.manager
@@ -73,6 +78,7 @@ class ResourceAllocator:
         self._admission = admission
         self._clock = clock
         self._reach = reach
+        self._proving = proving
         self._in_flight: set[LeaseId] = set()
 
     def allocate_resources(
@@ -152,7 +158,7 @@ class ResourceAllocator:
                 state=LeaseState.CREATING,
                 renter_key=renter_key,
                 limits=valid.limits,
-                devices=self.inventory.pick_devices(request.devices, leases),
+                devices=self.inventory.pick_devices(request.devices, leases, self._proving()),
                 image=valid.image,
                 ssh_port=self.inventory.pick_port(leases, ()),
                 nonce=secrets.token_hex(32),

@@ -16,6 +16,7 @@ from neurons.miner.lease import Lease, LeaseState
 from neurons.miner.monitor import ResourceMonitor
 from neurons.miner.pow import ChallengeHandler
 from neurons.miner.receipts import ReceiptWriter
+from neurons.miner.rented import RentedDevices
 from neurons.miner.running import not_found
 from neurons.miner.verdicts import VerdictBook
 from polarise.decode import WireModel
@@ -23,6 +24,7 @@ from polarise.messages import (
     AllocateRequest,
     CommitAnswer,
     ContainerList,
+    CountersignRequest,
     OpenAnswer,
     OpenRequest,
     PasswordAnswer,
@@ -48,6 +50,7 @@ class MinerRoutes:
         challenges: Answers proofs.
         verdicts: Keeps what validators found.
         receipts: Signs what renters get.
+        rented: Keeps what they sign in return.
         monitor: Reads usage.
         tokens: Gives bearer tokens.
         health: Readiness checks.
@@ -62,6 +65,7 @@ class MinerRoutes:
         challenges: ChallengeHandler,
         verdicts: VerdictBook,
         receipts: ReceiptWriter,
+        rented: RentedDevices,
         monitor: ResourceMonitor,
         tokens: TokenIssuer,
         health: Health,
@@ -74,6 +78,7 @@ class MinerRoutes:
         self._challenges = challenges
         self._verdicts = verdicts
         self._receipts = receipts
+        self._rented = rented
         self._monitor = monitor
         self._tokens = tokens
         self._health = health
@@ -88,6 +93,7 @@ class MinerRoutes:
         app.route("GET", "/containers", self.containers)
         app.route("GET", "/containers/<container_id>", self.container)
         app.route("POST", "/containers/<container_id>/renew", self.renew)
+        app.route("POST", "/containers/<container_id>/countersign", self.countersign)
         app.route("PUT", "/containers/<container_id>/ssh-key", self.ssh_key)
         app.route("POST", "/containers/<container_id>/password", self.password)
         app.route("DELETE", "/terminate/<container_id>", self.terminate)
@@ -134,6 +140,12 @@ class MinerRoutes:
         wanted = decode_body(RenewRequest, body)
         return self._receipts.renew_answer(self._leases.renew(lease, wanted.ttl_seconds))
 
+    def countersign(self, caller: Caller, body: bytes, container_id: str) -> WireModel:
+        """Take the renter's signature over the newest receipt."""
+        lease = self._own(caller, container_id)
+        self._rented.countersign(lease, decode_body(CountersignRequest, body).countersignature)
+        return SuccessAnswer()
+
     def ssh_key(self, caller: Caller, body: bytes, container_id: str) -> WireModel:
         """Replace the login key."""
         lease = self._own(caller, container_id)
@@ -163,9 +175,8 @@ class MinerRoutes:
         )
 
     def prepare(self, caller: Caller, body: bytes) -> WireModel:
-        """Get ready for a proof."""
-        self._challenges.prepare(decode_body(PrepareRequest, body), caller.key)
-        return SuccessAnswer()
+        """Get ready for a proof, or show that the device is rented."""
+        return self._challenges.prepare(decode_body(PrepareRequest, body), caller.key)
 
     def start(self, caller: Caller, body: bytes) -> WireModel:
         """Prove; the answer is the signed commitment."""

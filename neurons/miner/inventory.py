@@ -3,6 +3,7 @@
 Rules:
 - More than the host has can never be given: EXCEEDS_HOST (422). More than is free now: NO_CAPACITY (409).
 - A device belongs to one lease at a time; a port to one lease as long as it lives.
+- A device that proves at this moment is not handed out: the proof would be cut or the tenant slowed.
 - Nothing is remembered here: what is leased is asked of the journal's rows.
 """
 
@@ -17,6 +18,9 @@ from polarise.messages import DeviceSelector
 from polarise.quantities import format_size
 from polarise.receipt import Limits
 from utils.gpu import Gpu
+
+# Most proofs are over by then.
+PROVING_RETRY_SECONDS = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +96,17 @@ class Inventory:
             raise _no_capacity("cpu_count", f"{max(free.cpu_milli, 0) / 1000:g} CPUs are free")
 
     def pick_devices(
-        self, wanted: tuple[str | int, ...] | DeviceSelector | None, leases: Sequence[Lease]
+        self,
+        wanted: tuple[str | int, ...] | DeviceSelector | None,
+        leases: Sequence[Lease],
+        proving: Collection[str] = (),
     ) -> tuple[str, ...]:
         """Return the exact UUIDs for what a request asks.
+
+        Args:
+            wanted: What is asked for.
+            leases: What is leased.
+            proving: Devices that prove at this moment; they are not handed out.
 
         Raises:
             RequestRejected: UNKNOWN_DEVICE (422) or NO_CAPACITY (409), field devices.
@@ -103,7 +115,7 @@ class Inventory:
             return ()
         free = self.free(leases).devices
         if isinstance(wanted, DeviceSelector):
-            return self._select(wanted, free)
+            return self._select(wanted, free, proving)
         named = tuple(self._resolve(name) for name in wanted)
         if len(set(named)) != len(named):
             raise RequestRejected(
@@ -111,6 +123,8 @@ class Inventory:
             )
         if missing := [uuid for uuid in named if uuid not in free]:
             raise _no_capacity("devices", f"{', '.join(missing)} is leased to somebody else")
+        if busy := [uuid for uuid in named if uuid in proving]:
+            raise _proving(", ".join(busy))
         return named
 
     def pick_port(self, leases: Sequence[Lease], excluded: Collection[int]) -> int:
@@ -125,14 +139,17 @@ class Inventory:
                 return port
         raise _no_capacity(None, f"no ssh port between {self.ssh_ports[0]} and {self.ssh_ports[-1]} is free")
 
-    def _select(self, selector: DeviceSelector, free: tuple[str, ...]) -> tuple[str, ...]:
+    def _select(self, selector: DeviceSelector, free: tuple[str, ...], proving: Collection[str]) -> tuple[str, ...]:
         fitting = [gpu for gpu in self.gpus if selector.model is None or selector.model.lower() in gpu.name.lower()]
         if len(fitting) < selector.count:
             raise self._unknown(f"{selector.count} x {selector.model or 'GPU'}")
-        picked = [gpu.uuid for gpu in fitting if gpu.uuid in free][: selector.count]
-        if len(picked) < selector.count:
-            raise _no_capacity("devices", f"{len(picked)} such devices are free")
-        return tuple(picked)
+        found = [gpu.uuid for gpu in fitting if gpu.uuid in free]
+        if len(found) < selector.count:
+            raise _no_capacity("devices", f"{len(found)} such devices are free")
+        idle = [uuid for uuid in found if uuid not in proving]
+        if len(idle) < selector.count:
+            raise _proving(f"all but {len(idle)} of these devices")
+        return tuple(idle[: selector.count])
 
     def _resolve(self, name: str | int) -> str:
         for gpu in self.gpus:
@@ -164,4 +181,15 @@ def _exceeds(field: str, wanted: str, most: str) -> RequestRejected:
 def _no_capacity(field: str | None, message: str) -> RequestRejected:
     return RequestRejected(
         ErrorCode.NO_CAPACITY, message, hint="ask for less, or again when a lease has ended", field=field, status=409
+    )
+
+
+def _proving(devices: str) -> RequestRejected:
+    return RequestRejected(
+        ErrorCode.NO_CAPACITY,
+        f"{devices} is proving to a validator at this moment",
+        hint="ask again in a minute; a proof takes seconds",
+        field="devices",
+        status=409,
+        retry_after_seconds=PROVING_RETRY_SECONDS,
     )

@@ -18,6 +18,7 @@ from pathlib import Path
 from neurons.base.database import Database
 from neurons.miner.lease import Expiry, Lease, LeaseId, LeaseState
 from polarise.receipt import Limits
+from polarise.rented import CountersignedReceipt
 
 _SCHEMA = """
 CREATE TABLE lease (
@@ -39,16 +40,18 @@ CREATE TABLE lease (
     has_password INTEGER NOT NULL,
     idempotency_key TEXT,
     request_digest TEXT NOT NULL,
+    countersigned TEXT,
     UNIQUE (renter_key, idempotency_key)
 ) WITHOUT ROWID
 """
+_UPGRADES = {2: "ALTER TABLE lease ADD COLUMN countersigned TEXT"}
 
 
 class Journal(Database):
     """All leases of one node."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, _SCHEMA, version=1)
+        super().__init__(path, _SCHEMA, version=2, upgrades=_UPGRADES)
 
     def reserve(self, decide: Callable[[list[Lease]], Lease]) -> Lease:
         """Insert the lease that ``decide`` makes of all present ones, in one transaction.
@@ -113,6 +116,10 @@ class Journal(Database):
         """Return one lease."""
         return _first(self.query("SELECT * FROM lease WHERE lease_id = ?", (lease_id,)))
 
+    def by_device(self, device: str) -> Lease | None:
+        """Return the lease that holds a device, in whatever state."""
+        return next((lease for lease in self.all() if device in lease.devices), None)
+
     def by_container(self, container_id: str) -> Lease | None:
         """Return the lease of a container, by its full id or a prefix of at least 12 hex digits.
 
@@ -154,10 +161,12 @@ def _row(lease: Lease) -> dict[str, object]:
         "has_password": int(lease.has_password),
         "idempotency_key": lease.idempotency_key,
         "request_digest": lease.request_digest,
+        "countersigned": None if lease.countersigned is None else lease.countersigned.model_dump_json(),
     }
 
 
 def _lease(row: sqlite3.Row) -> Lease:
+    signed = row["countersigned"]
     return Lease(
         lease_id=LeaseId(row["lease_id"]),
         state=LeaseState(row["state"]),
@@ -175,4 +184,5 @@ def _lease(row: sqlite3.Row) -> Lease:
         has_password=bool(row["has_password"]),
         idempotency_key=row["idempotency_key"],
         request_digest=row["request_digest"],
+        countersigned=None if signed is None else CountersignedReceipt.model_validate_json(signed, strict=True),
     )

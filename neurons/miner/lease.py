@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import NewType
 
 from polarise.receipt import Limits
+from polarise.rented import CountersignedReceipt
 from utils.clock import Clock
 
 LeaseId = NewType("LeaseId", str)
@@ -68,6 +69,7 @@ class Lease:
         has_password: Whether password login is on.
         idempotency_key: The caller's key for retries, if any.
         request_digest: SHA-256 of the request, to tell a retry from another request under the same key.
+        countersigned: The newest receipt with the renter's signature over it; None until the renter has signed that one.
     """
 
     lease_id: LeaseId
@@ -86,3 +88,4 @@ class Lease:
     has_password: bool = False
     idempotency_key: str | None = None
     request_digest: str = ""
+    countersigned: CountersignedReceipt | None = None

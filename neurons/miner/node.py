@@ -36,6 +36,7 @@ from neurons.miner.network import NodeNetwork
 from neurons.miner.pow import ChallengeHandler
 from neurons.miner.receipts import ReceiptWriter
 from neurons.miner.reconcile import Reconciler
+from neurons.miner.rented import RentedDevices
 from neurons.miner.running import RunningLeases
 from neurons.miner.solver import SolverProcess
 from neurons.miner.telemetry_routes import TelemetryRoutes
@@ -90,23 +91,31 @@ class MinerNode(BaseNode):
         journal = self.closing(Journal(files.journal))
         admission = Admission(settings.allocation_defaults(config))
         leases = RunningLeases(manager, journal, admission, events, clock, self.reach)
+        receipts = ReceiptWriter(self.identity, config.network.advertised_host)
+        rented = RentedDevices(
+            journal, receipts, miner_key=self.node_key, owner_key=settings.owner_key(self.identity), clock=clock
+        )
+        tracker = self.closing(ValidationTracker(files.root / "validations.sqlite"))
+        devices = detect_devices()
+        challenges = self.closing(
+            ChallengeHandler(
+                self.identity,
+                devices,
+                tracker,
+                rented,
+                clock,
+                proof_seconds_max=config.miner.max_proof_seconds,
+                duty_percent=config.miner.proof_duty_percent,
+                start_solver=self.start_solver,
+            )
+        )
         self.allocator = ResourceAllocator(
             leases,
             settings.inventory(config, self.node_id),
             admission,
             clock,
             self.reach,
-        )
-        tracker = self.closing(ValidationTracker(files.root / "validations.sqlite"))
-        challenges = self.closing(
-            ChallengeHandler(
-                self.identity,
-                detect_devices(),
-                tracker,
-                clock,
-                proof_seconds_max=config.miner.max_proof_seconds,
-                start_solver=self.start_solver,
-            )
+            challenges.proving,
         )
         tokens = TokenIssuer(
             load_token_secrets(files.token_secrets, config.security.secret_key),
@@ -138,7 +147,8 @@ class MinerNode(BaseNode):
             self.allocator,
             challenges,
             VerdictBook(self.identity.public_key, tracker, clock),
-            ReceiptWriter(self.identity, config.network.advertised_host),
+            receipts,
+            rented,
             ResourceMonitor(client),
             tokens,
             Health({"engine": engine.check, "services": self.check_services}),
@@ -150,7 +160,8 @@ class MinerNode(BaseNode):
             app.flask,
             config.network.host,
             config.network.port,
-            threads=config.network.threads,
+            # A proof holds a thread as long as it takes, and each device can have one.
+            threads=config.network.threads + len(devices),
             max_body_bytes=config.network.max_body_bytes,
             idle_seconds=config.network.request_timeout_seconds,
             connections_max=config.network.max_connections,

@@ -2,28 +2,39 @@
 
 Rules:
 - Every kind of proof takes the same way. One that has nothing to open, the proof of work, ends with its commitment.
-- A device proves one thing at a time; a second challenge is answered 429 and costs nothing.
+- A device proves one thing at a time; devices prove at the same time, each with a solver of its own.
+- Another validator's challenge for a busy device is answered 429 and costs nothing. The same validator's ends its earlier
+  one: it has begun its round again, and nobody waits for the old answer.
+- A device spends at most its share of an hour on proofs, over all validators (`duty`); beyond it the answer is 429.
+- A GPU in a tenant's hands is never proven; what shows that it is rented is the answer (`rented`). Whoever prepares says so
+  first and looks for a lease then, and `allocate` looks the other way round: no device is in two hands.
 - Only the validator that prepared a challenge may go on with it.
 - The seed is derived here from what the validator sent and from who both are, so that no answer fits another miner.
 - A solver lives from prepare to the last answer of its proof, or to its deadline; then it is killed and its memory is
   free.
+- Between start and commitment no device waits for another, nor for the disk: notes are written, and solvers are ended,
+  beside it.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import Future
 
 from challenges.draw import ChallengeKind, SeedInputs
 from challenges.draw import seed as derive_seed
 from challenges.proofs import ProofParams, bounds_of, kind_of, read_params
+from neurons.base.threads import DaemonThreads
+from neurons.miner.duty import WINDOW_MS, Work, cap_ms, wait_ms
+from neurons.miner.proving import Proving, RunningProof, Step, conflict, superseded
+from neurons.miner.rented import RentedDevices
 from neurons.miner.solver import SolverFailed, SolverProcess
 from neurons.miner.validations import Validation, ValidationTracker
 from polarise.errors import ErrorCode, RequestRejected, Unavailable
 from polarise.hardware import DeviceClaim
-from polarise.messages import CommitmentBody, OpenRequest, PrepareRequest, StartRequest
+from polarise.messages import CommitmentBody, OpenRequest, PrepareAnswer, PrepareRequest, StartRequest
+from polarise.rented import CountersignedReceipt
 from polarise.signing import Identity
 from polarise.statement import SignedStatement, sign_statement
 from utils.clock import Clock
@@ -32,18 +43,7 @@ logger = logging.getLogger(__name__)
 
 # From the commitment to the openings; design section 5 gives 2 s, the rest is slack for a slow link.
 OPEN_WITHIN_SECONDS = 30
-
-
-@dataclass
-class _Running:
-    challenge_id: str
-    validator_key: str
-    params: ProofParams
-    device_index: int
-    solver: SolverProcess
-    timer: threading.Timer
-    is_started: bool = False
-    is_committed: bool = False
+CLOSE_SECONDS = 5.0
 
 
 class ChallengeHandler:
@@ -52,9 +52,11 @@ class ChallengeHandler:
     Args:
         identity: The miner; commitments are signed with its statement subkey.
         devices: Devices in the order of the registry entry.
-        tracker: Where challenges are noted for the operator.
+        tracker: Where challenges are noted for the operator, and work for the share of an hour.
+        rented: Which devices are in a tenant's hands.
         clock: Wall and monotonic clock.
         proof_seconds_max: A solver that works longer is killed.
+        duty_percent: Share of an hour that a device spends on proofs.
         start_solver: Makes a solver process; cheats pass their own.
     """
 
@@ -63,60 +65,70 @@ class ChallengeHandler:
         identity: Identity,
         devices: tuple[DeviceClaim, ...],
         tracker: ValidationTracker,
+        rented: RentedDevices,
         clock: Clock,
         *,
         proof_seconds_max: int,
+        duty_percent: float,
         start_solver: Callable[[], SolverProcess] = SolverProcess,
     ) -> None:
         self._identity = identity
         self._devices = devices
         self._tracker = tracker
+        self._rented = rented
         self._clock = clock
         self._proof_seconds_max = proof_seconds_max
+        self._duty_percent = duty_percent
         self._start_solver = start_solver
-        self._running: dict[str, _Running] = {}
-        self._lock = threading.Lock()
+        self._proving = Proving()
+        # One thread, so that notes are written in their order; and whoever asks it to read sees all before.
+        self._notes = DaemonThreads("proof-note", 1)
+        self._endings = DaemonThreads("solver-end", max(1, len(devices)))
 
-    def prepare(self, request: PrepareRequest, validator_key: str) -> None:
-        """Start and warm up a solver for one device.
+    def proving(self) -> frozenset[str]:
+        """Return the devices that prove at this moment, or are about to."""
+        return self._proving.devices()
+
+    def prepare(self, request: PrepareRequest, validator_key: str) -> PrepareAnswer:
+        """Start and warm up a solver for one device, or show that the device is rented.
 
         Raises:
-            RequestRejected: UNKNOWN_DEVICE (422), INVALID_FIELD (422), TOO_MANY_REQUESTS (429) while it is busy.
+            RequestRejected: UNKNOWN_DEVICE (422), INVALID_FIELD (422); TOO_MANY_REQUESTS (429) while it proves for another
+                validator, or is leased and nothing shows it; DUTY_CAP (429) when it has proven enough in this hour.
             Unavailable: The solver could not start.
         """
         index = self._device_index(request.device)
         params = _params(request)
         _refuse_too_large(params, self._devices[index])
-        solver = self._claim(request, validator_key, params, index)
-        self._tracker.record(
-            Validation(
-                request.challenge_id,
-                validator_key,
-                request.device,
-                request.kind,
-                "prepared",
-                self._clock.wall_unix_ms(),
-                None,
-            )
-        )
+        running = RunningProof(request.challenge_id, validator_key, request.device, index, params)
+        earlier = self._proving.claim(running)
+        if earlier is not None:
+            self._give_back(earlier, "failed: superseded by a later challenge of the same validator")
         try:
-            solver.prepare(_device_name(self._devices[index], index), params)
-        except SolverFailed as err:
-            self._end(request.device, f"failed: {err}")
-            raise Unavailable(f"the solver could not start: {err}", retry_after_seconds=60) from err
+            lease = self._shown_lease(running)
+            if lease is not None:
+                self._proving.drop(running)
+                return PrepareAnswer(status="rented", lease=lease)
+            self._refuse_beyond_duty(request.device)
+        except RequestRejected:
+            self._proving.drop(running)
+            raise
+        self._warm_up(running)
+        return PrepareAnswer()
 
     def start(self, request: StartRequest, validator_key: str) -> SignedStatement:
         """Do the work and return the signed commitment.
 
         Raises:
-            RequestRejected: NOT_FOUND (404) or CONFLICT (409) when it was not prepared, or was started before.
+            RequestRejected: NOT_FOUND (404) or CONFLICT (409) when it was not prepared, was started before, or a later
+                challenge of the same validator took its place.
             Unavailable: The solver died or took too long.
         """
-        device, running = self._of(request.challenge_id, validator_key)
-        with self._lock:
-            if running.is_started:
-                raise _conflict("the challenge was started before")
-            running.is_started = True
+        running = self._proving.find(request.challenge_id, validator_key)
+        solver = self._proving.go_on(
+            running, Step.READY, Step.SOLVING, "the challenge is not ready, or was started before"
+        )
+        running.began_unix_ms, running.began_ns = self._clock.wall_unix_ms(), self._clock.monotonic_ns()
         seed = derive_seed(
             SeedInputs(
                 kind=kind_of(running.params),
@@ -126,27 +138,23 @@ class ChallengeHandler:
                 validator_key=bytes.fromhex(validator_key),
                 nonce=bytes.fromhex(request.nonce),
                 miner_key=bytes.fromhex(self._identity.public_key),
-                device_uuid=device,
+                device_uuid=running.device,
                 device_index=running.device_index,
             )
         )
-        began = self._clock.monotonic_ns()
         try:
-            proof = running.solver.solve(seed, self._proof_seconds_max)
+            proof = solver.solve(seed, self._proof_seconds_max)
         except SolverFailed as err:
-            self._end(device, f"failed: {err}")
-            raise Unavailable(f"the solver failed: {err}", retry_after_seconds=60) from err
-        body = CommitmentBody(challenge_id=request.challenge_id, device=device, seed=seed.hex(), proof=proof)
+            raise self._failed(running, err, "the solver failed") from err
+        body = CommitmentBody(challenge_id=request.challenge_id, device=running.device, seed=seed.hex(), proof=proof)
         statement = sign_statement(self._identity, "commitment", body)
-        work_ms = (self._clock.monotonic_ns() - began) // 1_000_000
-        self._tracker.advance(request.challenge_id, "committed", work_ms=work_ms)
-        if bounds_of(running.params):
-            running.is_committed = True
-            self._restart_timer(device, running, OPEN_WITHIN_SECONDS)
-        else:
-            # Before the answer leaves: the validator may ask for the device's next proof at once.
-            self._end(device, "committed")
-        fields = {"challenge_id": request.challenge_id, "kind": kind_of(running.params).value, "work_ms": work_ms}
+        self._commit(running)
+        fields = {
+            "challenge_id": request.challenge_id,
+            "device": running.device,
+            "kind": kind_of(running.params).value,
+            "work_ms": self._worked_ms(running),
+        }
         logger.info("proof committed", extra=fields)
         return statement
 
@@ -158,9 +166,7 @@ class ChallengeHandler:
                 INVALID_FIELD (422) for positions outside the proof.
         """
         self._refuse_without_openings(request.challenge_id, validator_key)
-        device, running = self._of(request.challenge_id, validator_key)
-        if not running.is_committed:
-            raise _conflict("the challenge has no commitment yet")
+        running = self._proving.find(request.challenge_id, validator_key)
         positions = [(p.round_index, p.tile_row, p.tile_column) for p in request.positions]
         bounds = bounds_of(running.params)
         if any(number >= bound for position in positions for number, bound in zip(position, bounds, strict=True)):
@@ -171,18 +177,22 @@ class ChallengeHandler:
                 field="positions",
                 status=422,
             )
+        solver = self._proving.go_on(
+            running, Step.COMMITTED, Step.OPENING, "the challenge has no commitment yet, or was opened"
+        )
         try:
-            openings = running.solver.open(positions)
+            openings = solver.open(positions)
         except SolverFailed as err:
-            self._end(device, f"failed: {err}")
-            raise Unavailable(f"the solver failed: {err}", retry_after_seconds=60) from err
-        self._end(device, "opened")
+            raise self._failed(running, err, "the solver failed") from err
+        self._end_beside(running, "opened")
         return openings
 
     def close(self) -> None:
         """End every solver; called when the node stops."""
-        for device in list(self._running):
-            self._end(device, "failed: the miner stopped")
+        for running in self._proving.all():
+            self._end(running, "failed: the miner stopped")
+        for threads in (self._endings, self._notes):
+            threads.join(CLOSE_SECONDS)
 
     def __enter__(self) -> ChallengeHandler:
         return self
@@ -190,40 +200,75 @@ class ChallengeHandler:
     def __exit__(self, *_error: object) -> None:
         self.close()
 
+    def _shown_lease(self, running: RunningProof) -> CountersignedReceipt | None:
+        # A processor is shared by whatever runs on it; only a GPU is in somebody's hands alone.
+        is_gpu = self._devices[running.device_index].kind == "gpu"
+        return self._rented.shown(running.device) if is_gpu else None
+
+    def _refuse_beyond_duty(self, device: str) -> None:
+        now_unix_ms = self._clock.wall_unix_ms()
+        works = self._notes.submit(self._tracker.work_since, device, now_unix_ms - 2 * WINDOW_MS).result()
+        left_ms = wait_ms(works, cap_ms(self._duty_percent), now_unix_ms)
+        if left_ms > 0:
+            seconds = -(-left_ms // 1000)
+            raise RequestRejected(
+                ErrorCode.DUTY_CAP,
+                f"the device {device} has spent {self._duty_percent:g} % of the last hour on proofs",
+                hint=f"ask again in {seconds} s; this costs no score",
+                field="device",
+                status=429,
+                retry_after_seconds=seconds,
+            )
+
+    def _warm_up(self, running: RunningProof) -> None:
+        now_unix_ms = self._clock.wall_unix_ms()
+        kind = kind_of(running.params).value
+        prepared = Validation(
+            running.challenge_id, running.validator_key, running.device, kind, "prepared", now_unix_ms, None
+        )
+        self._notes.submit(self._tracker.record, prepared).result()
+        try:
+            solver = self._start_solver()
+        except SolverFailed as err:
+            raise self._failed(running, err, "the solver could not start") from err
+        try:
+            self._proving.equip(running, solver)
+        except RequestRejected:
+            solver.close()
+            raise
+        self._proving.set_timer(running, 2 * self._proof_seconds_max, self._expire)
+        try:
+            device = self._devices[running.device_index]
+            solver.prepare(_device_name(device, running.device_index), running.params)
+        except SolverFailed as err:
+            raise self._failed(running, err, "the solver could not start") from err
+        self._proving.go_on(running, Step.PREPARING, Step.READY, "the challenge was prepared before")
+
+    def _commit(self, running: RunningProof) -> None:
+        """Let the device go where nothing is to be opened: the validator may ask for its next proof at once."""
+        if not bounds_of(running.params):
+            if not self._end_beside(running, "committed"):
+                raise superseded()
+            return
+        work = self._work(running)
+        self._proving.go_on(running, Step.SOLVING, Step.COMMITTED, "the challenge has a commitment")
+        self._note(running, "committed", work)
+        self._proving.set_timer(running, OPEN_WITHIN_SECONDS, self._expire)
+
+    def _work(self, running: RunningProof) -> Work | None:
+        """Return what was worked since the start, for a challenge that has not committed yet."""
+        if running.step is not Step.SOLVING:
+            return None
+        return Work(running.device, running.began_unix_ms, self._worked_ms(running))
+
+    def _worked_ms(self, running: RunningProof) -> int:
+        return (self._clock.monotonic_ns() - running.began_ns) // 1_000_000
+
     def _refuse_without_openings(self, challenge_id: str, validator_key: str) -> None:
         """Answer for a proof that may be over already, which is why the tracker is asked."""
-        known = self._tracker.find(challenge_id)
+        known = self._notes.submit(self._tracker.find, challenge_id).result()
         if known is not None and (known.validator_key, known.kind) == (validator_key, ChallengeKind.POW.value):
-            raise _conflict("a proof of work has no openings: its commitment is the whole proof")
-
-    def _claim(self, request: PrepareRequest, validator_key: str, params: ProofParams, index: int) -> SolverProcess:
-        with self._lock:
-            if request.device in self._running:
-                raise RequestRejected(
-                    ErrorCode.TOO_MANY_REQUESTS,
-                    f"the device {request.device} is proving something else",
-                    hint="ask again in a minute; this costs no score",
-                    field="device",
-                    status=429,
-                )
-            solver = self._start_solver()
-            timer = self._timer(request.device, request.challenge_id, 2 * self._proof_seconds_max)
-            self._running[request.device] = _Running(request.challenge_id, validator_key, params, index, solver, timer)
-        timer.start()
-        return solver
-
-    def _of(self, challenge_id: str, validator_key: str) -> tuple[str, _Running]:
-        with self._lock:
-            for device, running in self._running.items():
-                if (running.challenge_id, running.validator_key) == (challenge_id, validator_key):
-                    return device, running
-        raise RequestRejected(
-            ErrorCode.NOT_FOUND,
-            "no such challenge is prepared for you",
-            hint="POST /challenge/prepare first",
-            field="challenge_id",
-            status=404,
-        )
+            raise conflict("a proof of work has no openings: its commitment is the whole proof")
 
     def _device_index(self, uuid: str) -> int:
         for index, device in enumerate(self._devices):
@@ -237,29 +282,55 @@ class ChallengeHandler:
             status=422,
         )
 
-    def _timer(self, device: str, challenge_id: str, seconds: float) -> threading.Timer:
-        timer = threading.Timer(seconds, self._expire, (device, challenge_id))
-        timer.daemon = True
-        return timer
+    def _expire(self, running: RunningProof) -> None:
+        self._end(running, "failed: the validator did not go on")
 
-    def _restart_timer(self, device: str, running: _Running, seconds: float) -> None:
+    def _failed(self, running: RunningProof, err: SolverFailed, message: str) -> RequestRejected | Unavailable:
+        """End a challenge whose solver failed, and return what its caller hears."""
+        if not self._end(running, f"failed: {err}"):
+            return superseded()
+        return Unavailable(f"{message}: {err}", retry_after_seconds=60)
+
+    def _end(self, running: RunningProof, state: str) -> bool:
+        """End a challenge; returns False when something else has ended it."""
+        if not self._proving.drop(running):
+            return False
+        self._give_back(running, state)
+        return True
+
+    def _end_beside(self, running: RunningProof, state: str) -> bool:
+        """End a challenge whose answer is ready; the answer does not wait for it."""
+        work = self._work(running)
+        if not self._proving.drop(running):
+            return False
+        self._note(running, state, work)
+        _log_failure(self._endings.submit(_end_solver, running))
+        return True
+
+    def _give_back(self, running: RunningProof, state: str) -> None:
+        """End what a challenge has that no longer stands under its device."""
+        self._note(running, state, self._work(running))
+        _end_solver(running)
+
+    def _note(self, running: RunningProof, state: str, work: Work | None) -> None:
+        _log_failure(self._notes.submit(self._tracker.advance, running.challenge_id, state, work=work))
+
+
+def _end_solver(running: RunningProof) -> None:
+    if running.timer is not None:
         running.timer.cancel()
-        running.timer = self._timer(device, running.challenge_id, seconds)
-        running.timer.start()
-
-    def _expire(self, device: str, challenge_id: str) -> None:
-        running = self._running.get(device)
-        if running is not None and running.challenge_id == challenge_id:
-            self._end(device, "failed: the validator did not go on")
-
-    def _end(self, device: str, state: str) -> None:
-        with self._lock:
-            running = self._running.pop(device, None)
-        if running is None:
-            return
-        running.timer.cancel()
+    if running.solver is not None:
         running.solver.close()
-        self._tracker.advance(running.challenge_id, state)
+
+
+def _log_failure(future: Future[None]) -> None:
+    """See that a defect of what nobody waits for is not lost."""
+
+    def look(done: Future[None]) -> None:
+        if (err := done.exception()) is not None:
+            logger.error("proof not noted", exc_info=err)
+
+    future.add_done_callback(look)
 
 
 def _params(request: PrepareRequest) -> ProofParams:
@@ -284,9 +355,3 @@ def _refuse_too_large(params: ProofParams, device: DeviceClaim) -> None:
 
 def _device_name(device: DeviceClaim, index: int) -> str:
     return "cpu" if device.kind == "cpu" else f"cuda:{index}"
-
-
-def _conflict(message: str) -> RequestRejected:
-    return RequestRejected(
-        ErrorCode.CONFLICT, message, hint="prepare, start, open: each once", field="challenge_id", status=409
-    )

@@ -82,7 +82,8 @@ class RunningLeases:
         def decide(found: Lease) -> Lease:
             if found.state is not LeaseState.ACTIVE or found.expiry.remaining_ms(self._clock) <= 0:
                 raise not_found(lease.container_id or "")
-            return replace(found, expiry=Expiry.after(self._clock, ttl))
+            # The receipt that was countersigned is not the newest any more.
+            return replace(found, expiry=Expiry.after(self._clock, ttl), countersigned=None)
 
         renewed = self.journal.change(lease.lease_id, decide)
         if renewed is None:

@@ -33,6 +33,11 @@ def role_table(config: Config, identity: Identity) -> RoleTable:
     )
 
 
+def owner_key(identity: Identity) -> str:
+    """Return who certified the node; its own key where nobody did."""
+    return identity.owner_certificate.issuer if identity.owner_certificate else identity.public_key
+
+
 def inventory(config: Config, node_id: str) -> Inventory:
     """Return what of this host is for lease.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -36,15 +37,21 @@ class SolverProcess:
 
     Args:
         command: How to start it; tests and cheats pass their own.
+
+    Raises:
+        SolverFailed: This host has no room for another process.
     """
 
     def __init__(self, command: Sequence[str] = (sys.executable, "-m", "neurons.miner.solver")) -> None:
-        self._process = subprocess.Popen(
-            list(command),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                list(command),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                start_new_session=True,
+            )
+        except OSError as err:
+            raise SolverFailed(f"no process can be started: {err.strerror}") from err
 
     @property
     def pid(self) -> int:
@@ -81,15 +88,22 @@ class SolverProcess:
         return [_mapping(opening) for opening in openings]
 
     def close(self) -> None:
-        """End the process, whatever it does."""
-        self._process.kill()
+        """End the process and those it started, whatever they do."""
+        self._kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
 
+    def _kill(self) -> None:
+        # It leads a session of its own; once it is waited for, its number may be somebody else's.
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
     def _ask(self, request: Mapping[str, object], deadline_seconds: float) -> dict[str, object]:
-        timer = threading.Timer(deadline_seconds, self._process.kill)
+        timer = threading.Timer(deadline_seconds, self._kill)
+        timer.daemon = True
         timer.start()
         try:
             line = self._exchange(json.dumps(request).encode() + b"\n")

@@ -1,4 +1,9 @@
-"""What this miner was asked to prove, by whom, how far it came, and the verdicts on it; kept for its operator."""
+"""What this miner was asked to prove, by whom, how far it came, what it worked, and the verdicts on it.
+
+Rules:
+- Challenges and verdicts are for the operator. Work is what the share of an hour is counted from (`duty`), which is why
+  it stands apart: no validator that sends many challenges, or one name twice, can push it out.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neurons.base.database import Database
+from neurons.miner.duty import WINDOW_MS, Work
 
-_SCHEMA = """
+_WORK = """
+CREATE TABLE IF NOT EXISTS work (
+    device TEXT NOT NULL,
+    began_unix_ms INTEGER NOT NULL,
+    work_ms INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS work_by_device ON work (device, began_unix_ms)
+"""
+_SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS validation (
     challenge_id TEXT PRIMARY KEY,
     validator_key TEXT NOT NULL,
@@ -23,8 +37,14 @@ CREATE TABLE IF NOT EXISTS verdict (
     statement TEXT NOT NULL,
     received_unix_ms INTEGER NOT NULL,
     PRIMARY KEY (validator_key, epoch)
-) WITHOUT ROWID
+) WITHOUT ROWID;
+{_WORK}
 """
+# What an older version worked in the last hour counts too.
+_WORK_OF_VERSION_2 = (
+    "INSERT INTO work SELECT device, prepared_unix_ms, work_ms FROM validation WHERE work_ms IS NOT NULL"
+)
+_UPGRADES = {2: _SCHEMA, 3: f"{_WORK}; {_WORK_OF_VERSION_2}"}
 KEPT = 10_000
 # Per validator; who may send any stands on the miner's list of validators.
 VERDICTS_KEPT = 100
@@ -40,8 +60,8 @@ class Validation:
         device: Which device had to prove.
         kind: Which proof.
         state: prepared, committed (where a proof of work ends), opened or failed: with the cause behind a colon.
-        prepared_unix_ms: When it began.
-        work_ms: Time of the work on this side; None before the commitment.
+        prepared_unix_ms: When it was prepared.
+        work_ms: Time of the work on this side; None before its end.
     """
 
     challenge_id: str
@@ -74,7 +94,7 @@ class ValidationTracker(Database):
     """The newest ten thousand challenges of one node, and the newest hundred verdicts of each validator."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, _SCHEMA, version=2)
+        super().__init__(path, _SCHEMA, version=3, upgrades=_UPGRADES)
 
     def record(self, validation: Validation) -> None:
         """Keep a new challenge and drop the oldest beyond the bound."""
@@ -97,13 +117,22 @@ class ValidationTracker(Database):
                 (KEPT,),
             )
 
-    def advance(self, challenge_id: str, state: str, *, work_ms: int | None = None) -> None:
-        """Say how far a challenge came."""
+    def advance(self, challenge_id: str, state: str, *, work: Work | None = None) -> None:
+        """Say how far a challenge came, and what was worked for it, which counts for the device's share of an hour."""
+        work_ms = None if work is None else work.work_ms
         with self.transaction() as connection:
             connection.execute(
                 "UPDATE validation SET state = ?, work_ms = COALESCE(?, work_ms) WHERE challenge_id = ?",
                 (state, work_ms, challenge_id),
             )
+            if work is not None:
+                connection.execute("INSERT INTO work VALUES (?, ?, ?)", (work.device, work.began_unix_ms, work.work_ms))
+                connection.execute("DELETE FROM work WHERE began_unix_ms < ?", (work.began_unix_ms - 2 * WINDOW_MS,))
+
+    def work_since(self, device: str, unix_ms: int) -> list[Work]:
+        """Return what a device has worked from this instant on; work that began earlier is not looked for."""
+        rows = self.query("SELECT * FROM work WHERE device = ? AND began_unix_ms >= ?", (device, unix_ms))
+        return [Work(*tuple(row)) for row in rows]
 
     def find(self, challenge_id: str) -> Validation | None:
         """Return one challenge, or None when it was never here or is forgotten."""

@@ -1,4 +1,4 @@
-"""`renter allocate`: rent a container, check its receipt, and keep what is needed to log in."""
+"""`renter allocate`: rent a container, check and countersign its receipt, and keep what is needed to log in."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from neurons.renter.leases import Lease
 from neurons.renter.login import Login, choose_login
 from neurons.renter.output import SHORT_ID_CHARS, limits_text, print_fields, print_json, say
-from neurons.renter.session import ALLOCATE_TIMEOUT_SECONDS, open_session
+from neurons.renter.session import ALLOCATE_TIMEOUT_SECONDS, countersign, open_session
 from polarise.answers import open_receipt
 from polarise.decode import rejection_of
 from polarise.errors import ConfigError, DeadlineExceeded
@@ -23,14 +23,16 @@ def run(args: argparse.Namespace) -> int:
     session = open_session(args, timeout_seconds=ALLOCATE_TIMEOUT_SECONDS)
     session.leases.prepare()
     miner = session.miners.find(session.miner_text, session.miner_key, session.timeout_seconds)
+    client = session.client(miner)
     try:
-        answer = session.client(miner).allocate(request, idempotency_key=args.idempotency_key)
+        answer = client.allocate(request, idempotency_key=args.idempotency_key)
     except DeadlineExceeded:
         say("the miner may have granted the lease all the same: see `renter ps`, then `renter release ID`")
         raise
     receipt = open_receipt(answer.receipt, node_key=miner.node_key, renter_key=session.identity.public_key)
     identity_file = login.keep(session.leases.new_identity_path(receipt.container_id))
     lease = session.leases.save(miner, answer.receipt, receipt, identity_file)
+    countersign(client, answer.receipt)
     _print(args.output, answer, lease)
     return 0
 

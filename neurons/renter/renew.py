@@ -6,12 +6,12 @@ import argparse
 from pathlib import Path
 
 from neurons.renter.output import print_fields, print_json
-from neurons.renter.session import open_session
+from neurons.renter.session import countersign, open_session
 from polarise.answers import open_receipt
 
 
 def run(args: argparse.Namespace) -> int:
-    """Renew, check the new receipt and keep it."""
+    """Renew, check the new receipt, keep and countersign it."""
     session = open_session(args)
     client, container_id, lease = session.target(args.id)
     answer = client.renew(container_id, args.ttl)
@@ -19,6 +19,7 @@ def run(args: argparse.Namespace) -> int:
         receipt = open_receipt(answer.receipt, node_key=client.node_key, renter_key=session.identity.public_key)
         identity_file = Path(lease.record.identity_file) if lease.record.identity_file else None
         session.leases.save(lease.miner, answer.receipt, receipt, identity_file)
+    countersign(client, answer.receipt)
     if args.output == "json":
         print_json(answer.to_wire())
     else:

@@ -10,16 +10,20 @@ from pathlib import Path
 from neurons.base.keys import load_identity, personal_key_path
 from neurons.renter.leases import Lease, LeaseStore, not_found
 from neurons.renter.miners import Miner, MinerBook
+from neurons.renter.output import say
+from polarise.answers import printable
 from polarise.clients import MinerClient
-from polarise.errors import ConfigError
+from polarise.errors import ConfigError, SubnetError
 from polarise.keyfile import KeyKind
 from polarise.signing import Identity
+from polarise.statement import SignedStatement
 from utils.crypto import read_passphrase
 
 STATE_DIR = "~/.local/state/polarise"
 STATE_VARIABLE = "POLARISE_STATE_DIR"
 TIMEOUT_SECONDS = 30.0
 ALLOCATE_TIMEOUT_SECONDS = 120.0
+COUNTERSIGN_TIMEOUT_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,14 @@ class Session:
         if not found:
             raise not_found(prefix)
         return client, found[0], None
+
+
+def countersign(client: MinerClient, receipt: SignedStatement) -> None:
+    """Let the miner show that what it rents out is rented; the lease is ours whether that works or not."""
+    try:
+        client.countersign(receipt, timeout_seconds=COUNTERSIGN_TIMEOUT_SECONDS)
+    except SubnetError as err:
+        say(f"the receipt is not countersigned, which changes nothing for you: {printable(err)}")
 
 
 def open_session(args: argparse.Namespace, *, timeout_seconds: float = TIMEOUT_SECONDS) -> Session:

@@ -17,7 +17,10 @@ from neurons.base.http_app import Gatekeeper, HttpApp, decode_body
 from neurons.base.http_server import HttpService
 from neurons.base.nonces import NonceStore
 from neurons.base.tokens import TokenIssuer
+from neurons.miner.journal import Journal
 from neurons.miner.pow import ChallengeHandler
+from neurons.miner.receipts import ReceiptWriter
+from neurons.miner.rented import RentedDevices
 from neurons.miner.solver import SolverProcess
 from neurons.miner.validations import ValidationTracker
 from neurons.validator.challenges import Challenge, ChallengeGenerator, EpochSecret
@@ -25,14 +28,15 @@ from polarise.block import block_hash
 from polarise.clients import MinerClient
 from polarise.decode import WireModel
 from polarise.hardware import DeviceClaim, HardwareClaim
-from polarise.messages import CommitAnswer, OpenAnswer, OpenRequest, PrepareRequest, StartRequest, SuccessAnswer
+from polarise.messages import CommitAnswer, OpenAnswer, OpenRequest, PrepareRequest, StartRequest
 from polarise.registry import STATEMENT_KIND, RegistryEntry
 from polarise.signing import Certificate, Identity, Purpose, SigningKey
 from polarise.statement import SignedStatement, sign_statement
-from utils.clock import SystemClock
+from utils.clock import Clock, SystemClock
 
 OWNER = SigningKey(b"o" * 32)
 VALIDATOR = Identity(SigningKey(b"v" * 32))
+OTHER_VALIDATOR = Identity(SigningKey(b"w" * 32))
 MINER = Identity(SigningKey(b"m" * 32), Certificate.issue(OWNER, SigningKey(b"m" * 32).public_key, Purpose.NODE))
 # 100 Mop/s for a second: n = 256 and three rounds, a few milliseconds on any machine.
 # 50 kH/s for a second: 195 shares, some tens of milliseconds.
@@ -109,10 +113,12 @@ class ProvingMiner:
     handler: ChallengeHandler
     views: dict[str, View]
     identity: Identity
+    journal: Journal
+    rented: RentedDevices
 
-    def client(self, *, timeout_seconds: float = 10.0) -> MinerClient:
-        """Return the validator's end."""
-        return MinerClient(self.endpoint, self.identity.public_key, VALIDATOR, timeout_seconds=timeout_seconds)
+    def client(self, who: Identity = VALIDATOR, *, timeout_seconds: float = 10.0) -> MinerClient:
+        """Return a validator's end."""
+        return MinerClient(self.endpoint, self.identity.public_key, who, timeout_seconds=timeout_seconds)
 
 
 @contextlib.contextmanager
@@ -123,29 +129,44 @@ def proving_miner(
     start_solver: Callable[[], SolverProcess] | None = None,
     devices: tuple[DeviceClaim, ...] = (CPU,),
     identity: Identity = MINER,
+    duty_percent: float = 100,
+    clock: Clock | None = None,
 ) -> Iterator[ProvingMiner]:
     """Serve on a free port until the block ends.
 
     Args:
-        folder: For its two small databases.
+        folder: For its three small databases.
         program: What the solver's process runs.
         start_solver: Instead of a process with that program.
         devices: What it says it has.
         identity: Who it is; `OWNER` owns it, whoever it is.
+        duty_percent: How much of an hour a device proves.
+        clock: Of the proofs and leases; requests are judged by the system's.
     """
+    clock = clock or SystemClock()
     tracker = ValidationTracker(folder / "validations.sqlite")
+    journal = Journal(folder / "journal.sqlite")
+    rented = RentedDevices(
+        journal,
+        ReceiptWriter(identity, "127.0.0.1"),
+        miner_key=identity.public_key,
+        owner_key=OWNER.public_key,
+        clock=clock,
+    )
     handler = ChallengeHandler(
         identity,
         devices,
         tracker,
-        SystemClock(),
+        rented,
+        clock,
         proof_seconds_max=60,
+        duty_percent=duty_percent,
         start_solver=start_solver or (lambda: SolverProcess((sys.executable, "-c", program))),
     )
     nonces = NonceStore(folder / "nonces.sqlite")
     gatekeeper = Gatekeeper(
         identity.public_key,
-        RoleTable(OWNER.public_key, validators=[VALIDATOR.public_key]),
+        RoleTable(OWNER.public_key, validators=[VALIDATOR.public_key, OTHER_VALIDATOR.public_key]),
         TABLE,
         nonces,
         TokenIssuer(["s" * 32], 60, identity.public_key),
@@ -163,19 +184,19 @@ def proving_miner(
     thread = threading.Thread(target=service.run, args=(stop,), name="proving miner")
     thread.start()
     try:
-        yield ProvingMiner(endpoint, handler, views, identity)
+        yield ProvingMiner(endpoint, handler, views, identity, journal, rented)
     finally:
         stop.set()
         thread.join()
         handler.close()
         tracker.close()
+        journal.close()
         nonces.close()
 
 
 def _views(handler: ChallengeHandler) -> dict[str, View]:
     def prepare(caller: Caller, body: bytes) -> WireModel:
-        handler.prepare(decode_body(PrepareRequest, body), caller.key)
-        return SuccessAnswer()
+        return handler.prepare(decode_body(PrepareRequest, body), caller.key)
 
     def start(caller: Caller, body: bytes) -> WireModel:
         return CommitAnswer(commitment=handler.start(decode_body(StartRequest, body), caller.key))

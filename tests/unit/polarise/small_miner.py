@@ -14,8 +14,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from polarise.decode import decode_model
 from polarise.errors import ErrorCode, RequestRejected
 from polarise.http_signatures import verify_request
-from polarise.messages import AllocateRequest, RenewRequest, SshKeyRequest
+from polarise.messages import AllocateRequest, CountersignRequest, RenewRequest, SshKeyRequest
 from polarise.receipt import Limits, Receipt
+from polarise.rented import Countersignature
 from polarise.signing import Identity, SigningKey
 from polarise.ssh_keys import fingerprint, generate_key_pair
 from polarise.statement import sign_statement
@@ -39,6 +40,7 @@ class SmallMiner:
     identity: Identity
     leases: dict[str, Receipt] = field(default_factory=dict)
     ssh_keys: dict[str, str | None] = field(default_factory=dict)
+    countersigned: dict[str, str] = field(default_factory=dict)
     seen: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     tamper: Callable[[str, Wire], Wire] = lambda _, wire: wire
     refuse: dict[str, tuple[int, dict[str, str], bytes]] = field(default_factory=dict)
@@ -75,6 +77,11 @@ class SmallMiner:
                 return 200, self._view(self.lease(container_id, caller))
             case ("POST", "containers", container_id, "renew"):
                 return 200, self._renew(self.lease(container_id, caller), decode_model(RenewRequest, body))
+            case ("POST", "containers", container_id, "countersign"):
+                signed = decode_model(CountersignRequest, body).countersignature
+                said = signed.open("countersignature", Countersignature, signer=caller)
+                self.countersigned[self.lease(container_id, caller).container_id] = said.receipt
+                return 200, {"status": "success"}
             case ("PUT", "containers", container_id, "ssh-key"):
                 self.lease(container_id, caller)
                 self.ssh_keys[container_id] = decode_model(SshKeyRequest, body).ssh_public_key

@@ -26,6 +26,19 @@ def test_file_of_a_version_newer_by_one_is_refused(tmp_path: Path) -> None:
         Database(tmp_path / "x.sqlite", SCHEMA, version=2)
 
 
+def test_older_file_takes_every_step_up_and_a_new_one_takes_none(tmp_path: Path) -> None:
+    upgrades = {2: "ALTER TABLE item ADD COLUMN size INTEGER", 3: "UPDATE item SET size = 7"}
+    newest = "CREATE TABLE item (name TEXT PRIMARY KEY, size INTEGER)"
+    with Database(tmp_path / "old.sqlite", SCHEMA, version=1) as database, database.transaction() as connection:
+        connection.execute("INSERT INTO item VALUES ('a')")
+    for _ in range(2):
+        with Database(tmp_path / "old.sqlite", newest, version=3, upgrades=upgrades) as database:
+            assert [tuple(row) for row in database.query("SELECT * FROM item")] == [("a", 7)]
+            assert database.query("PRAGMA user_version")[0][0] == 3
+    with Database(tmp_path / "new.sqlite", newest, version=3, upgrades=upgrades) as database:
+        assert database.query("SELECT * FROM item") == []
+
+
 def test_failed_transaction_leaves_nothing(tmp_path: Path) -> None:
     with Database(tmp_path / "x.sqlite", SCHEMA, version=1) as database:
 

@@ -1,5 +1,6 @@
 """The journal: one reservation at a time, and nothing is given to two leases however many ask at once."""
 
+import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -10,12 +11,21 @@ import pytest
 from neurons.miner.inventory import Inventory
 from neurons.miner.journal import Journal
 from neurons.miner.lease import Lease, LeaseState
-from polarise.errors import RequestRejected
+from polarise.errors import ConfigError, RequestRejected
 from polarise.messages import DeviceSelector
+from polarise.rented import Countersignature, CountersignedReceipt
+from polarise.statement import sign_statement
+from tests.support.identities import identity
 from tests.support.leases import LIMITS, lease
 from utils.gpu import Gpu
 
 THREADS = 20
+_SIGNED = sign_statement(
+    identity("renter"),
+    "countersignature",
+    Countersignature(receipt="0" * 64, lease_id="0" * 32, node_key="0" * 64, signed_unix_ms=0),
+)
+COUNTERSIGNED = CountersignedReceipt(receipt=_SIGNED, countersignature=_SIGNED)
 GPUS = tuple(Gpu(index, f"GPU-{index}", "NVIDIA H200", 1 << 37) for index in range(6))
 STOCK = Inventory(
     memory_bytes=8 * LIMITS.memory_bytes,
@@ -34,14 +44,49 @@ def open_journal(tmp_path: Path) -> Iterator[Journal]:
 
 
 def test_lease_comes_back_as_it_was_written(tmp_path: Path) -> None:
-    made = lease(1, devices=("GPU-1", "GPU-2"), container_id="a" * 64, has_password=True, idempotency_key="once")
+    made = lease(
+        1,
+        devices=("GPU-1", "GPU-2"),
+        container_id="a" * 64,
+        has_password=True,
+        idempotency_key="once",
+        countersigned=COUNTERSIGNED,
+    )
     with Journal(tmp_path / "journal.sqlite") as journal:
         journal.reserve(lambda _leases: made)
     with Journal(tmp_path / "journal.sqlite") as journal:
         assert journal.all() == [made]
         assert journal.by_id(made.lease_id) == made
+        assert (journal.by_device("GPU-2"), journal.by_device("GPU-3")) == (made, None)
         assert journal.by_idempotency_key(made.renter_key, "once") == made
         assert journal.by_idempotency_key("cd" * 32, "once") is None
+
+
+def test_file_of_the_version_before_is_read_and_takes_a_countersignature(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    made = lease(1, state=LeaseState.ACTIVE, container_id="a" * 64)
+    with Journal(path) as journal:
+        journal.reserve(lambda _leases: made)
+    connection = sqlite3.connect(path)
+    connection.executescript("ALTER TABLE lease DROP COLUMN countersigned; PRAGMA user_version = 1")
+    connection.close()
+    with Journal(path) as journal:
+        assert journal.all() == [made]
+        signed = journal.update(made, countersigned=COUNTERSIGNED)
+        assert signed.countersigned == COUNTERSIGNED
+    with Journal(path) as journal:
+        assert journal.all() == [signed]
+
+
+def test_file_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    with Journal(path):
+        pass
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 3")
+    connection.close()
+    with pytest.raises(ConfigError, match="newer version"):
+        Journal(path)
 
 
 def test_update_and_forget(journal: Journal) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from neurons.renter.leases import LeaseStore
+from polarise.decode import decode_model
 from polarise.errors import ConfigError, RequestRejected, Unavailable
 from polarise.ssh_keys import generate_key_pair
+from polarise.statement import SignedStatement
 from tests.unit.neurons.renter.conftest import Renter
 from tests.unit.polarise.small_miner import SmallMiner, identity
 
@@ -65,6 +67,32 @@ def test_ps_renew_key_logs_release(
     assert renter("release", container_id) == 0
     assert miner.leases == {}
     assert not kept.folder.exists()
+
+
+def test_receipts_are_countersigned_and_a_renewed_one_again(
+    renter: Renter, miner: SmallMiner, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    container_id = str(allocated(renter, miner, capsys)["container_id"])
+    kept = tmp_path / "state" / "leases" / container_id / "receipt.json"
+    for _ in range(2):
+        digest = decode_model(SignedStatement, kept.read_bytes()).digest()
+        assert miner.countersigned == {container_id: digest}
+        assert renter("renew", container_id, "--ttl", "7200") == 0
+
+
+def test_lease_without_countersignature_is_a_lease(
+    renter: Renter, miner: SmallMiner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A miner of an older version, or one that is slow: worth a line, and no more."""
+    refusal = b'{"status": "failure", "code": "NOT_FOUND", "message": "no such route", "hint": ""}'
+    assert renter("allocate", "--miner", miner.endpoint) == 0
+    container_id = next(iter(miner.leases))
+    miner.refuse[f"/containers/{container_id}/countersign"] = (404, {}, refusal)
+    capsys.readouterr()
+    assert renter("renew", container_id, "-o", "json") == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["container_id"] == container_id
+    assert "not countersigned" in shown.err
 
 
 def test_password_login_is_shown_once_and_not_kept(

@@ -37,6 +37,7 @@ from tests.support.proving_miner import (
     CPU,
     FORGING,
     MINER,
+    OTHER_VALIDATOR,
     SKIPPING,
     SLOW_HASHING,
     VALIDATOR,
@@ -143,9 +144,9 @@ def test_certificate_with_a_number_beyond_json_is_refused(wave: Wave, miner: Pro
 
 
 def test_busy_device_is_not_measured(wave: Wave, miner: ProvingMiner) -> None:
-    """A second challenge while the first is prepared is answered 429, which is neutral."""
+    """A challenge while another validator's is prepared is answered 429, which is neutral."""
     _, first = challenge_of(entry_of())
-    miner.client().prepare(first.prepare_request(), deadline_seconds=30)
+    miner.client(OTHER_VALIDATOR).prepare(first.prepare_request(), deadline_seconds=30)
     rejected = _rejection(wave, miner.client())
     assert rejected.reason is RejectReason.NOT_MEASURED
     assert rejected.message.startswith("BUSY")
@@ -394,10 +395,11 @@ def test_nothing_is_opened_of_a_proof_of_work(miner: ProvingMiner) -> None:
 
 def test_device_proves_one_thing_at_a_time_whatever_its_kind(wave: Wave, miner: ProvingMiner) -> None:
     _, first, second = challenges_of(entry_of())
-    miner.client().prepare(first.prepare_request(), deadline_seconds=30)
+    other = miner.client(OTHER_VALIDATOR)
+    other.prepare(first.prepare_request(), deadline_seconds=30)
     assert _rejection(wave, miner.client(), second).reason is RejectReason.NOT_MEASURED
-    miner.client().start(first.start_request(), deadline_seconds=10)
-    miner.client().prepare(second.prepare_request(), deadline_seconds=30)
+    other.start(first.start_request(), deadline_seconds=10)
+    other.prepare(second.prepare_request(), deadline_seconds=30)
     assert _rejection(wave, miner.client(), challenges_of(entry_of())[1]).reason is RejectReason.NOT_MEASURED
 
 
