@@ -193,7 +193,7 @@ class ValidatorConfig(Section):
         12, ge=1, le=1000, description="A host is proven in about one epoch of so many, drawn from the beacon."
     )
     inspect_every: int = Field(
-        1, ge=1, le=1000, description="A container is inspected in about one epoch of so many, drawn from the beacon."
+        12, ge=1, le=1000, description="A container is inspected in about one epoch of so many, drawn from the beacon."
     )
     same_host: Literal["together", "in_turn"] = Field(
         "together",

@@ -209,7 +209,6 @@ def test_decline_in_the_second_attempt_does_not_undo_a_silence(
         return honest(caller, body)
 
     def away(_caller: Caller, _body: bytes) -> Response:
-        miner.handler.close()
         raise Unavailable("out of memory")
 
     miner.views["/challenge/prepare"] = prepare  # type: ignore[assignment]
