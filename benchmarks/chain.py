@@ -52,7 +52,7 @@ def main() -> None:
     with single_thread_process() as verifier:
         for n in (size for size in SIZES if size <= options.max_n):
             params = MatmulParams(n, ROUNDS, openings=OPENINGS)
-            print_row(params, measure_matmul(params, backend, verifier, options.repeat))
+            print_row("sizes", measure_matmul(params, backend, verifier, options.repeat))
     print_line("")
     with tempfile.TemporaryDirectory() as folder:
         rates = measure(Path(folder), options.entries)

@@ -29,6 +29,13 @@ XORSHIFT_FIRST = 15
 XORSHIFT_SECOND = 13
 XORSHIFT_LANE = 16
 
+_FIRST = np.uint32(MULTIPLIER_FIRST)
+_SECOND = np.uint32(MULTIPLIER_SECOND)
+_LANE = np.uint32(MULTIPLIER_LANE)
+_XORSHIFT_FIRST = np.uint32(XORSHIFT_FIRST)
+_XORSHIFT_SECOND = np.uint32(XORSHIFT_SECOND)
+_XORSHIFT_LANE = np.uint32(XORSHIFT_LANE)
+
 
 def tile_digests(
     product: Float32Array, row_keys: UInt32Array, column_keys: UInt32Array, tile: int
@@ -63,15 +70,16 @@ def _band_digests(
     product: Float32Array, row_keys: UInt32Array, column_keys: UInt32Array, tile: int
 ) -> npt.NDArray[np.uint32]:
     x = product.astype(np.int32).view(np.uint32)
+    shifted = np.empty_like(x)
     x += row_keys[:, None]
-    x *= np.uint32(MULTIPLIER_FIRST)
-    x ^= x >> np.uint32(XORSHIFT_FIRST)
+    x *= _FIRST
+    x ^= np.right_shift(x, _XORSHIFT_FIRST, out=shifted)
     x ^= column_keys[None, :]
-    x *= np.uint32(MULTIPLIER_SECOND)
-    x ^= x >> np.uint32(XORSHIFT_SECOND)
+    x *= _SECOND
+    x ^= np.right_shift(x, _XORSHIFT_SECOND, out=shifted)
     first = _tile_sums(x, tile)
-    x *= np.uint32(MULTIPLIER_LANE)
-    x ^= x >> np.uint32(XORSHIFT_LANE)
+    x *= _LANE
+    x ^= np.right_shift(x, _XORSHIFT_LANE, out=shifted)
     return np.stack((first, _tile_sums(x, tile)), axis=-1)
 
 

@@ -2,7 +2,9 @@
 
 Rules:
 - The facts are in the file, with a source for each row; here are only the efficiencies, measured or derived in
-  research (matmul 0.80 of the dense 16-bit tensor peak, SHA-256 0.0624 hashes per SM and clock, memory 0.90).
+  research (matmul 0.80 of the dense 16-bit tensor peak, SHA-256 0.0624 hashes per SM and clock, memory 0.90), and the
+  peak of SHA-256, of which vendors say nothing: an SM has 64 integer lanes, and the shortest kernel known needs 903
+  instructions a hash on them.
 - A model the file does not know gives None, and then no peak is assumed; a name is a claim and scores nothing.
 - Integers only, in base units, so that scores computed from them are equal everywhere.
 """
@@ -20,6 +22,7 @@ from types import MappingProxyType
 MATMUL_EFFICIENCY_PPM = 800_000
 MEMORY_EFFICIENCY_PPM = 900_000
 SHA256_PER_SM_CLOCK_PPM = 62_400
+SHA256_PER_SM_CLOCK_PEAK_PPM = 64 * 1_000_000 // 903
 PPM = 1_000_000
 
 
@@ -65,6 +68,11 @@ class GpuModel:
     def pow_rate_expected(self) -> int:
         """SHA-256 hashes per second that an honest card reaches in the proof of work."""
         return self.sm_count * self.boost_hz * SHA256_PER_SM_CLOCK_PPM // PPM
+
+    @property
+    def pow_rate_peak(self) -> int:
+        """SHA-256 hashes per second that the card's integer lanes can do at its boost clock."""
+        return self.sm_count * self.boost_hz * SHA256_PER_SM_CLOCK_PEAK_PPM // PPM
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ Rules:
   workers or the length of its stretches.
 - Between stretches the solver asks whether to stop, so that a lease or SIGTERM waits for some hundredths of a second.
 - Cores are used by processes. numpy lets go of the interpreter's lock, but for some microseconds at a time only: two
-  threads on two cores hash no faster than one, two processes 1.9 times as fast (`benchmarks/proofs.py`).
+  threads on two cores hash no faster than one, two processes 1.9 times as fast (`benchmarks/hashes.py`).
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ Rules (design, section 5):
   pings never raise a rate by more than 1/49.
 - Below 0.6 of its claim a device loses the epoch (CLAIM_NOT_MET); above 1.15 of the vendor's peak nobody believes it
   (TOO_FAST): a relay to a bigger card, or a wrong name. Between them min(claimed, measured) counts.
+- Beside the claim there is what a card of this name should do, `challenges.bands`. A rate outside that band is flagged,
+  and the flag costs nothing: a card that is slow and says so is worth what it says.
 - A GPU should work for 5 s or more: from there on the 100 ms are the smaller cap.
 - A claim that does not carry its own proof is not met: memory that is claimed small must not make the proof small.
 - The rate of a proof of work is an estimate from N random events; its lower bound at two standard deviations counts.
@@ -16,6 +18,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from challenges.bands import Band, RateFlag
 from challenges.matmul_messages import BYTES_PER_ELEMENT, ROUNDS_MAX, MatmulParams
 from challenges.pow_messages import HASHES_MAX, SHARES_MIN, PowParams
 from polarise.errors import ProofRejected, RejectReason
@@ -62,12 +65,17 @@ class RateVerdict:
         measured: Measured rate, operations per second.
         counted: The rate that scores: min(claimed, measured), 0 where the reason is TOO_FAST.
         ratio_ppm: Measured over claimed.
+        flag: On which side of its card's band an accepted rate lies; None inside, or where nothing is expected. Scores
+            nothing.
+        of_expected_ppm: Measured over what its card should do; None where nothing is expected.
     """
 
     reason: RejectReason | None
     measured: int
     counted: int
     ratio_ppm: int
+    flag: RateFlag | None = None
+    of_expected_ppm: int | None = None
 
     @property
     def is_accepted(self) -> bool:
@@ -124,20 +132,23 @@ def ratio_ppm(measured: int, claimed: int) -> int:
     return measured * PPM // claimed
 
 
-def judge_rate(measured: int, claimed: int, peak: int | None) -> RateVerdict:
-    """Compare a measured rate with the claim and with what the card can do at all.
+def judge_rate(measured: int, claimed: int, peak: int | None, band: Band | None = None) -> RateVerdict:
+    """Compare a measured rate with the claim, with what the card can do at all, and with what cards like it do.
 
     Args:
         measured: Operations per second.
         claimed: The miner's claim, >= 1.
-        peak: The vendor's peak (`GpuModel.tensor16_operations_per_second`), or None for an unknown card or a CPU.
+        peak: The vendor's peak (`challenges.bands.Expectation.peak`), or None for an unknown card or a CPU.
+        band: What cards of this name do, or None for an unknown card or a CPU.
     """
     ratio = ratio_ppm(measured, claimed)
+    of_expected = None if band is None else ratio_ppm(measured, band.expected)
     if peak is not None and measured * PPM > peak * PEAK_CEILING_PPM:
-        return RateVerdict(RejectReason.TOO_FAST, measured, 0, ratio)
+        return RateVerdict(RejectReason.TOO_FAST, measured, 0, ratio, of_expected_ppm=of_expected)
     # Cross-multiplied, so that rounding decides nothing: 599,999.9 ppm fails and 600,000 passes.
     reason = RejectReason.CLAIM_NOT_MET if measured * PPM < claimed * CLAIM_FLOOR_PPM else None
-    return RateVerdict(reason, measured, min(claimed, measured), ratio)
+    flag = None if band is None or reason is not None else band.flag(measured)
+    return RateVerdict(reason, measured, min(claimed, measured), ratio, flag, of_expected)
 
 
 def fit_params(

@@ -129,7 +129,9 @@ ERROR_CODES: Mapping[ErrorCode, CodeMeaning] = {
         "403", "No rule of the ledger lets this key write on this path.", "Write where the rules allow."
     ),
     ErrorCode.STALE_CHECKPOINT: CodeMeaning(
-        "409", "The witness knows a checkpoint of another size.", "Send the proof from the size it names."
+        "409",
+        "The witness knows a checkpoint of another size, or a cosignature is older than the kept one.",
+        "Send the proof from the size it names; send the newest cosignature.",
     ),
     ErrorCode.FORKED_CHECKPOINT: CodeMeaning(
         "422", "The checkpoint does not go on from the one seen before.", "Show a proof that it does, or explain."

@@ -7,6 +7,7 @@ Rules:
   whatever the wall clock does.
 - A block is on disk before anybody sees it, so a restart goes on from the last one anybody can hold.
 - Between two blocks at most so many transactions are taken; more are asked to come back.
+- The states of the newest blocks are kept (`KeptStates`), so that what stands on a path can be proved under a block.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from types import TracebackType
 from typing import Self
 
 from ledger import state
+from ledger.kept_states import KeptStates
 from ledger.state import LedgerState
 from ledger.views import Depth, LedgerViews
 from polarise.block import NO_BLOCK, Block, SignedBlock, open_block
@@ -90,6 +92,7 @@ class EmbeddedLedger:
         self._signed_unix_ms = 0  # latest time any transaction names that has no block yet
         self.log = LogStore(path, genesis.origin, schema=SCHEMA)
         self.views = LedgerViews(self.log, genesis.final_confirmations)
+        self.states = KeptStates(genesis.final_confirmations)
         with self.log.transaction() as writer:
             self._state = LedgerState(writer.connection, genesis)
         self._group: GroupCommit[SignedTransaction, tuple[int, bool]] = GroupCommit(self._write)
@@ -133,6 +136,8 @@ class EmbeddedLedger:
                 earliest = max(last.time_unix_ms + 1, self._signed_unix_ms - state.FUTURE_MS_MAX)
                 time_unix_ms = max(self._clock.wall_unix_ms(), earliest)
                 made = self._sign(writer, last.height + 1, time_unix_ms, self._last.hash)
+                tree = self._state.tree
+            self.states.add(made, tree)
             with self._new_block:
                 self._last = made
                 self._new_block.notify_all()
@@ -213,14 +218,20 @@ class EmbeddedLedger:
     def _begin(self) -> SignedBlock:
         with self.log.transaction() as writer:
             self._state.begin()
-            return self._sign(writer, 0, self.genesis.created_unix_ms, NO_BLOCK)
+            made = self._sign(writer, 0, self.genesis.created_unix_ms, NO_BLOCK)
+        self.states.add(made, self._state.tree)
+        return made
 
     def _resume(self) -> SignedBlock:
         self._state.reload(self.log.size)
-        note = self.log.latest_checkpoint()
-        if note is None:
+        first = max(self.log.checkpoints_count - self.states.count_max, 0)
+        notes = self.log.checkpoints(first, self.states.count_max)
+        if not notes:
             raise LogDamaged("checkpoint", "the newest one is missing")
-        last = open_block(note, self.genesis.log)
+        blocks = [open_block(note, self.genesis.log) for note in notes]
+        with self.log.transaction() as writer:
+            self.states.load(writer.connection, blocks)
+        last = blocks[-1]
         index = last.block.size
         while lines := self.log.read(index, self.log.size):
             signed = [decode_transaction(line).body.time_unix_ms for line in lines]

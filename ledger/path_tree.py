@@ -7,22 +7,27 @@ Rules:
   So a directory of a million names costs about 20 hashes a write, and a proof of one name is as short.
 - A node without value and children does not exist; the same values give the same root in whatever order they came.
 - Trees are immutable: a snapshot is a reference, undoing a refused step is going back to it.
+- The hashes themselves are `polarise.state_proof`'s, so that whoever checks a proof needs nothing of the ledger.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TypeAlias
 
-ZERO = bytes(32)
-KEY_BITS = 256
-
-
-def value_hash(value: bytes) -> bytes:
-    """Hash the bytes of a value."""
-    return hashlib.sha256(b"\x00" + value).digest()
+from polarise.state_proof import (
+    ZERO,
+    Other,
+    Step,
+    Way,
+    branch_hash,
+    child_hash,
+    key_bit,
+    name_key,
+    node_hash,
+    value_hash,
+)
 
 
 class Node:
@@ -35,7 +40,12 @@ class Node:
     @cached_property
     def hash(self) -> bytes:
         """Hash over value and children."""
-        return hashlib.sha256(b"\x04" + (self.value or ZERO) + _root(self.children)).digest()
+        return node_hash(self.value, self.children_root)
+
+    @property
+    def children_root(self) -> bytes:
+        """Root over the children."""
+        return _root(self.children)
 
 
 class _Leaf:
@@ -60,7 +70,7 @@ class _Branch:
 
     def root(self) -> bytes:
         if self._hash is None:
-            self._hash = hashlib.sha256(b"\x03" + _root(self.left) + _root(self.right)).digest()
+            self._hash = branch_hash(_root(self.left), _root(self.right))
         return self._hash
 
 
@@ -79,10 +89,28 @@ def set_value(tree: Node, path: str, value: bytes | None) -> Node:
     return _set(tree, path.split("/")[1:], None if value is None else value_hash(value))
 
 
+def find(tree: Node, path: str) -> tuple[Way, Node | None]:
+    """Return the way to a path, for `polarise.state_proof`, and the node there; None when there is none."""
+    node, steps = tree, list[Step]()
+    for segment in path.split("/")[1:]:
+        key, trie, siblings = name_key(segment), node.children, list[bytes]()
+        while isinstance(trie, _Branch):
+            is_right = key_bit(key, len(siblings))
+            siblings.append(_root(trie.left if is_right else trie.right))
+            trie = trie.right if is_right else trie.left
+        steps.append(Step(node.value, tuple(siblings)))
+        if trie is None:
+            return Way(tuple(steps)), None
+        if trie.key != key:
+            return Way(tuple(steps), Other(trie.key, trie.node.hash)), None
+        node = trie.node
+    return Way(tuple(steps)), node
+
+
 def _set(node: Node, segments: Sequence[str], value: bytes | None) -> Node:
     if not segments:
         return Node(value, node.children)
-    key = hashlib.sha256(segments[0].encode()).digest()
+    key = name_key(segments[0])
     child = _set(_find(node.children, key, 0) or EMPTY, segments[1:], value)
     if child.value is None and child.children is None:
         return Node(node.value, _remove(node.children, key, 0))
@@ -93,13 +121,13 @@ def _root(trie: Trie) -> bytes:
     if trie is None:
         return ZERO
     if isinstance(trie, _Leaf):
-        return hashlib.sha256(b"\x02" + trie.key + trie.node.hash).digest()
+        return child_hash(trie.key, trie.node.hash)
     return trie.root()
 
 
 def _find(trie: Trie, key: bytes, depth: int) -> Node | None:
     while isinstance(trie, _Branch):
-        trie = trie.right if _bit(key, depth) else trie.left
+        trie = trie.right if key_bit(key, depth) else trie.left
         depth += 1
     return trie.node if trie is not None and trie.key == key else None
 
@@ -108,9 +136,9 @@ def _insert(trie: Trie, leaf: _Leaf, depth: int) -> Trie:
     if trie is None or (isinstance(trie, _Leaf) and trie.key == leaf.key):
         return leaf
     if isinstance(trie, _Leaf):
-        branch = _Branch(None, trie) if _bit(trie.key, depth) else _Branch(trie, None)
+        branch = _Branch(None, trie) if key_bit(trie.key, depth) else _Branch(trie, None)
         return _insert(branch, leaf, depth)
-    if _bit(leaf.key, depth):
+    if key_bit(leaf.key, depth):
         return _Branch(trie.left, _insert(trie.right, leaf, depth + 1))
     return _Branch(_insert(trie.left, leaf, depth + 1), trie.right)
 
@@ -119,7 +147,7 @@ def _remove(trie: Trie, key: bytes, depth: int) -> Trie:
     if not isinstance(trie, _Branch):
         return None if trie is not None and trie.key == key else trie
     left, right = trie.left, trie.right
-    if _bit(key, depth):
+    if key_bit(key, depth):
         right = _remove(right, key, depth + 1)
     else:
         left = _remove(left, key, depth + 1)
@@ -129,7 +157,3 @@ def _remove(trie: Trie, key: bytes, depth: int) -> Trie:
     if right is None and not isinstance(left, _Branch):
         return left
     return _Branch(left, right)
-
-
-def _bit(key: bytes, depth: int) -> int:
-    return key[depth >> 3] >> (7 - (depth & 7)) & 1

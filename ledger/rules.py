@@ -2,9 +2,10 @@
 
 Rules:
 - A pattern's ``$name`` takes one segment; ``$node`` is any node key, ``$validator`` a validator of the genesis,
-  ``$epoch`` ten digits, so that names sort as numbers do. The first variable is the only one who may write there.
-- ``once``: what stands there stays. ``after``: that path must exist. ``rising``: the epoch is greater than every one
-  its writer has written under the same first segments.
+  ``$epoch`` ten digits and ``$page`` two, so that names sort as numbers do. The first variable is the only one who may write there.
+- ``once``: what stands there stays. ``after``: that path must exist. ``before``: that one must not. ``rising``: the epoch is
+  greater than every one its writer has written under the same first segments. ``in_order``: pages are written from 0 on,
+  none left out.
 - A rule looks at the writer, the path and what exists; values are for those who read them.
 
 The table is code of version 1. `set_rule` will put expressions on paths, which take over from here.
@@ -21,7 +22,7 @@ from polarise.errors import ErrorCode, RequestRejected
 from polarise.transaction import SEGMENT_PATTERN
 
 _KEY = "[0-9a-f]{64}"
-_VARIABLES = {"node": _KEY, "validator": _KEY, "epoch": "[0-9]{10}", "miner": _KEY}
+_VARIABLES = {"node": _KEY, "validator": _KEY, "epoch": "[0-9]{10}", "miner": _KEY, "page": "[0-9]{2}"}
 
 
 class StateReader(Protocol):
@@ -44,6 +45,8 @@ class Rule:
         is_once: A value that stands is never replaced.
         is_rising: See the module.
         after: Path (with the same variables) that must exist.
+        before: Path that must not exist yet.
+        is_in_order: The page before this one must exist.
         registered: The writer must stand in the registry or be a validator.
     """
 
@@ -52,6 +55,8 @@ class Rule:
     is_once: bool = False
     is_rising: bool = False
     after: str | None = None
+    before: str | None = None
+    is_in_order: bool = False
     registered: bool = False
 
 
@@ -67,9 +72,17 @@ TABLE = (
     ),
     Rule(
         "/scores/$validator/$epoch",
-        "scores of one epoch",
+        "scores of one epoch, until rules 2",
         is_once=True,
         after="/epochs/$validator/$epoch/commit",
+    ),
+    Rule(
+        "/scores/$validator/$epoch/$page",
+        "one page of the scores of one epoch",
+        is_once=True,
+        is_in_order=True,
+        after="/epochs/$validator/$epoch/commit",
+        before="/epochs/$validator/$epoch/record",
     ),
     Rule(
         "/scores/$validator/$epoch/$miner",
@@ -122,6 +135,12 @@ def _check_order(state: StateReader, path: str, rule: Rule, found: Mapping[str, 
         raise _conflict(f"{path[:120]} is written once and then stays")
     if rule.after is not None:
         needed = _filled(rule.after, found)
+        if not state.exists(needed):
+            raise _conflict(f"{needed[:120]} must be written before {path[:120]}")
+    if rule.before is not None and state.exists(_filled(rule.before, found)):
+        raise _conflict(f"{path[:120]} is written before {_filled(rule.before, found)[:120]}, not after it")
+    if rule.is_in_order and int(found["page"]) > 0:
+        needed = _filled(rule.pattern, {**found, "page": f"{int(found['page']) - 1:0{len(found['page'])}d}"})
         if not state.exists(needed):
             raise _conflict(f"{needed[:120]} must be written before {path[:120]}")
     if rule.is_rising:

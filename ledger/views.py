@@ -4,6 +4,8 @@ Rules:
 - A leaf has as many confirmations as blocks cover it; pending asks for 0, block for 1, final for the genesis' number.
 - Without a concern the writer's own counts: a value stays hidden until it has the confirmations its writer named.
 - The genesis is always visible.
+- What a block's state holds goes by leaves alone: the newest value among the first ``size`` ones, whatever its writer
+  asked for.
 """
 
 from __future__ import annotations
@@ -22,6 +24,18 @@ SELECT path, leaf, value, read_concern FROM value WHERE path = ?1 AND (
     leaf < 0 OR ifnull(?2, ifnull(read_concern, ?3)) = 0
     OR leaf < (SELECT size FROM checkpoint WHERE id = ?4 - ifnull(?2, ifnull(read_concern, ?3)) + 1)
 ) ORDER BY leaf DESC LIMIT 1
+"""
+
+# The newest value of each path in a range, path after path by one seek each, however often it was written.
+_BELOW = """
+WITH RECURSIVE place(path) AS (
+    SELECT MIN(path) FROM value WHERE path > ?1 AND path < ?2
+    UNION ALL
+    SELECT (SELECT MIN(path) FROM value WHERE path > place.path AND path < ?2) FROM place WHERE path IS NOT NULL
+    LIMIT ?4
+) SELECT path, (
+    SELECT value FROM value WHERE path = place.path AND leaf < ?3 ORDER BY leaf DESC LIMIT 1
+) FROM place WHERE path IS NOT NULL
 """
 
 
@@ -84,6 +98,26 @@ class LedgerViews:
             (path, after, min(limit, LIST_MAX)),
         )
         return [(str(name), self.get(f"{path}/{name}", concern)) for (name,) in rows]
+
+    def value_at(self, path: str, size: int) -> bytes | None:
+        """Return the value on a path as the first ``size`` leaves left it, None when there is none."""
+        rows = self._store.query(
+            "SELECT value FROM value WHERE path = ? AND leaf < ? ORDER BY leaf DESC LIMIT 1", (path, size)
+        )
+        return None if not rows or rows[0][0] is None else bytes(rows[0][0])
+
+    def values_below(self, path: str, size: int, *, after: str, limit: int) -> list[tuple[str, bytes | None]]:
+        """Return paths below one in order, each with its value as the first ``size`` leaves left it.
+
+        Args:
+            path: Where the subtree begins; its own value is not among them.
+            size: Leaves that count.
+            after: Paths up to this one are left out.
+            limit: Most paths to return; they may have no value yet, or none any more.
+        """
+        # "0" is the next character after "/", so that these are the paths that begin with the path and a slash.
+        rows = self._store.query(_BELOW, (max(after, f"{path}/"), f"{path}0", size, limit))
+        return [(str(found), None if value is None else bytes(value)) for found, value in rows]
 
     def leaf_of(self, transaction_hash: str) -> int | None:
         """Return the index of a transaction, None when the ledger has not taken it."""

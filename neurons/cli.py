@@ -14,7 +14,16 @@ from pathlib import Path
 from pydantic import ValidationError
 
 import polarise
-from polarise.errors import ConfigError, LogDamaged, LogFork, ProofRejected, RequestRejected, SubnetError, Unavailable
+from polarise.errors import (
+    ConfigError,
+    LogDamaged,
+    LogFork,
+    ProofRejected,
+    RequestRejected,
+    StateNotProved,
+    SubnetError,
+    Unavailable,
+)
 
 EXIT_USAGE = 2
 EXIT_REFUSED = 3
@@ -115,11 +124,12 @@ def exit_status(err: SubnetError) -> int:
     if isinstance(err, RequestRejected):
         by_status = {404: EXIT_NOT_FOUND, 401: EXIT_NOT_PERMITTED, 403: EXIT_NOT_PERMITTED}
         return by_status.get(err.status, EXIT_REFUSED)
-    if isinstance(err, Unavailable):
+    if isinstance(err, Unavailable) and not isinstance(err, StateNotProved):
         return EXIT_NETWORK
     if isinstance(err, ConfigError):
         return EXIT_USAGE
-    return EXIT_NOT_VERIFIED if isinstance(err, ProofRejected | LogFork | LogDamaged) else EXIT_REFUSED
+    not_verified = ProofRejected | LogFork | LogDamaged | StateNotProved
+    return EXIT_NOT_VERIFIED if isinstance(err, not_verified) else EXIT_REFUSED
 
 
 def _describe(err: SubnetError) -> str:

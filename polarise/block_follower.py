@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from polarise.block import Block, SignedBlock, open_block
-from polarise.errors import AnswerInvalid, LogFork
+from polarise.errors import AnswerInvalid, LogFork, StateNotProved
 from polarise.merkle import InvalidProof, verify_consistency
 from polarise.notes import NoteInvalid, NoteVerifier
 
@@ -34,6 +34,9 @@ class BlockMemory(Protocol):
 
     def save_fork(self, fork: LogFork) -> None:
         """Keep both notes of a fork as evidence; the first fork is enough."""
+
+    def save_unproved(self, error: StateNotProved) -> None:
+        """Keep an answer that does not follow from its block; the first one is enough."""
 
 
 class FileMemory:
@@ -57,6 +60,13 @@ class FileMemory:
             if not target.exists():
                 self._write(target, note)
 
+    def save_unproved(self, error: StateNotProved) -> None:
+        """See `BlockMemory`; note and answer lie beside the file as ``.unproved-note`` and ``.unproved-answer``."""
+        for kind, content in (("note", error.note), ("answer", error.answer)):
+            target = self._path.with_name(f"{self._path.name}.unproved-{kind}")
+            if not target.exists():
+                self._write(target, content)
+
     def _write(self, target: Path, note: bytes) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
@@ -70,6 +80,7 @@ class ShortMemory:
     def __init__(self) -> None:
         self._note: bytes | None = None
         self.fork: LogFork | None = None
+        self.unproved: StateNotProved | None = None
 
     def load(self) -> bytes | None:
         """See `BlockMemory`."""
@@ -82,6 +93,10 @@ class ShortMemory:
     def save_fork(self, fork: LogFork) -> None:
         """See `BlockMemory`."""
         self.fork = self.fork or fork
+
+    def save_unproved(self, error: StateNotProved) -> None:
+        """See `BlockMemory`."""
+        self.unproved = self.unproved or error
 
 
 class BlockFollower:
@@ -144,6 +159,10 @@ class BlockFollower:
                 if block.block.height > seen.block.height:
                     self._keep(block)
         return block
+
+    def keep(self, error: StateNotProved) -> None:
+        """Keep an answer that does not follow from the block it was given with."""
+        self._memory.save_unproved(error)
 
     def _keep(self, block: SignedBlock) -> None:
         self._memory.save(block.raw)

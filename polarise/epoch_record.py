@@ -2,6 +2,9 @@
 
 Rules:
 - The record is small and holds roots; the scores stand beside it on the ledger, the evidence lies with the validator.
+- The scores of one epoch fill as many pages as they need, each a value of its own that the ledger can take; the pages are
+  written in order and before the record. Until rules 2 there was one sheet of 200 lines, and miners beyond it were left
+  out; such epochs are read as they are.
 - ``scores_root`` is the RFC 9162 root over the canonical bytes of the score lines, ``challenge_root`` the one over the
   hashes of the evidence bundles, both in the order of the lines: sorted by miner key.
 - A root over nothing is the hash of the empty string, so that "none" and "not said" are not the same.
@@ -9,7 +12,8 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -23,6 +27,10 @@ from polarise.signing import KEY_PATTERN
 STATEMENT_KIND = "epoch_record"
 EPOCH_DIGITS = 10
 LINES_MAX = 200
+PAGE_DIGITS = 2
+PAGES_MAX = 10**PAGE_DIGITS
+# What is left of a transaction of 65,535 bytes when sender, certificate, signature and path have their part.
+PAGE_BYTES_MAX = 60_000
 
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
@@ -49,8 +57,20 @@ class ScoreLine(WireModel):
     telemetry: Hash | None = None
 
 
+class WeighedLine(ScoreLine):
+    """One miner's score and what it counts for; from rules 2 on.
+
+    Attributes:
+        worth_ppb: What its devices count for, in billionths of the reference card; see `neurons.validator.prices`.
+        weight_ppm: Its share of the market in this epoch; all lines together have 1,000,000, or 0.
+    """
+
+    worth_ppb: Count
+    weight_ppm: Ppm
+
+
 class ScoreSheet(WireModel):
-    """Value of ``/scores/<validator>/<epoch>``.
+    """Value of ``/scores/<validator>/<epoch>``: all scores of one epoch by rules 1.
 
     Attributes:
         v: Version of the format.
@@ -62,9 +82,74 @@ class ScoreSheet(WireModel):
     rules_version: Count
     lines: tuple[ScoreLine, ...] = Field(max_length=LINES_MAX)
 
+
+class ScorePage(WireModel):
+    """Value of ``/scores/<validator>/<epoch>/<page>``.
+
+    Attributes:
+        v: Version of the format.
+        rules_version: Rules the scores were computed by, the same on all pages.
+        page: Its number, from 0; also the end of its path.
+        lines: Sorted by miner key, each once, over all pages.
+    """
+
+    v: Literal[2] = 2
+    rules_version: Count
+    page: int = Field(ge=0, lt=PAGES_MAX)
+    lines: tuple[WeighedLine, ...] = Field(max_length=LINES_MAX)
+
+
+@dataclass(frozen=True, slots=True)
+class EpochScores:
+    """All scores of one epoch, however they stand on the ledger.
+
+    Attributes:
+        rules_version: Rules they were computed by.
+        lines: Sorted by miner key, each once.
+    """
+
+    rules_version: int
+    lines: tuple[ScoreLine, ...]
+
+    @classmethod
+    def of_pages(cls, pages: Sequence[ScorePage]) -> EpochScores:
+        """Put the pages of an epoch together, in the order given.
+
+        Raises:
+            ValueError: There is none, they are not numbered from 0 on, or they name different rules.
+        """
+        numbers, rules = [page.page for page in pages], {page.rules_version for page in pages}
+        if not pages or numbers != list(range(len(pages))):
+            raise ValueError(f"the pages are {numbers}, expected 0 and those that follow it")
+        if len(rules) > 1:
+            raise ValueError(f"the pages are by different rules: {sorted(rules)}")
+        return cls(rules.pop(), tuple(line for page in pages for line in page.lines))
+
     def root(self) -> str:
         """Return the scores root, 64 hex digits."""
         return merkle.root([canonical_bytes(line.to_wire()) for line in self.lines]).hex()
+
+
+def pages_of(rules_version: int, lines: Iterable[WeighedLine]) -> tuple[ScorePage, ...]:
+    """Spread lines over pages, each as full as the ledger takes it; one empty page where there are none.
+
+    Raises:
+        ValueError: They need more than 100 pages.
+    """
+    pages: list[list[WeighedLine]] = [[]]
+    room = PAGE_BYTES_MAX
+    for line in lines:
+        size = len(canonical_bytes(line.to_wire())) + 1
+        if size > room or len(pages[-1]) == LINES_MAX:
+            pages.append([])
+            room = PAGE_BYTES_MAX
+        pages[-1].append(line)
+        room -= size
+    if len(pages) > PAGES_MAX:
+        raise ValueError(f"the scores need {len(pages)} pages, an epoch has {PAGES_MAX} at most")
+    return tuple(
+        ScorePage(rules_version=rules_version, page=number, lines=tuple(page)) for number, page in enumerate(pages)
+    )
 
 
 class EpochCommit(WireModel):
@@ -149,8 +234,13 @@ def record_path(validator_key: str, epoch: int) -> str:
 
 
 def scores_path(validator_key: str, epoch: int) -> str:
-    """Return where an epoch's scores stand."""
+    """Return where an epoch's only sheet of scores stood until rules 2; its pages stand below it."""
     return f"/scores/{validator_key}/{epoch_name(epoch)}"
+
+
+def page_path(validator_key: str, epoch: int, page: int) -> str:
+    """Return where one page of an epoch's scores stands."""
+    return f"{scores_path(validator_key, epoch)}/{page:0{PAGE_DIGITS}d}"
 
 
 def epoch_name(epoch: int) -> str:

@@ -9,6 +9,7 @@ SubnetError
 └── Unavailable      Docker, GPU, ledger or a peer is away; HTTP 503 with Retry-After; what a node sees of itself
     ├── DeadlineExceeded  a peer did not finish its answer in time
     └── AnswerInvalid     a peer answered something that is no answer: another shape, or a receipt that does not hold
+        └── StateNotProved  the ledger's answer is not in the state its own block signs; carries note and answer
 
 Return values are for success. A check raises; one place at the edge turns the error into an answer or a verdict.
 """
@@ -217,3 +218,22 @@ class AnswerInvalid(Unavailable):
 
     Not our caller's fault and not ours; whoever asked decides whether it costs the peer.
     """
+
+
+class StateNotProved(AnswerInvalid):
+    """The ledger showed something for a path that the state root of its own block does not hold; it is not believed.
+
+    Nobody signed the answer, so it is no evidence for others, as two signed notes are (`LogFork`).
+
+    Args:
+        message: What does not lead to the root.
+        path: What was asked for.
+        note: The block, signed.
+        answer: The last answer of the ledger, as it came.
+    """
+
+    def __init__(self, message: str, *, path: str, note: bytes, answer: bytes) -> None:
+        super().__init__(message)
+        self.path = path
+        self.note = note
+        self.answer = answer

@@ -23,6 +23,7 @@ from polarise.decode import WireModel, decode_model
 from polarise.errors import ErrorCode, RejectReason, RequestRejected
 from polarise.messages import Position, ProofKind, SizedProof
 from polarise.notes import MAX_NOTE_BYTES
+from polarise.rate_average import RateAverage
 from polarise.rented import CountersignedReceipt
 from polarise.signing import KEY_PATTERN, Certificate
 from polarise.statement import SignedStatement
@@ -84,6 +85,8 @@ class ProofEvidence(SizedProof):
         attempt: 1 when the whole round was run again; nonce and positions follow from it.
         started_after_ns: When the start left, after the first start of the same wave.
         rented: What the miner showed instead of a proof; see `polarise.rented`.
+        average: The usual rate of its model and kind before this epoch; None where there is none yet, and for a CPU.
+        flag: On which side of the band that follows the rate lies; it costs nothing.
     """
 
     challenge_id: str = Field(pattern=r"^[0-9a-f]{32}$")
@@ -105,6 +108,8 @@ class ProofEvidence(SizedProof):
     attempt: Literal[0, 1] = 0
     started_after_ns: Count | None = None
     rented: CountersignedReceipt | None = None
+    average: RateAverage | None = None
+    flag: Literal["DEGRADED", "FAST"] | None = None
 
 
 class InspectionEvidence(WireModel):
@@ -130,12 +135,12 @@ class InspectionEvidence(WireModel):
 
 
 class KindRate(WireModel):
-    """What one kind of proof measured over all devices that answered, for whoever asks where points were lost.
+    """What one kind of proof measured on one device, or over all that answered, beside what was claimed.
 
     Attributes:
         kind: Which proof.
-        measured_per_second: Sum of the measured rates.
-        claimed_per_second: Sum of their claims.
+        measured_per_second: The measured rate, or the sum of them.
+        claimed_per_second: The claim, or the sum of them.
     """
 
     kind: ProofKind
@@ -177,12 +182,15 @@ class DeviceScore(WireModel):
         last_ppm: Newest value that was really measured; None if it never was.
         declines_count: Rounds in a row in which it declined to be measured.
         standing: Why its newest measured proof lost points; it stands until the device is measured again.
+        rates: Its newest measured rates beside the claims of that round, one per kind; what the device is worth follows
+            from these claims, not from newer ones.
     """
 
     device: str = Field(max_length=96)
     last_ppm: Ppm | None
     declines_count: Count
     standing: RejectReason | None = None
+    rates: tuple[KindRate, ...] = ()
 
 
 class PartScore(WireModel):
@@ -200,7 +208,8 @@ class PartScore(WireModel):
         last_ppm: Newest value that was really measured.
         declines_count: Rounds in a row in which the miner declined to be measured; for compute the most of any device.
         devices: One per claimed device; compute only.
-        standing: Why the newest inspection lost points; it stands until the next one. Service only.
+        standing: Why the newest inspection, or the newest look at the log, lost points; it stands until the next one.
+        smoothed_ppm: Moving average over the rounds in which the part was measured; None when it never was.
     """
 
     name: PartName
@@ -215,6 +224,7 @@ class PartScore(WireModel):
     declines_count: Count = 0
     devices: tuple[DeviceScore, ...] = ()
     standing: RejectReason | None = None
+    smoothed_ppm: Ppm | None = None
 
 
 class ScoreRecord(WireModel):
@@ -224,7 +234,7 @@ class ScoreRecord(WireModel):
         rules_version: Which rules computed it.
         parts: The four parts.
         raw_ppm: Weighted mean of the parts that count; None when nothing was measured.
-        smoothed_ppm: After the moving average.
+        smoothed_ppm: After the moving average; from rules 2 on the weighted mean of the smoothed parts that count.
         gate: 0 when something in this epoch takes every point, else 1.
         score_ppm: smoothed_ppm x gate; 1,000,000 is 100 points.
         reasons: All reasons, each once.
@@ -347,12 +357,14 @@ class EvidenceBundle(WireModel):
 _SCORE_SINCE_2: dict[str, object] = {
     "undrawn_count": True,
     "uninspected_count": True,
-    "parts": {"__all__": {"standing": True, "devices": {"__all__": {"standing": True}}}},
+    "parts": {
+        "__all__": {"standing": True, "smoothed_ppm": True, "devices": {"__all__": {"standing": True, "rates": True}}}
+    },
 }
 _SINCE_VERSION_2 = {
     "draw": True,
     "round": True,
-    "proofs": {"__all__": {"attempt": True, "started_after_ns": True, "rented": True}},
+    "proofs": {"__all__": dict.fromkeys(("attempt", "started_after_ns", "rented", "average", "flag"), True)},
     "previous": _SCORE_SINCE_2,
     "score": _SCORE_SINCE_2,
 }
@@ -369,11 +381,13 @@ def read_bundle(path: Path) -> EvidenceBundle:
 
     Raises:
         OSError: Not readable.
-        RequestRejected: Too large, not a bundle, or openings whose digest is another.
+        RequestRejected: Too large, not a bundle, of version 1 with what came later, or openings whose digest is another.
     """
     with path.open("rb") as handle:
         raw = handle.read(MAX_BUNDLE_BYTES + 1)
     bundle = decode_model(EvidenceBundle, raw, max_bytes=MAX_BUNDLE_BYTES)
+    if bundle.version == 1:
+        _check_version_1(bundle)
     for proof in bundle.proofs:
         if proof.openings is not None and openings_digest(proof.openings) != proof.openings_digest:
             raise RequestRejected(
@@ -383,6 +397,17 @@ def read_bundle(path: Path) -> EvidenceBundle:
                 field="proofs.openings_digest",
             )
     return bundle
+
+
+def _check_version_1(bundle: EvidenceBundle) -> None:
+    """Refuse a bundle of version 1 that says what only version 2 can: its name would not cover it."""
+    if decode_model(EvidenceBundle, canonical_bytes(bundle.to_wire()), max_bytes=MAX_BUNDLE_BYTES) != bundle:
+        raise RequestRejected(
+            ErrorCode.INVALID_FIELD,
+            "a bundle of version 1 says what that version does not have",
+            hint="get the bundle from the validator again",
+            field="version",
+        )
 
 
 def write_bundle(folder: Path, bundle: EvidenceBundle) -> Path:

@@ -4,7 +4,8 @@ Rules:
 - Every block is verified with the log's key from the genesis and must go on from the last one seen, which the caller
   keeps (`BlockMemory`): a higher block of a smaller or another tree is a `LogFork`, and nothing more is believed.
 - `prove` and `wait` end at an inclusion proof under such a block, never at the ledger's word.
-- `get` and `list` are the ledger's word; what stands there is signed by its writer, and `prove` shows it was logged.
+- `read` and `read_below` end at a state proof under such a block: what stands there, and that nothing else does. `get`
+  and `children` are the ledger's word, for what is in no block yet and for looking around.
 - A refusal is the `RequestRejected` it was; no answer is `Unavailable`; an answer that does not hold `AnswerInvalid`.
 """
 
@@ -15,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
 from typing import TypeVar
 from urllib.parse import urlencode
 
@@ -39,6 +41,7 @@ from polarise.ledger_messages import (
     SubmitAnswer,
     TransactionAnswer,
 )
+from polarise.ledger_state import ProvedSubtree, ProvedValue, StateReader
 from polarise.log_proof import MAX_PROOF_BYTES, LogProof, parse_log_proof
 from polarise.merkle import InvalidProof
 from polarise.notes import MAX_NOTE_BYTES, NoteInvalid
@@ -106,6 +109,7 @@ class LedgerClient:
         self.genesis = genesis
         self._http = HttpClient(endpoint, allow_private=allow_private)
         self._follower = BlockFollower(genesis.log, memory or ShortMemory())
+        self._state = StateReader(self._request, self._follower, self._consistency)
         self._timeout_seconds = timeout_seconds
         self._lock = threading.Lock()
         self._refused: dict[str, RequestRejected] = {}
@@ -158,8 +162,48 @@ class LedgerClient:
             raise AnswerInvalid(f"the ledger took {answer.hash[:12]}, {transaction.hash[:12]} was sent")
         return answer
 
+    def read(self, path: str, at: SignedBlock | None = None, *, at_least: int = 0) -> ProvedValue:
+        """Return what stands on a path in the state of a block, or that nothing does; proved.
+
+        Args:
+            path: Where to look.
+            at: A verified block; the newest one when it is left out.
+            at_least: Height that the newest one must have.
+
+        Raises:
+            StateNotProved: The answer does not follow from the block.
+            AnswerInvalid: No proof, or one under an older block than was seen or asked for.
+            LogFork: The block does not go on from the last one seen.
+        """
+        return self._state.value(path, at, at_least=at_least)
+
+    def read_below(self, path: str, at: SignedBlock | None = None, *, at_least: int = 0) -> ProvedSubtree:
+        """Return all that stands on a path and below it in the state of a block; proved, and fails as `read`.
+
+        At most 100,000 values of 64 MiB together are read.
+        """
+        return self._state.subtree(path, at, at_least=at_least)
+
+    def final_block(self) -> SignedBlock:
+        """Return the newest block whose leaves are all final: one that the genesis' number of blocks has confirmed.
+
+        Raises:
+            AnswerInvalid: The blocks up to the newest one are not all there.
+            LogFork: They are not of one chain.
+        """
+        newest = self.checkpoint()
+        first = max(newest.block.height - self.genesis.final_confirmations + 1, 0)
+        if first == newest.block.height:
+            return newest
+        blocks = list(islice(self.blocks(first), newest.block.height - first + 1))
+        if not blocks or blocks[-1].block.height != newest.block.height:
+            raise AnswerInvalid(f"the blocks from {first} to {newest.block.height} are not all there")
+        if blocks[-1].hash != newest.hash:
+            check_chain(newest, blocks[-1])  # raises: they are of one height
+        return blocks[0]
+
     def get(self, path: str, concern: str | None = None) -> Entry | None:
-        """Return what stands on a path, None when nothing does.
+        """Return what the ledger says stands on a path, None when nothing does; `read` proves it.
 
         Args:
             path: Where to look.
@@ -176,7 +220,7 @@ class LedgerClient:
         return entry
 
     def children(self, path: str, concern: str | None = None, *, after: str = "") -> Iterator[tuple[str, Entry | None]]:
-        """Yield the names below a path in order, each with its own value if it has one.
+        """Yield what the ledger says are the names below a path, in order, each with its own value if it has one.
 
         Args:
             path: Whose children.
@@ -231,7 +275,7 @@ class LedgerClient:
     def prove_path(self, path: str) -> tuple[LogProof, SignedBlock, SignedTransaction]:
         """Return the proof of the transaction that wrote what stands on a path.
 
-        It shows that this was written; that nothing newer was is the ledger's word.
+        It shows that this was written; `read` shows that it still stands.
 
         Raises:
             RequestRejected: Nothing stands there.
@@ -329,6 +373,10 @@ class LedgerClient:
         if edge.root() != block.block.root:
             raise AnswerInvalid(f"the edge of {size} leaves does not lead to the root of block {block.block.height}")
         return edge
+
+    def consistency(self, old_size: int, new_size: int) -> list[bytes]:
+        """Return the ledger's proof that its first ``old_size`` leaves are still the first; the caller verifies it."""
+        return self._consistency(old_size, new_size)
 
     def stream(self, first: int, idle_seconds: float) -> ByteStream:
         """Open GET /subscribe from a height on; `polarise.ledger_feed` reads and verifies it."""

@@ -1,7 +1,8 @@
 """The registry on the ledger: /registry/<node key> holds the node's own signed entry.
 
 The rule of the ledger lets only the node write there; that the entry is signed by that node and certified by its owner
-is checked here again, because nobody has to believe the ledger for it.
+is checked here again, because nobody has to believe the ledger for it. That no entry was left out or is an old one is
+shown by the state root of the block it was read under.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from polarise.decode import decode_model
-from polarise.errors import AnswerInvalid, RequestRejected
+from polarise.decode import decode_json, decode_model
+from polarise.errors import RequestRejected
 from polarise.ledger_client import LedgerClient
 from polarise.registry import MAX_ENTRY_BYTES, RegistryEntry, open_entry
 from polarise.signing import SignatureInvalid
@@ -18,7 +19,6 @@ from polarise.statement import SignedStatement
 from polarise.transaction import SetValue
 
 FOLDER = "/registry"
-ENTRIES_MAX = 100_000
 
 
 def registration(statement: SignedStatement) -> SetValue:
@@ -34,22 +34,20 @@ def withdrawal(node_key: str) -> SetValue:
 def read_ledger_registry(
     client: LedgerClient, on_error: Callable[[str, Exception], None]
 ) -> dict[str, tuple[SignedStatement, RegistryEntry]]:
-    """Read every entry; one that does not hold is reported with its node key and left out.
+    """Read every entry that is final; one that does not hold is reported with its name and left out.
 
     Returns:
         Node key -> (signed statement, verified entry), in order of the node keys.
 
     Raises:
-        AnswerInvalid: The ledger lists more than 100,000 names.
+        StateNotProved: These are not all entries, or not the ones that stand there.
+        AnswerInvalid: The ledger gives no proof, or more than `LedgerClient.read_below` reads.
     """
     found: dict[str, tuple[SignedStatement, RegistryEntry]] = {}
-    for count, (name, entry) in enumerate(client.children(FOLDER)):
-        if count >= ENTRIES_MAX:
-            raise AnswerInvalid(f"the ledger lists more than {ENTRIES_MAX} nodes")
-        if entry is None:
-            continue
+    for path, text in client.read_below(FOLDER, client.final_block()).texts.items():
+        name = path.removeprefix(f"{FOLDER}/")
         try:
-            found[name] = open_value(name, entry.value)
+            found[name] = open_value(name, decode_json(text, max_bytes=MAX_ENTRY_BYTES))
         except (RequestRejected, SignatureInvalid) as err:
             on_error(name, err)
     return found

@@ -1,4 +1,4 @@
-"""The event routes of a miner as methods: open a stream, read a page, ask for a checkpoint with its consistency proof."""
+"""The event routes of a miner as methods: a stream, a page, a checkpoint with its consistency proof, a cosignature."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from pydantic import Field
 
 from polarise import __version__
 from polarise.answers import MAX_REFUSAL_BYTES, decoded, raise_for_status, refusal_of
+from polarise.canonical import canonical_bytes
+from polarise.cosignature import CosignatureRequest
 from polarise.decode import WireModel
 from polarise.errors import AnswerInvalid
 from polarise.http_client import ByteStream, HttpClient, Response
 from polarise.http_signatures import sign_request
 from polarise.log_proof import LogProof, parse_log_proof
+from polarise.messages import SuccessAnswer
 from polarise.notes import NoteInvalid
 from polarise.signing import Certificate, Identity
 
@@ -22,7 +25,7 @@ class CheckpointAnswer(WireModel):
 
     Attributes:
         certificate: The node's word for the log's key.
-        checkpoint: The signed note, as text; None before the first.
+        checkpoint: The signed note, as text, with its cosignature lines; None before the first.
         consistency: With ``?old=``: hashes (hex) that lead from the tree of that size to this one.
     """
 
@@ -96,30 +99,68 @@ class TelemetryClient:
         return decoded(EventsAnswer, self._get(target, timeout_seconds))
 
     def checkpoint(
-        self, stream_id: str, old_size: int | None = None, size: int | None = None, *, timeout_seconds: float = 30.0
+        self,
+        stream_id: str,
+        old_size: int | None = None,
+        size: int | None = None,
+        *,
+        witnesses: str | None = None,
+        timeout_seconds: float = 30.0,
     ) -> CheckpointAnswer:
-        """Return the newest checkpoint, with the proof of consistency from ``old_size`` to ``size`` (or to itself)."""
-        query = [f"{name}={value}" for name, value in (("old", old_size), ("size", size)) if value is not None]
+        """Return a checkpoint, with the proof of consistency from ``old_size`` to ``size`` (or to itself).
+
+        Args:
+            stream_id: Which stream.
+            old_size: Where the proof begins; with ``witnesses`` the checkpoint is larger.
+            size: Where the proof ends.
+            witnesses: How many must have cosigned it, or `polarise.cosignature.MOST`; None asks for the newest.
+            timeout_seconds: Deadline.
+
+        Raises:
+            RequestRejected: NOT_FOUND (404), not so many cosigned one.
+        """
+        given = (("old", old_size), ("size", size), ("witnesses", witnesses))
+        query = [f"{name}={value}" for name, value in given if value is not None]
         target = f"/streams/{stream_id}/checkpoint" + ("?" + "&".join(query) if query else "")
         return decoded(CheckpointAnswer, self._get(target, timeout_seconds))
 
-    def proof(self, stream_id: str, seq: int, *, timeout_seconds: float = 30.0) -> LogProof:
+    def proof(
+        self, stream_id: str, seq: int, *, witnesses: str | None = None, timeout_seconds: float = 30.0
+    ) -> LogProof:
         """Return one line's proof; `LogProof.verify` with `polarise.stream.log_verifier` checks it.
+
+        Args:
+            stream_id: Which stream.
+            seq: Which line.
+            witnesses: Under which checkpoint, as for `checkpoint`.
+            timeout_seconds: Deadline.
 
         Raises:
             AnswerInvalid: The answer is no proof.
         """
-        response = self._get(f"/streams/{stream_id}/proof?seq={seq}", timeout_seconds)
+        asked = "" if witnesses is None else f"&witnesses={witnesses}"
+        response = self._get(f"/streams/{stream_id}/proof?seq={seq}{asked}", timeout_seconds)
         raise_for_status(response)
         try:
             return parse_log_proof(response.body)
         except NoteInvalid as err:
             raise AnswerInvalid(f"the answer is no proof: {err}") from err
 
+    def cosign(self, stream_id: str, cosigned: CosignatureRequest, *, timeout_seconds: float = 30.0) -> None:
+        """Hand cosignatures of this identity's back to the node.
+
+        Raises:
+            RequestRejected: They do not hold there, or are older than what the node has.
+        """
+        target, body = f"/streams/{stream_id}/cosignature", canonical_bytes(cosigned.to_wire())
+        headers = {"Content-Type": "application/json", **self._signed(target, "POST", body)}
+        response = self._http.request("POST", target, headers=headers, body=body, timeout_seconds=timeout_seconds)
+        decoded(SuccessAnswer, response)
+
     def _get(self, target: str, timeout_seconds: float) -> Response:
         return self._http.request("GET", target, headers=self._signed(target), timeout_seconds=timeout_seconds)
 
-    def _signed(self, target: str) -> dict[str, str]:
+    def _signed(self, target: str, method: str = "GET", body: bytes = b"") -> dict[str, str]:
         url = self._http.base_url + target
-        headers = sign_request(self._identity, "GET", url, b"", audience=self.node_key)
+        headers = sign_request(self._identity, method, url, body, audience=self.node_key)
         return {"User-Agent": f"polarise/{__version__}", **headers}

@@ -12,6 +12,7 @@ from pydantic import Field
 from polarise.decode import WireModel
 from polarise.errors import RejectReason
 from polarise.evidence import PartScore
+from polarise.signing import Certificate
 
 PAGE_MAX = 200
 
@@ -33,6 +34,11 @@ class ScoreView(WireModel):
         rules_version: Rules it was computed by.
         evidence: Name of the bundle, served at ``/evidence/<name>``.
         scored_at: When.
+        undrawn_count: Epochs in a row in which it was not drawn for a proof; its newest one stands.
+        uninspected_count: Epochs in a row in which it was not drawn for an inspection.
+        worth_ppb: What its devices count for, in billionths of the reference card; None where no epoch with it has ended.
+        weight_ppm: Its share of the market, in the epoch asked for or else in the newest that ended; all miners of that
+            epoch have 1,000,000 together, or 0.
     """
 
     miner_key: str
@@ -48,6 +54,10 @@ class ScoreView(WireModel):
     rules_version: int
     evidence: str
     scored_at: str
+    undrawn_count: int = 0
+    uninspected_count: int = 0
+    worth_ppb: int | None = None
+    weight_ppm: int | None = None
 
 
 class ScoresAnswer(WireModel):
@@ -128,8 +138,44 @@ class EpochsAnswer(WireModel):
     next: int | None
 
 
+class CosignedLog(WireModel):
+    """The newest checkpoint of one log that this validator cosigned.
+
+    Attributes:
+        origin: The log.
+        name: SHA-256 of the origin; the signed note is at ``/witness/<name>``.
+        size: Tree size.
+        cosigned_at: When.
+    """
+
+    origin: str
+    name: str
+    size: int
+    cosigned_at: str
+
+
+class WitnessAnswer(WireModel):
+    """GET /witness: the key cosignatures verify with, and what was cosigned; ``next`` is what ``?after=`` takes.
+
+    Attributes:
+        witness: Verifier key, as `polarise verify --witness` takes it.
+        certificate: The node key's word for it.
+        logs: By name.
+        next: Where the next page begins; None at the end.
+    """
+
+    status: Literal["success"] = "success"
+    witness: str
+    certificate: Certificate
+    logs: tuple[CosignedLog, ...] = Field(max_length=PAGE_MAX)
+    next: str | None
+
+
 class ValidatorStatus(WireModel):
-    """GET /status: who this validator is and how far it has come."""
+    """GET /status: who this validator is and how far it has come.
+
+    The verifier key in ``witness`` cosigned the ledger up to ``cosigned_ledger_size`` leaves.
+    """
 
     status: Literal["success"] = "success"
     node_key: str
@@ -141,3 +187,5 @@ class ValidatorStatus(WireModel):
     epoch_seconds: int
     epoch: int | None
     rules_version: int
+    witness: str | None = None
+    cosigned_ledger_size: int | None = None

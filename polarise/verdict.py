@@ -2,7 +2,8 @@
 
 Rules:
 - The validator signs it and names itself and the miner in the body; a verdict of another is refused, whoever brings it.
-- It holds the whole score, so that the miner's operator sees each lost point without asking anybody.
+- It holds the whole score, so that the miner's operator sees each lost point without asking anybody. What stands of an
+  earlier round is said in words, and what earlier measurements give is a line of its own, below 0.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class LostPoints:
 
     Attributes:
         part: A part of the score, or ``smoothing`` and ``gate``.
-        lost_ppm: Points lost to it, in millionths of the whole score.
+        lost_ppm: Points lost to it, in millionths of the whole score; below 0 what smoothing gave.
         reasons: Reason codes.
         message: What happened, in the validator's words.
         fixes: What to do, in the order of the reasons.
@@ -82,23 +83,48 @@ def open_verdict(statement: SignedStatement, *, validator_key: str) -> Verdict:
 
 
 def lost_points(score: ScoreRecord) -> list[LostPoints]:
-    """Return one line for every part, the smoothing or the gate that took points; empty for a full score."""
+    """Return one line for every part, the smoothing or the gate that moved points; empty for a full score."""
     total = sum(part.weight_ppm for part in score.parts if part.value_ppm is not None)
-    lines = [_of_part(part, total) for part in score.parts if part.value_ppm is not None and part.value_ppm < PPM]
-    if score.raw_ppm is not None and score.smoothed_ppm < score.raw_ppm:
-        lines.append(
-            LostPoints(
-                "smoothing",
-                score.raw_ppm - score.smoothed_ppm,
-                (),
-                "earlier epochs were worse; it passes by itself",
-                (),
-            )
-        )
+    lines = [
+        _of_part(score, part, total) for part in score.parts if part.value_ppm is not None and part.value_ppm < PPM
+    ]
+    if score.raw_ppm is not None and score.smoothed_ppm != score.raw_ppm:
+        lost_ppm = score.raw_ppm - score.smoothed_ppm
+        lines.append(LostPoints("smoothing", lost_ppm, (), smoothing_text(score), ()))
     if score.gate == 0:
-        message = "a rejected proof or a broken promise takes all points of its epoch"
-        lines.append(LostPoints("gate", score.smoothed_ppm, (), message, ()))
+        lines.append(LostPoints("gate", score.smoothed_ppm, (), gate_text(score), ()))
     return lines
+
+
+def standing_text(score: ScoreRecord, part: PartScore) -> str:
+    """Return in words what stands of earlier rounds in a part; empty where there is nothing."""
+    left_out = {"compute": score.undrawn_count, "service": score.uninspected_count}.get(part.name, 0)
+    words = []
+    if left_out:
+        epochs = "1 epoch" if left_out == 1 else f"{left_out} epochs"
+        words.append(f"not drawn for {epochs}, what was found before stands")
+    standing = dict.fromkeys(reason for reason in (*(d.standing for d in part.devices), part.standing) if reason)
+    if standing:
+        words.append(f"{', '.join(standing)} stands until it is measured again")
+    return "; ".join(words)
+
+
+def smoothing_text(score: ScoreRecord) -> str:
+    """Return in words why smoothed and raw score differ."""
+    if score.raw_ppm is not None and score.smoothed_ppm > score.raw_ppm:
+        return "earlier measurements were better and still count"
+    return "earlier measurements were worse; it passes by itself"
+
+
+def gate_text(score: ScoreRecord) -> str:
+    """Return in words how long a closed gate stays closed."""
+    until = "of its epoch" if score.rules_version == 1 else "until it is measured again"
+    return f"a rejected proof or a broken promise takes all points {until}"
+
+
+def lost_text(lost_ppm: int) -> str:
+    """Return lost millionths as points; what earlier measurements give stands with a minus."""
+    return f"-{points(-lost_ppm)}" if lost_ppm < 0 else points(lost_ppm)
 
 
 def points(score_ppm: int) -> str:
@@ -106,12 +132,12 @@ def points(score_ppm: int) -> str:
     return f"{score_ppm // 10_000}.{score_ppm % 10_000 // 100:02d}"
 
 
-def _of_part(part: PartScore, total_ppm: int) -> LostPoints:
+def _of_part(score: ScoreRecord, part: PartScore, total_ppm: int) -> LostPoints:
     weight_ppm = part.weight_ppm * PPM // total_ppm if total_ppm else 0
     return LostPoints(
         part.name,
         weight_ppm * (PPM - (part.value_ppm or 0)) // PPM,
         part.reasons,
-        part.message,
+        "; ".join(text for text in (part.message, standing_text(score, part)) if text),
         tuple(FIXES[reason] for reason in part.reasons),
     )

@@ -2,34 +2,59 @@
 
 Rules:
 - Per origin the newest checkpoint is kept, on disk before the cosignature leaves; comparing and replacing are one step.
+  Of its signatures only the log's are kept.
 - Unknown origin 404, not signed by the log 403, malformed 400, another old size 409 (with ours), a history that does
   not go on from ours 422: then both notes are kept as evidence, since together they show what the log did.
-- The answer is a cosignature line over exactly the note that was sent.
+- The answer is a cosignature line over exactly the note that was sent. The same note sent again within a minute gets the
+  same line, so that nobody can make the witness sign and flush at will.
+- Which logs are followed is kept as well; a log that changed its key goes on from what its old key signed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from polarise.checkpoint import CosignatureVerifier, SignedCheckpoint, cosign, open_checkpoint, parse_size
+from polarise.checkpoint import (
+    CosignatureVerifier,
+    SignedCheckpoint,
+    cosign,
+    open_checkpoint,
+    parse_checkpoint,
+    parse_size,
+)
 from polarise.errors import ErrorCode, LogFork, RequestRejected
 from polarise.merkle import EMPTY_ROOT, InvalidProof, verify_consistency
-from polarise.notes import MAX_NOTE_BYTES, NoteInvalid, NoteVerifier, decode_base64, encode_base64
+from polarise.notes import (
+    MAX_NOTE_BYTES,
+    Ed25519Verifier,
+    NoteInvalid,
+    decode_base64,
+    encode_base64,
+    parse_note,
+    verify_note,
+)
 from polarise.signing import SigningKey
 from tlog.sqlite_file import connect, is_new
 
 MAX_HASHES = 63
 MAX_REQUEST_BYTES = MAX_NOTE_BYTES + 4096
 EVIDENCE_PER_ORIGIN_MAX = 16
+FRESH_SECONDS = 60
 VERSION = 1
 
+# (newest note cosigned, new note of the same log): raises LogFork or RequestRejected when the second must not follow.
+OrderCheck = Callable[[bytes, bytes], None]
+
 _SCHEMA = """
-CREATE TABLE seen (origin TEXT PRIMARY KEY, size INTEGER NOT NULL, note BLOB NOT NULL, cosignature TEXT NOT NULL);
+CREATE TABLE log (origin TEXT PRIMARY KEY, public_key TEXT NOT NULL);
+CREATE TABLE seen (origin TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, size INTEGER NOT NULL, note BLOB NOT NULL,
+                   cosignature TEXT NOT NULL, time_unix_s INTEGER NOT NULL);
 CREATE TABLE evidence (id INTEGER PRIMARY KEY, origin TEXT NOT NULL, first BLOB NOT NULL, second BLOB NOT NULL,
                        is_proof INTEGER NOT NULL);
 """
@@ -47,6 +72,32 @@ class StaleCheckpoint(RequestRejected):
             field="old",
             status=409,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The newest checkpoint of one log that was cosigned.
+
+    Attributes:
+        origin: The log.
+        name: SHA-256 of the origin, 64 hex digits: the log's name where an origin cannot stand.
+        size: Tree size.
+        note: The checkpoint as the log signed it.
+        cosignature: Our signature line.
+        time_unix_s: When we signed.
+    """
+
+    origin: str
+    name: str
+    size: int
+    note: bytes
+    cosignature: str
+    time_unix_s: int
+
+    @property
+    def cosigned(self) -> bytes:
+        """The note with our signature line."""
+        return self.note + self.cosignature.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +127,29 @@ class Witness:
         path: File of what was seen.
         name: Key name of this witness.
         key: Its key, of purpose witness; signs nothing else.
-        logs: The logs to follow; the name of each key is the log's origin.
+        logs: The logs to follow, besides those that were followed before; the name of each key is the log's origin.
+        orders: By origin, what a log's checkpoints must show besides growing.
     """
 
-    def __init__(self, path: Path, name: str, key: SigningKey, logs: Sequence[NoteVerifier]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        key: SigningKey,
+        logs: Sequence[Ed25519Verifier],
+        orders: Mapping[str, OrderCheck] | None = None,
+    ) -> None:
         self._name = name
         self._key = key
-        self._logs = {log.name: log for log in logs}
+        self._orders = orders or {}
         self._lock = threading.Lock()
         self._connection = connect(path)
         if is_new(self._connection, path, VERSION):
             self._connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+        rows = self._connection.execute("SELECT origin, public_key FROM log").fetchall()
+        self._logs = {str(origin): Ed25519Verifier(str(origin), str(public_key)) for origin, public_key in rows}
+        for log in logs:
+            self.follow(log)
 
     def __enter__(self) -> Self:
         return self
@@ -106,9 +169,12 @@ class Witness:
         """The key others check cosignatures with."""
         return CosignatureVerifier(self._name, self._key.public_key)
 
-    def follow(self, log: NoteVerifier) -> None:
-        """Add a log, or replace its key."""
+    def follow(self, log: Ed25519Verifier) -> None:
+        """Add a log, or replace its key; survives a restart."""
         with self._lock:
+            if self._logs.get(log.name) == log:
+                return
+            self._connection.execute("INSERT OR REPLACE INTO log VALUES (?, ?)", (log.name, log.public_key))
             self._logs[log.name] = log
 
     def add_checkpoint(self, body: bytes, now_unix_s: int) -> bytes:
@@ -125,20 +191,41 @@ class Witness:
             checkpoint = signed.checkpoint
             if request.old_size > checkpoint.size:
                 raise _malformed(f"old size {request.old_size} of a checkpoint of {checkpoint.size}")
-            self._check_history(request, signed)
+            seen = self._seen("origin = ?", checkpoint.origin)
+            self._check_history(request, signed, seen)
+            if seen is not None and seen.note == signed.raw and 0 <= now_unix_s - seen.time_unix_s < FRESH_SECONDS:
+                return seen.cosignature.encode()
             signature = cosign(signed.note.text, self._name, self._key, now_unix_s)
             self._connection.execute(
-                "INSERT INTO seen VALUES (?1, ?2, ?3, ?4) "
-                "ON CONFLICT (origin) DO UPDATE SET size = ?2, note = ?3, cosignature = ?4",
-                (checkpoint.origin, checkpoint.size, signed.raw, signature.line()),
+                "INSERT OR REPLACE INTO seen VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    checkpoint.origin,
+                    log_name(checkpoint.origin),
+                    checkpoint.size,
+                    signed.raw,
+                    signature.line(),
+                    now_unix_s,
+                ),
             )
         return signature.line().encode()
 
     def latest(self, origin: str) -> bytes | None:
         """Return the newest checkpoint of a log with our cosignature, None when none was seen."""
+        seen = self.seen(log_name(origin))
+        return None if seen is None else seen.cosigned
+
+    def seen(self, name: str) -> Seen | None:
+        """Return what was cosigned last of the log of that name, see `log_name`."""
         with self._lock:
-            row = self._connection.execute("SELECT note, cosignature FROM seen WHERE origin = ?", (origin,)).fetchone()
-        return None if row is None else bytes(row[0]) + str(row[1]).encode()
+            return self._seen("name = ?", name)
+
+    def page(self, after: str, limit: int) -> list[Seen]:
+        """Return what was cosigned last of each log, by name, those greater than ``after``."""
+        with self._lock:
+            rows = self._connection.execute(
+                "SELECT * FROM seen WHERE name > ? ORDER BY name LIMIT ?", (after, limit)
+            ).fetchall()
+        return [Seen(*row) for row in rows]
 
     def evidence(self, origin: str) -> list[tuple[bytes, bytes]]:
         """Return pairs of notes that do not fit together, oldest first."""
@@ -147,6 +234,15 @@ class Witness:
                 "SELECT first, second FROM evidence WHERE origin = ? ORDER BY id", (origin,)
             ).fetchall()
         return [(bytes(first), bytes(second)) for first, second in rows]
+
+    def keep_fork(self, origin: str, first: bytes, second: bytes) -> None:
+        """Keep two notes that do not fit together, which somebody else found."""
+        with self._lock:
+            self._keep_evidence(origin, first, second, is_proof=False)
+
+    def _seen(self, where: str, value: str) -> Seen | None:
+        row = self._connection.execute(f"SELECT * FROM seen WHERE {where}", (value,)).fetchone()  # noqa: S608  ours
+        return None if row is None else Seen(*row)
 
     def _open(self, note: bytes) -> SignedCheckpoint:
         origin = note.partition(b"\n")[0].decode("utf-8", "replace")
@@ -159,23 +255,28 @@ class Witness:
                 status=404,
             )
         try:
-            return open_checkpoint(note, log)
+            signed = open_checkpoint(note, log)
+            return replace(signed, note=replace(signed.note, signatures=verify_note(signed.note, [log])))
         except NoteInvalid as err:
             raise RequestRejected(
                 ErrorCode.BAD_SIGNATURE, str(err), hint="send the note the log signed", field="checkpoint", status=403
             ) from err
 
-    def _check_history(self, request: AddCheckpoint, signed: SignedCheckpoint) -> None:
+    def _check_history(self, request: AddCheckpoint, signed: SignedCheckpoint, seen: Seen | None) -> None:
         """Compare with the newest checkpoint we cosigned; runs under the lock that also replaces it."""
         checkpoint = signed.checkpoint
-        row = self._connection.execute("SELECT size, note FROM seen WHERE origin = ?", (checkpoint.origin,)).fetchone()
-        known_size, known_note = (0, None) if row is None else (int(row[0]), bytes(row[1]))
+        known_size, known_note = (0, None) if seen is None else (seen.size, seen.note)
         if request.old_size != known_size:
             raise StaleCheckpoint(known_size)
-        known = None if known_note is None else open_checkpoint(known_note, self._logs[checkpoint.origin]).checkpoint
-        known_root = EMPTY_ROOT if known is None else known.root
+        # Its signature was verified when it came; the log may have another key by now.
+        known_root = EMPTY_ROOT if known_note is None else parse_checkpoint(parse_note(known_note).text).root
         try:
             verify_consistency(known_size, known_root, checkpoint.size, checkpoint.root, request.proof)
+            if known_note is not None and (check := self._orders.get(checkpoint.origin)):
+                check(known_note, signed.raw)
+        except LogFork as err:
+            self._keep_evidence(checkpoint.origin, err.first, err.second, is_proof=True)
+            raise
         except InvalidProof as err:
             if known_note is None:
                 raise _inconsistent(str(err)) from err
@@ -195,6 +296,11 @@ class Witness:
                 "INSERT INTO evidence (origin, first, second, is_proof) VALUES (?, ?, ?, ?)",
                 (origin, first, second, is_proof),
             )
+
+
+def log_name(origin: str) -> str:
+    """Return the name a log has in our files and routes: SHA-256 of its origin, 64 hex digits."""
+    return hashlib.sha256(origin.encode()).hexdigest()
 
 
 def parse_request(body: bytes) -> AddCheckpoint:

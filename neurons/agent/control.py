@@ -10,16 +10,29 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
+from neurons.agent.cosigned import Cosigned
 from neurons.agent.doors import Doors
+from neurons.agent.event_log import EventLog
 from neurons.agent.sampling import Sampling
 from neurons.agent.streams import Streams
-from neurons.base.agent_wire import REQUEST_BYTES_MAX, SOCKET_NAME, Answer, Appended, Refusal, Request, encode_message
+from neurons.base.agent_wire import (
+    REQUEST_BYTES_MAX,
+    SOCKET_NAME,
+    Answer,
+    Appended,
+    CosignedBy,
+    Refusal,
+    Request,
+    encode_message,
+)
 from neurons.base.metrics import MetricsTracker
 from neurons.base.unix_socket import listen, peer_uid
 from polarise.canonical import JsonValue
+from polarise.checkpoint import parse_checkpoint
 from polarise.decode import decode_model
 from polarise.errors import ErrorCode, RequestRejected
 from polarise.ingress import draft_of
+from polarise.notes import parse_note
 from polarise.stream import SYSTEM
 from telemetry import exporter
 from telemetry.usage import cgroup_folders
@@ -37,6 +50,7 @@ class Control:
     Args:
         folder: Where the socket lies.
         streams: The logs.
+        cosigned: What validators cosigned of them.
         doors: The containers' sockets.
         sampling: What is measured.
         metrics: Counters.
@@ -45,10 +59,17 @@ class Control:
     name = "control"
 
     def __init__(
-        self, folder: Path, streams: Streams, doors: Doors, sampling: Sampling, metrics: MetricsTracker
+        self,
+        folder: Path,
+        streams: Streams,
+        cosigned: Cosigned,
+        doors: Doors,
+        sampling: Sampling,
+        metrics: MetricsTracker,
     ) -> None:
         self._path = folder / SOCKET_NAME
         self._streams = streams
+        self._cosigned = cosigned
         self._doors = doors
         self._sampling = sampling
         self._metrics = metrics
@@ -105,13 +126,18 @@ class Control:
             "read": self._read,
             "checkpoint": self._checkpoint,
             "proof": self._proof,
+            "cosign": self._cosign,
             "metrics": self._render,
         }
         try:
             request = decode_model(Request, line, max_bytes=REQUEST_BYTES_MAX)
             return calls[request.op](request)
         except RequestRejected as err:
-            return Answer(refusal=Refusal(code=str(err.code), message=err.message, hint=err.hint, status=err.status))
+            return Answer(
+                refusal=Refusal(
+                    code=str(err.code), message=err.message, hint=err.hint, status=err.status, field=err.field
+                )
+            )
 
     def _append(self, request: Request) -> Answer:
         drafts = [draft_of(cast("dict[str, JsonValue]", event)) for event in request.events]
@@ -154,6 +180,10 @@ class Control:
                 size=log.size,
                 signed_size=log.signed_size,
                 certificate=self._streams.certificate,
+                cosigned=tuple(
+                    CosignedBy(validator_key=key, size=newest.size, time_unix_s=newest.time_unix_s)
+                    for key, newest in self._cosigned.by_validator(request.stream).items()
+                ),
             )
 
     def _read(self, request: Request) -> Answer:
@@ -182,11 +212,12 @@ class Control:
 
     def _checkpoint(self, request: Request) -> Answer:
         with self._streams.reading(request.stream) as log:
-            note = log.latest()
+            note = self._note(request, log, request.first or 0)
             proof: tuple[bytes, ...] = ()
             if request.first is not None:
+                newest = parse_checkpoint(parse_note(note).text).size if note else 0
                 try:
-                    proof = log.consistency(request.first, log.signed_size if request.size is None else request.size)
+                    proof = log.consistency(request.first, newest if request.size is None else request.size)
                 except IndexError as err:
                     raise _invalid(f"{err}", "old") from err
             return Answer(
@@ -198,10 +229,25 @@ class Control:
 
     def _proof(self, request: Request) -> Answer:
         with self._streams.reading(request.stream) as log:
+            seq = request.first or 0
             try:
-                return Answer(text=log.proof(request.first or 0).encode().decode())
+                return Answer(text=log.proof(seq, self._note(request, log, seq)).encode().decode())
             except IndexError as err:
                 raise _invalid(f"{err}", "seq") from err
+
+    def _note(self, request: Request, log: EventLog, above: int) -> bytes | None:
+        """Return the checkpoint that was asked for; None when the log has signed none yet."""
+        newest = log.latest()
+        if newest is None or request.witnesses is None:
+            return newest
+        return self._cosigned.find(request.stream, log, request.witnesses, above)
+
+    def _cosign(self, request: Request) -> Answer:
+        if request.caller_key is None or request.cosigned is None:
+            raise _invalid("cosign needs caller_key and cosigned")
+        self._cosigned.take(request.stream, request.caller_key, request.cosigned)
+        self._metrics.count("polarise_cosignatures_taken_total")
+        return Answer()
 
     def _render(self, _request: Request) -> Answer:
         return Answer(text=self._metrics.render() + exporter.render(self._sampling.newest))

@@ -175,13 +175,13 @@ class EventLog:
         """
         return tuple(self._store.consistency(old_size, size))
 
-    def proof(self, seq: int) -> LogProof:
-        """Return one line with everything that proves it under the newest checkpoint.
+    def proof(self, seq: int, note: bytes | None = None) -> LogProof:
+        """Return one line with everything that proves it under a checkpoint of this log, the newest when it is left out.
 
         Raises:
-            IndexError: No signed checkpoint covers it.
+            IndexError: The checkpoint does not cover it.
         """
-        note = self.latest()
+        note = note or self.latest()
         size = parse_checkpoint(parse_note(note).text).size if note else 0
         if note is None or not 0 <= seq < size:
             raise IndexError(f"line {seq} of a stream of {size} signed lines")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from config.schema import Config
 from neurons.agent.control import Control
+from neurons.agent.cosigned import Cosigned
 from neurons.agent.doors import Doors
 from neurons.agent.sampling import Sampling, Signing
 from neurons.agent.streams import Streams
@@ -16,10 +17,12 @@ from neurons.base.service import Service
 from polarise.signing import Subkey
 from telemetry.sampler import Sampler
 from telemetry.thresholds import Limits, Thresholds
+from tlog.cosignatures import Cosignatures
 from utils.clock import Clock, SystemClock
 from utils.gpu import GpuSampler
 
 LOCK_SECONDS = 10.0
+COSIGNATURES_FILE = "cosignatures.sqlite"
 
 
 class AgentNode(BaseNode):
@@ -64,7 +67,8 @@ class AgentNode(BaseNode):
         )
         sampler = Sampler(self.closing(GpuSampler()))
         sampling = Sampling(streams, sampler, thresholds, clock)
-        control = Control(self.sockets, streams, doors, sampling, metrics)
+        cosigned = Cosigned(streams, self.closing(Cosignatures(self.data_dir.root / COSIGNATURES_FILE)), clock)
+        control = Control(self.sockets, streams, cosigned, doors, sampling, metrics)
         return [Signing(streams, sampling), sampling, doors, control]
 
     def describe(self) -> dict[str, object]:

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from neurons.base.agent_wire import ANSWER_BYTES_MAX, SOCKET_NAME, Answer, Appended, Request, encode_message
 from neurons.base.unix_socket import connect
 from polarise.canonical import JsonValue
+from polarise.cosignature import CosignatureRequest
 from polarise.errors import ErrorCode, RequestRejected, Unavailable
 
 # Where a container finds its folder, and the client its socket (`polarise.events.DEFAULT_SOCKET`).
@@ -101,17 +102,42 @@ class AgentClient:
         """
         return self._call(Request(op="read", stream=stream_id, first=first, wait_ms=int(wait_seconds * 1000)))
 
-    def checkpoint(self, stream_id: str, old_size: int | None = None, size: int | None = None) -> Answer:
-        """Return the newest checkpoint, with the proof of consistency from ``old_size`` to ``size`` (or to itself)."""
-        return self._call(Request(op="checkpoint", stream=stream_id, first=old_size, size=size))
+    def checkpoint(
+        self, stream_id: str, old_size: int | None = None, size: int | None = None, *, witnesses: str | None = None
+    ) -> Answer:
+        """Return a checkpoint, with the proof of consistency from ``old_size`` to ``size`` (or to itself).
 
-    def proof(self, stream_id: str, seq: int) -> str:
-        """Return the proof file of one line.
+        Args:
+            stream_id: Which stream.
+            old_size: A size it must go on from; the proof begins there.
+            size: Where the proof ends.
+            witnesses: How many must have cosigned it, or ``most``; None is the newest as the log alone signed it.
+
+        Raises:
+            RequestRejected: NOT_FOUND (404), not so many cosigned one.
+        """
+        return self._call(Request(op="checkpoint", stream=stream_id, first=old_size, size=size, witnesses=witnesses))
+
+    def proof(self, stream_id: str, seq: int, *, witnesses: str | None = None) -> str:
+        """Return the proof file of one line, under the checkpoint that `checkpoint` chooses.
 
         Raises:
             RequestRejected: INVALID_FIELD, no checkpoint covers it yet.
         """
-        return self._call(Request(op="proof", stream=stream_id, first=seq)).text
+        return self._call(Request(op="proof", stream=stream_id, first=seq, witnesses=witnesses)).text
+
+    def cosign(self, stream_id: str, caller_key: str, cosigned: CosignatureRequest) -> None:
+        """Hand in a validator's cosignatures.
+
+        Args:
+            stream_id: Which stream.
+            caller_key: Node key of the validator, as its request showed it.
+            cosigned: The cosignatures.
+
+        Raises:
+            RequestRejected: They do not hold, or are older than what is kept.
+        """
+        self._call(Request(op="cosign", stream=stream_id, caller_key=caller_key, cosigned=cosigned))
 
     def metrics(self) -> str:
         """Return the agent's figures as Prometheus text."""
@@ -134,7 +160,9 @@ class AgentClient:
             raise Unavailable("the agent answered something else; do miner and agent run the same version?") from err
         if answer.refusal is not None:
             refusal = answer.refusal
-            raise RequestRejected(ErrorCode(refusal.code), refusal.message, hint=refusal.hint, status=refusal.status)
+            raise RequestRejected(
+                ErrorCode(refusal.code), refusal.message, hint=refusal.hint, field=refusal.field, status=refusal.status
+            )
         return answer
 
 

@@ -11,8 +11,9 @@ from typing import Literal
 
 from pydantic import Field
 
+from polarise.cosignature import WITNESSES_PATTERN, CosignatureRequest
 from polarise.decode import WireModel
-from polarise.signing import Certificate
+from polarise.signing import KEY_PATTERN, Certificate
 from polarise.telemetry_client import STREAM_ID_PATTERN
 
 SOCKET_NAME = "agent.sock"
@@ -38,9 +39,13 @@ class Request(WireModel):
         first: read: sequence number of the first line; proof: of the line to prove; checkpoint: with it, prove consistency from that size.
         size: checkpoint: the tree the proof leads to; the newest signed one when it is left out.
         wait_ms: read: how long to wait for something new.
+        witnesses: checkpoint, proof: with it, the note comes with its cosignature lines; which one, see
+            `polarise.cosignature.WITNESSES_PATTERN`.
+        caller_key: cosign: whose cosignatures these are.
+        cosigned: cosign: the cosignatures.
     """
 
-    op: Literal["append", "open", "watch", "close", "list", "info", "read", "checkpoint", "proof", "metrics"]
+    op: Literal["append", "open", "watch", "close", "list", "info", "read", "checkpoint", "proof", "cosign", "metrics"]
     stream: str = Field(default="system", pattern=STREAM_ID_PATTERN)
     events: tuple[dict[str, object], ...] = Field(default=(), max_length=1024)
     renter_key: str | None = None
@@ -50,6 +55,9 @@ class Request(WireModel):
     first: int | None = Field(default=None, ge=0, lt=2**53)
     size: int | None = Field(default=None, ge=0, lt=2**53)
     wait_ms: int = Field(default=0, ge=0, le=10_000)
+    witnesses: str | None = Field(default=None, pattern=WITNESSES_PATTERN)
+    caller_key: str | None = Field(default=None, pattern=KEY_PATTERN)
+    cosigned: CosignatureRequest | None = None
 
 
 class Appended(WireModel):
@@ -66,6 +74,15 @@ class Refusal(WireModel):
     message: str
     hint: str = ""
     status: int = 400
+    field: str | None = None
+
+
+class CosignedBy(WireModel):
+    """How far one validator cosigned a stream: tree size, and when by its own word."""
+
+    validator_key: str
+    size: int
+    time_unix_s: int
 
 
 class Answer(WireModel):
@@ -88,6 +105,7 @@ class Answer(WireModel):
         note_at_first: read: the checkpoint that was signed at exactly ``first``.
         consistency: checkpoint: hashes, hex.
         text: metrics: Prometheus text; proof: a C2SP proof file.
+        cosigned: info: the newest cosignature of each validator.
     """
 
     refusal: Refusal | None = None
@@ -106,3 +124,4 @@ class Answer(WireModel):
     note_at_first: str | None = None
     consistency: tuple[str, ...] = ()
     text: str = ""
+    cosigned: tuple[CosignedBy, ...] = ()

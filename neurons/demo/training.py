@@ -54,16 +54,16 @@ def prove_training(market: Market, container_id: str, lease_id: str, count: int)
 
 
 def _anchored(market: Market, lease_id: str) -> tuple[int, str, int]:
-    """Wait for the stream's root on the ledger, with a proof that it was written there."""
+    """Wait for the stream's root on the ledger, with proofs that it stands there and was written by a transaction."""
     ledger = market.ledger_client()
     path = anchor_path(market.miner_identity.public_key, lease_id)
     end = time.monotonic() + ANCHOR_SECONDS
-    while (entry := ledger.get(path, "final")) is None:
+    while (standing := ledger.read(path)).text is None:
         if time.monotonic() > end:
             raise NotProved(f"nothing stands on {path} after {ANCHOR_SECONDS:g} s")
         time.sleep(0.25)
     _, block, transaction = ledger.prove_path(path)
     value = transaction.body.op.value
-    if not isinstance(value, dict) or entry.value != value:
+    if not isinstance(value, dict) or standing.value != value:
         raise NotProved(f"{path} was written anew meanwhile")
     return int(value["size"]), str(value["root"]), block.block.height

@@ -12,6 +12,8 @@ _PUBLIC = (
     ("GET", "/get"),
     ("GET", "/list"),
     ("GET", "/prove"),
+    ("GET", "/state"),
+    ("GET", "/state/values"),
     ("GET", "/tx/<name>"),
     ("GET", "/checkpoint"),
     ("GET", "/consistency"),

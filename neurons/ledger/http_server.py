@@ -6,7 +6,6 @@ Signed things travel as they were signed: blocks and checkpoints as notes, leave
 from __future__ import annotations
 
 import json
-import re
 
 from flask import Response, jsonify, request
 
@@ -19,8 +18,9 @@ from neurons.base.health import Health
 from neurons.base.http_app import HttpApp
 from neurons.base.metrics import MetricsTracker
 from neurons.ledger.feed import BlockFeed
+from neurons.ledger.query import invalid, not_found, query_hash, query_number, query_text
 from polarise.decode import WireModel
-from polarise.errors import ErrorCode, RequestRejected
+from polarise.errors import RequestRejected
 from polarise.ledger_messages import (
     LEAVES_MAX,
     BlocksAnswer,
@@ -37,7 +37,7 @@ from polarise.ledger_messages import (
     TransactionAnswer,
 )
 from polarise.merkle import SIZE_MAX, leaf_hash
-from polarise.transaction import HASH_PATTERN, check_path
+from polarise.transaction import check_path
 from tlog.tiles import parse_tile, read_tile
 
 TEXT = "text/plain; charset=utf-8"
@@ -94,16 +94,16 @@ class LedgerRoutes:
 
     def get(self, _caller: Caller | None, _body: bytes) -> WireModel:
         """Return the value on a path."""
-        path = check_path(_text("path"))
+        path = check_path(query_text("path"))
         stored = self._ledger.views.get(path, _concern())
         if stored is None:
-            raise _not_found(f"nothing stands on {path} with this concern")
+            raise not_found(f"nothing stands on {path} with this concern")
         return GetAnswer(entry=self._entry(stored))
 
     def children(self, _caller: Caller | None, _body: bytes) -> WireModel:
         """Return a page of the names below a path."""
-        path = check_path(_text("path"))
-        limit = _number("limit", LIST_MAX, 1, LIST_MAX)
+        path = check_path(query_text("path"))
+        limit = query_number("limit", LIST_MAX, 1, LIST_MAX)
         found = self._ledger.views.children(path, _concern(), after=request.args.get("after", "")[:80], limit=limit)
         children: list[Child] = []
         size = 0
@@ -118,19 +118,19 @@ class LedgerRoutes:
     def prove(self, _caller: Caller | None, _body: bytes) -> Response:
         """Prove a transaction, or the one that wrote what stands on a path, under the newest block."""
         if "path" in request.args:
-            stored = self._ledger.views.get(check_path(_text("path")), Concern.BLOCK)
+            stored = self._ledger.views.get(check_path(query_text("path")), Concern.BLOCK)
             index = None if stored is None or stored.leaf < 0 else stored.leaf
         else:
-            index = self._ledger.views.leaf_of(_hash(_text("hash")))
+            index = self._ledger.views.leaf_of(query_hash(query_text("hash")))
         if index is None:
-            raise _not_found("there is no such transaction on this ledger")
+            raise not_found("there is no such transaction on this ledger")
         return Response(self._ledger.prove(index).encode(), content_type=TEXT)
 
     def transaction(self, _caller: Caller | None, _body: bytes, name: str) -> WireModel:
         """Say how far a transaction has come."""
-        index = self._ledger.views.leaf_of(_hash(name))
+        index = self._ledger.views.leaf_of(query_hash(name))
         if index is None:
-            raise _not_found("this ledger has not taken such a transaction")
+            raise not_found("this ledger has not taken such a transaction")
         depth = self._ledger.views.depth(index)
         final = self._ledger.genesis.final_confirmations
         return TransactionAnswer(
@@ -150,28 +150,28 @@ class LedgerRoutes:
 
     def consistency(self, _caller: Caller | None, _body: bytes) -> WireModel:
         """Prove that the first leaves of the log are still the ones they were."""
-        new = _number("new", self._ledger.last_block.block.size, 0, self._ledger.log.size)
-        old = _number("old", None, 0, new)
+        new = query_number("new", self._ledger.last_block.block.size, 0, self._ledger.log.size)
+        old = query_number("old", None, 0, new)
         hashes = tuple(value.hex() for value in self._ledger.log.consistency(old, new))
         return ConsistencyAnswer(old=old, new=new, hashes=hashes)
 
     def frontier(self, _caller: Caller | None, _body: bytes) -> WireModel:
         """Return the right edge of the tree of some first leaves."""
-        size = _number("size", self._ledger.last_block.block.size, 0, self._ledger.log.size)
+        size = query_number("size", self._ledger.last_block.block.size, 0, self._ledger.log.size)
         return FrontierAnswer(size=size, hashes=tuple(node.hex() for node in self._ledger.log.frontier(size).nodes))
 
     def blocks(self, _caller: Caller | None, _body: bytes) -> WireModel:
         """Return a page of blocks."""
-        first = _number("from", 0, 0, SIZE_MAX)
-        notes = self._ledger.blocks(first, _number("limit", LIST_MAX, 1, LIST_MAX))
+        first = query_number("from", 0, 0, SIZE_MAX)
+        notes = self._ledger.blocks(first, query_number("limit", LIST_MAX, 1, LIST_MAX))
         return BlocksAnswer(
             blocks=tuple(BlockView(height=height, note=note.decode()) for height, note in enumerate(notes, first))
         )
 
     def leaves(self, _caller: Caller | None, _body: bytes) -> WireModel:
         """Return a page of leaves."""
-        first = _number("from", 0, 0, SIZE_MAX)
-        lines = self._ledger.log.read(first, first + _number("limit", LEAVES_MAX, 1, LEAVES_MAX))
+        first = query_number("from", 0, 0, SIZE_MAX)
+        lines = self._ledger.log.read(first, first + query_number("limit", LEAVES_MAX, 1, LEAVES_MAX))
         page: list[str] = []
         size = 0
         for line in lines:
@@ -184,7 +184,7 @@ class LedgerRoutes:
     def subscribe(self, _caller: Caller | None, _body: bytes) -> Response:
         """Stream blocks and their leaves; without ``from`` starting with the next block."""
         following = self._ledger.last_block.block.height + 1
-        first = _number("from", following, 0, following)
+        first = query_number("from", following, 0, following)
         return self._app.stream(lambda gone: BlockFeed(self._ledger, first, gone), "text/event-stream")
 
     def tile(self, _caller: Caller | None, _body: bytes, tile: str) -> Response:
@@ -192,7 +192,7 @@ class LedgerRoutes:
         named = parse_tile(tile)
         content = None if named is None else read_tile(self._ledger.log, named)
         if content is None:
-            raise _not_found(f"there is no tile {tile[:80]}")
+            raise not_found(f"there is no tile {tile[:80]}")
         response = Response(content, content_type="application/octet-stream")
         response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
         return response
@@ -223,40 +223,10 @@ class LedgerRoutes:
         )
 
 
-def _text(name: str) -> str:
-    value = request.args.get(name)
-    if value is None:
-        raise _invalid(name, f"the query lacks {name!r}", f"?{name}=…")
-    return value
-
-
-def _number(name: str, default: int | None, least: int, most: int) -> int:
-    text = request.args.get(name)
-    if text is None and default is not None:
-        return default
-    if text is None or not re.fullmatch(r"[0-9]{1,19}", text) or not least <= int(text) <= most:
-        raise _invalid(name, f"{name} is an integer from {least} to {most}, got {str(text)[:40]!r}", f"?{name}={least}")
-    return int(text)
-
-
 def _concern() -> Concern | None:
     text = request.args.get("concern")
     if text is None:
         return None
     if text not in Concern.__members__.values():
-        raise _invalid("concern", f"no concern {text[:40]!r}", f"one of {', '.join(Concern)}")
+        raise invalid("concern", f"no concern {text[:40]!r}", f"one of {', '.join(Concern)}")
     return Concern(text)
-
-
-def _hash(text: str) -> str:
-    if not re.fullmatch(HASH_PATTERN, text):
-        raise _invalid("hash", f"{text[:80]!r} is no transaction's name", "64 lower-case hex digits")
-    return text
-
-
-def _invalid(field: str, message: str, hint: str) -> RequestRejected:
-    return RequestRejected(ErrorCode.INVALID_FIELD, message, hint=hint, field=field)
-
-
-def _not_found(message: str) -> RequestRejected:
-    return RequestRejected(ErrorCode.NOT_FOUND, message, hint="perhaps it is not in a block yet", status=404)

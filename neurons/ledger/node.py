@@ -19,6 +19,7 @@ from neurons.base.tokens import TokenIssuer, load_token_secrets
 from neurons.ledger.access_table import LEDGER_ACCESS
 from neurons.ledger.block_maker import BlockMaker
 from neurons.ledger.http_server import LedgerRoutes
+from neurons.ledger.state_routes import StateRoutes
 from polarise.genesis import Genesis, read_genesis
 from polarise.signing import Identity, Purpose
 from utils.clock import Clock, SystemClock
@@ -76,6 +77,7 @@ class LedgerNode(BaseNode):
         metrics.gauge("polarise_ledger_leaves", lambda: float(self.ledger.log.size))
         metrics.gauge("polarise_ledger_height", lambda: float(self.ledger.last_block.block.height))
         LedgerRoutes(self.identity.public_key, self.ledger, Health({"blocks": blocks.check}), metrics).register(app)
+        StateRoutes(self.ledger).register(app)
         self.http = HttpService(
             app.flask,
             config.network.host,

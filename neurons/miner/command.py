@@ -21,7 +21,7 @@ def add_parser(subparsers: Subparsers) -> None:
     add_daemon_options(parser)
     parser.set_defaults(handler=run_miner)
     verbs = parser.add_subparsers(dest="verb", metavar="[status]")
-    status = verbs.add_parser("status", help="leases and the newest challenges, read from the data directory")
+    status = verbs.add_parser("status", help="leases, newest challenges and verdicts, how far the log is cosigned")
     add_config_options(status)
     status.add_argument("-o", "--output", choices=("table", "json"), default="table", help="how to print")
     status.set_defaults(handler=run_status)
@@ -45,7 +45,7 @@ def run_miner(args: argparse.Namespace) -> int:
 
 
 def run_status(args: argparse.Namespace) -> int:
-    """Print what the data directory says; works while the daemon runs and while it does not."""
+    """Print what the data directory says, and the agent while it runs; the rest works without any daemon."""
     from config.schema import RoleName
     from neurons.base.startup import data_dir_of
     from neurons.miner.status import read_status, render

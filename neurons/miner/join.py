@@ -15,7 +15,7 @@ from polarise.ledger_registry import registration
 from polarise.registry import STATEMENT_KIND, RegistryEntry
 from polarise.signing import Certificate, Identity
 from polarise.statement import SignedStatement, sign_statement
-from polarise.transaction import SetValue, SignedTransaction, sign_transaction
+from polarise.transaction import SetValue, SignedTransaction, encode_value, sign_transaction
 
 FINAL_SECONDS = 60.0
 SUBMIT_ATTEMPTS = 5
@@ -76,14 +76,14 @@ def post_entry(client: LedgerClient, identity: Identity, statement: SignedStatem
 
 
 def post(client: LedgerClient, identity: Identity, op: SetValue) -> int:
-    """Put one value on the ledger and wait until it is final.
+    """Put one value on the ledger, wait until it is final, and see it proved that it stands there.
 
     Returns:
         Height of the first block that covers it.
 
     Raises:
         RequestRejected: The ledger refused it.
-        Unavailable: The ledger is away, or makes no blocks.
+        Unavailable: The ledger is away, makes no blocks, or has something else on the path.
     """
     transaction = _submit(client, identity, op)
     waited = client.wait(transaction.hash, FINAL_SECONDS)
@@ -91,6 +91,11 @@ def post(client: LedgerClient, identity: Identity, op: SetValue) -> int:
         raise waited.refusal
     if waited.state is not WaitState.FINAL or waited.height is None:
         raise Unavailable(f"the value is {waited.state} after {FINAL_SECONDS:g} s; is the ledger making blocks?")
+    standing = client.read(op.path, at_least=waited.height)
+    if standing.text != (None if op.value is None else encode_value(op.value)):
+        raise Unavailable(
+            f"{op.path} holds another value in block {standing.block.block.height}; was it written again?"
+        )
     return waited.height
 
 

@@ -1,23 +1,28 @@
-"""What an operator wants to know at a glance: leases, how the newest challenges went, and what validators found."""
+"""What an operator wants to know at a glance: leases, the newest challenges, what validators found and cosigned."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import cast
 
+from neurons.base.agent_client import AgentClient
 from neurons.base.data_dir import DataDir
 from neurons.miner.journal import Journal
 from neurons.miner.validations import KeptVerdict, ValidationTracker
 from neurons.miner.verdicts import verdict_wire
-from polarise.errors import ConfigError, SubnetError
+from polarise.checkpoint import parse_checkpoint
+from polarise.cosignature import MOST
+from polarise.errors import ConfigError, SubnetError, Unavailable
+from polarise.notes import parse_note
 from polarise.quantities import format_size
+from polarise.stream import SYSTEM
 from utils.clock import iso_utc
 
 CHALLENGES_SHOWN = 10
 
 
 def read_status(root: Path) -> dict[str, list[dict[str, object]]]:
-    """Read leases, challenges and verdicts of one miner.
+    """Read leases, challenges and verdicts of one miner, and ask its agent about the log.
 
     Raises:
         ConfigError: The folder is not a miner's.
@@ -51,7 +56,33 @@ def read_status(root: Path) -> dict[str, list[dict[str, object]]]:
             for item in tracker.newest(CHALLENGES_SHOWN)
         ]
         verdicts = [_verdict(kept) for kept in tracker.newest_verdicts()]
-    return {"leases": leases, "challenges": challenges, "verdicts": verdicts}
+    return {"leases": leases, "challenges": challenges, "verdicts": verdicts, "log": _log(AgentClient(root))}
+
+
+def _log(agent: AgentClient) -> list[dict[str, object]]:
+    """Say how far the system log is signed and cosigned; nothing while the agent, which alone knows, is away."""
+    try:
+        info = agent.info(SYSTEM)
+        most = agent.checkpoint(SYSTEM, witnesses=MOST).note if info.cosigned else None
+    except Unavailable:
+        return []
+    cosigned = None if most is None else parse_note(most.encode())
+    return [
+        {
+            "stream": SYSTEM,
+            "signed_size": info.signed_size,
+            "cosigned_size": None if cosigned is None else parse_checkpoint(cosigned.text).size,
+            "cosigned_by": 0 if cosigned is None else len(cosigned.signatures) - 1,
+            "witnesses": [
+                {
+                    "validator_key": by.validator_key,
+                    "size": by.size,
+                    "cosigned_at": iso_utc(by.time_unix_s * 1000),
+                }
+                for by in info.cosigned
+            ],
+        }
+    ]
 
 
 def _verdict(kept: KeptVerdict) -> dict[str, object]:
@@ -85,14 +116,26 @@ def render(status: dict[str, list[dict[str, object]]]) -> str:
     lines.append(f"{len(status['verdicts'])} newest verdicts, one per validator")
     for verdict in status["verdicts"]:
         lines += _verdict_lines(verdict)
+    lines += [line for log in status["log"] for line in _log_lines(log)] or ["log: the agent does not answer"]
     return "\n".join(lines)
+
+
+def _log_lines(log: dict[str, object]) -> list[str]:
+    signed = f"log {log['stream']}: {log['signed_size']} lines signed"
+    if log["cosigned_size"] is None:
+        return [f"{signed}, none cosigned yet"]
+    lines = [f"{signed}, the first {log['cosigned_size']} cosigned by {log['cosigned_by']}"]
+    for by in cast(list[dict[str, object]], log["witnesses"]):
+        lines.append(f"  validator {str(by['validator_key'])[:12]}  up to {by['size']}  at {by['cosigned_at']}")
+    return lines
 
 
 def _verdict_lines(verdict: dict[str, object]) -> list[str]:
     lost = cast(list[dict[str, object]], verdict["lost"])
+    undrawn = f"  not drawn for {verdict['undrawn_count']} epochs" if verdict["undrawn_count"] else ""
     lines = [
         f"  validator {str(verdict['validator_key'])[:12]}  epoch {verdict['epoch']}  score {verdict['score']}  "
-        f"received {verdict['received_at']}",
+        f"received {verdict['received_at']}{undrawn}",
         f"    evidence {verdict['evidence']}",
     ]
     if not lost:

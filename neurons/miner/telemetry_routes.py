@@ -3,6 +3,7 @@
 Rules:
 - The system stream is for validators, auditors and the owner; a lease's lines are for its renter and the owner.
   Checkpoints of every stream are for everybody who may call at all: they show that a log holds, and nothing of it.
+- A checkpoint comes with what validators cosigned of it; ``witnesses`` asks for one that enough of them did.
 - Lines and notes pass through as bytes: nothing here could change one unnoticed.
 - ``from`` acknowledges everything before it. A stream goes on where the reader says, also after a restart.
 """
@@ -18,10 +19,12 @@ from flask import Response, request
 from neurons.base.access import Caller, Role, RouteAccess, Scope
 from neurons.base.agent_client import AgentClient
 from neurons.base.agent_wire import Answer
-from neurons.base.http_app import HttpApp
+from neurons.base.http_app import HttpApp, decode_body
 from polarise.canonical import canonical_bytes
+from polarise.cosignature import MOST, WITNESSES_PATTERN, CosignatureRequest
 from polarise.decode import WireModel
 from polarise.errors import ErrorCode, RequestRejected, Unavailable
+from polarise.messages import SuccessAnswer
 from polarise.signing import Certificate
 from polarise.sse import HEARTBEAT, MEDIA_TYPE, Frame
 from polarise.stream import SYSTEM
@@ -39,6 +42,7 @@ TELEMETRY_ACCESS: dict[tuple[str, str], RouteAccess] = {
     ("GET", "/streams/<stream_id>/events"): RouteAccess(_READERS),
     ("GET", "/streams/<stream_id>/proof"): RouteAccess(_READERS),
     ("GET", "/streams/<stream_id>/checkpoint"): RouteAccess(_READERS),
+    ("POST", "/streams/<stream_id>/cosignature"): RouteAccess({Role.VALIDATOR: Scope.OWN}, needs_signature=True),
 }
 
 
@@ -59,6 +63,7 @@ class TelemetryRoutes:
         app.route("GET", "/streams/<stream_id>/events", self.events)
         app.route("GET", "/streams/<stream_id>/proof", self.proof)
         app.route("GET", "/streams/<stream_id>/checkpoint", self.checkpoint)
+        app.route("POST", "/streams/<stream_id>/cosignature", self.cosignature)
 
     def stream(self, caller: Caller, _body: bytes) -> Response:
         """Stream lines with the checkpoints that cover them; ``follow=0`` ends at the newest one."""
@@ -82,16 +87,26 @@ class TelemetryRoutes:
     def proof(self, caller: Caller, _body: bytes, stream_id: str) -> Response:
         """Return one line's proof as a file that `polarise verify` reads."""
         self._check_reader(caller, stream_id)
-        return Response(self._agent.proof(stream_id, _number("seq", 0)), mimetype="text/plain")
+        proof = self._agent.proof(stream_id, _number("seq", 0), witnesses=_witnesses())
+        return Response(proof, mimetype="text/plain")
 
     def checkpoint(self, _caller: Caller, _body: bytes, stream_id: str) -> WireModel:
-        """Return the newest checkpoint; ``old=`` asks for the proof from that size to it, or to ``size=``."""
+        """Return the newest checkpoint, or the newest that ``witnesses=`` cosigned.
+
+        ``old=`` asks for the proof from that size to it, or to ``size=``.
+        """
         _check_id(stream_id)
         old_size, size = (_number(name, 0) if name in request.args else None for name in ("old", "size"))
-        answer = self._agent.checkpoint(stream_id, old_size, size)
+        answer = self._agent.checkpoint(stream_id, old_size, size, witnesses=_witnesses())
         return CheckpointAnswer(
             certificate=_certificate(answer), checkpoint=answer.note, consistency=answer.consistency
         )
+
+    def cosignature(self, caller: Caller, body: bytes, stream_id: str) -> WireModel:
+        """Take what a validator cosigned."""
+        _check_id(stream_id)
+        self._agent.cosign(stream_id, caller.key, decode_body(CosignatureRequest, body))
+        return SuccessAnswer()
 
     def _check_reader(self, caller: Caller, stream_id: str) -> None:
         _check_id(stream_id)
@@ -183,6 +198,18 @@ def _check_id(stream_id: str) -> None:
             field="stream",
             status=404,
         )
+
+
+def _witnesses() -> str:
+    text = request.args.get("witnesses", "0")
+    if not re.fullmatch(WITNESSES_PATTERN, text):
+        raise RequestRejected(
+            ErrorCode.INVALID_FIELD,
+            f"{text[:40]!r} is no number of witnesses",
+            hint=f"0 to 99, or {MOST}",
+            field="witnesses",
+        )
+    return text
 
 
 def _number(name: str, default: int) -> int:

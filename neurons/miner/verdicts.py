@@ -16,7 +16,7 @@ from polarise.decode import decode_model
 from polarise.errors import ErrorCode, RequestRejected
 from polarise.signing import SignatureInvalid
 from polarise.statement import SignedStatement
-from polarise.verdict import lost_points, open_verdict, points
+from polarise.verdict import lost_points, lost_text, open_verdict, points
 from utils.clock import Clock, iso_utc
 
 logger = logging.getLogger(__name__)
@@ -96,11 +96,12 @@ def verdict_wire(kept: KeptVerdict) -> dict[str, object]:
         "received_at": iso_utc(kept.received_unix_ms),
         "score": points(verdict.score.score_ppm),
         "rules_version": verdict.score.rules_version,
+        "undrawn_count": verdict.score.undrawn_count,
         "evidence": f"{printable(verdict.evidence_url)}/evidence/{verdict.evidence}",
         "lost": [
             {
                 "part": line.part,
-                "points": points(line.lost_ppm),
+                "points": lost_text(line.lost_ppm),
                 "reasons": [str(reason) for reason in line.reasons],
                 "message": printable(line.message),
                 "fixes": list(line.fixes),

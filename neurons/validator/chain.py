@@ -4,21 +4,36 @@ Rules:
 - An epoch begins when its commitment is final, not before: until then no challenge leaves.
 - The beacon is the hash of the first block that covers the commitment. Nobody could know it when the commitment was
   signed, and the commitment cannot be changed any more when it is known.
+- What is read is proved against the state root of a verified block: a ledger that leaves a miner out, shows an old entry
+  or hides an epoch has not answered, and nothing is begun on its word.
 - A ledger that is away delays an epoch and loses nothing; what waits in the outbox goes out when it is back.
+- Before a commitment is handed in, the newest block is cosigned: once per epoch.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 from neurons.base.outbox import EntryState, Outbox
 from neurons.validator.challenges import EpochSecret
 from polarise.beacon import find_beacon
-from polarise.epoch_record import EpochCommit, ScoreSheet, commit_path, epoch_name, record_path, scores_path
-from polarise.errors import SubnetError, Unavailable
+from polarise.epoch_record import (
+    EPOCH_DIGITS,
+    EpochCommit,
+    ScorePage,
+    ScoreSheet,
+    commit_path,
+    epoch_name,
+    page_path,
+    record_path,
+    scores_path,
+)
+from polarise.errors import AnswerInvalid, SubnetError, Unavailable
 from polarise.ledger_client import LedgerClient
 from polarise.ledger_registry import read_ledger_registry
 from polarise.registry import RegistryEntry
@@ -29,6 +44,9 @@ logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
 MINERS_MAX = 1000
+EPOCHS_NAMED_MAX = 100_000
+EPOCHS_PROVED_MAX = 8
+EPOCH_PATTERN = f"[0-9]{{{EPOCH_DIGITS}}}"
 
 Miners = dict[str, tuple[SignedStatement, RegistryEntry]]
 
@@ -59,12 +77,20 @@ class Chain:
         client: Verifies what the ledger says.
         outbox: Signs and sends; its service must run.
         validator_key: Our public key.
+        cosign: Called with the client once per epoch.
     """
 
-    def __init__(self, client: LedgerClient, outbox: Outbox, validator_key: str) -> None:
+    def __init__(
+        self,
+        client: LedgerClient,
+        outbox: Outbox,
+        validator_key: str,
+        cosign: Callable[[LedgerClient], None] = lambda _client: None,
+    ) -> None:
         self._client = client
         self._outbox = outbox
         self._validator_key = validator_key
+        self._cosign = cosign
 
     @property
     def net(self) -> str:
@@ -89,14 +115,26 @@ class Chain:
     def last_epoch(self, at_least: int) -> int | None:
         """Return our greatest epoch on the ledger that is not below ``at_least``, None when there is none.
 
-        A validator that lost its disk finds its place by it.
+        A validator that lost its disk finds its place by it. The epoch ``at_least`` is proved to be there or not, and
+        so is each later one that the ledger names and that counts. That it names every later one is its word: there are
+        none unless our clock was set back, and then the rule of rising epochs refuses the commitment.
 
         Raises:
-            Unavailable: The ledger is away.
+            Unavailable: The ledger is away, or answers what does not hold.
         """
-        before = epoch_name(max(at_least - 1, 0))
-        names = [name for name, _ in self._client.children(f"/epochs/{self._validator_key}", "pending", after=before)]
-        return int(names[-1]) if names else None
+        folder = f"/epochs/{self._validator_key}"
+        named = self._client.children(folder, "block", after=epoch_name(at_least))
+        names = [name for name, _ in islice(named, EPOCHS_NAMED_MAX)]
+        for name in reversed(names[-EPOCHS_PROVED_MAX:]):
+            if re.fullmatch(EPOCH_PATTERN, name) and self._is_committed(int(name)):
+                return int(name)
+        # One or two may wait for a block, which have no proof yet.
+        if len(names) >= EPOCHS_PROVED_MAX:
+            raise AnswerInvalid(f"the ledger names {len(names)} epochs after {at_least}, the last are not there")
+        return at_least if self._is_committed(at_least) else None
+
+    def _is_committed(self, epoch: int) -> bool:
+        return self._client.read(commit_path(self._validator_key, epoch)).text is not None
 
     def commit(
         self, secret: EpochSecret, miners_count: int, started_unix_ms: int, stop: threading.Event
@@ -110,6 +148,7 @@ class Chain:
             CommitRefused: The ledger refused it for good.
             LogFork: The ledger contradicts itself.
         """
+        self._cosign(self._client)
         body = EpochCommit(
             challenge_commit=secret.commit.hex(),
             miner_set_root=secret.miner_set_root.hex(),
@@ -125,8 +164,12 @@ class Chain:
         entry = self._outbox.entry(commit_path(self._validator_key, epoch))
         return entry is not None and entry.state is not EntryState.REFUSED
 
-    def post_scores(self, epoch: int, sheet: ScoreSheet) -> str:
-        """Queue the scores of an epoch and return the outbox key."""
+    def post_scores(self, epoch: int, pages: Iterable[ScorePage]) -> list[str]:
+        """Queue the scores of an epoch, page by page, and return the outbox keys."""
+        return [self._put(page_path(self._validator_key, epoch, page.page), page.to_wire()) for page in pages]
+
+    def post_sheet(self, epoch: int, sheet: ScoreSheet) -> str:
+        """Queue the scores of an epoch that was scored by rules 1, and return the outbox key."""
         return self._put(scores_path(self._validator_key, epoch), sheet.to_wire())
 
     def post_record(self, epoch: int, record: SignedStatement) -> str:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from neurons.validator.identification import DeviceLook
     from neurons.validator.metrics import MetricsHandler, StoredScore
-    from neurons.validator.replay import Finding
+    from neurons.validator.replay_proof import Finding
     from polarise.evidence import EvidenceBundle
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -65,12 +67,15 @@ def run_scores(args: argparse.Namespace) -> int:
     from neurons.validator.scoring import ACCEPTABLE_PPM, points
 
     with _open_metrics(args) as metrics:
-        found = metrics.newest_of_all()
+        found, weights = metrics.newest_of_all(), metrics.weights()
     rows = [
         {
             "miner_key": score.miner_key,
             "score": points(score.record.score_ppm),
             "is_acceptable": score.record.score_ppm >= ACCEPTABLE_PPM,
+            "worth_ppb": weights[score.miner_key].worth_ppb if score.miner_key in weights else None,
+            "weight_ppm": weights[score.miner_key].weight_ppm if score.miner_key in weights else None,
+            "undrawn_count": score.record.undrawn_count,
             "epoch": score.epoch,
             "reasons": [str(reason) for reason in score.record.reasons],
             "evidence": score.evidence,
@@ -80,24 +85,29 @@ def run_scores(args: argparse.Namespace) -> int:
     if args.output == "json":
         print(json.dumps(rows, indent=2))
         return EXIT_OK
-    print(f"{'MINER':<16}  {'SCORE':>6}  {'ACCEPTED':<8}  {'EPOCH':<10}  REASONS")
+    print(f"{'MINER':<16}  {'SCORE':>6}  {'ACCEPTED':<8}  {'WEIGHT':>9}  {'EPOCH':<10}  REASONS")
     for score in found:
         record = score.record
         accepted = "yes" if record.score_ppm >= ACCEPTABLE_PPM else "no"
         reasons = ", ".join(record.reasons) or "-"
-        print(f"{score.miner_key[:16]}  {points(record.score_ppm):>6}  {accepted:<8}  {score.epoch:<10}  {reasons}")
+        weight = weights.get(score.miner_key)
+        share = "-" if weight is None else f"{weight.weight_ppm / 10_000:.4f} %"
+        line = f"{score.miner_key[:16]}  {points(record.score_ppm):>6}  {accepted:<8}  {share:>9}  {score.epoch:<10}"
+        print(f"{line}  {reasons}")
     return EXIT_OK
 
 
 def run_explain(args: argparse.Namespace) -> int:
     """Print where one miner lost its points."""
-    from neurons.validator.explain import explain, explanation_wire, lost_text
+    from neurons.validator.explain import explain, explanation_wire
     from neurons.validator.scoring import points
+    from polarise.verdict import lost_text
 
     with _open_metrics(args) as metrics:
         stored = _find(metrics.newest_of_all(), args.miner)
+    looks = _looks(args, stored)
     if args.output == "json":
-        print(json.dumps(explanation_wire(stored), indent=2))
+        print(json.dumps({**explanation_wire(stored), "devices": [look.to_wire() for look in looks]}, indent=2))
         return EXIT_OK
     print(f"miner {stored.miner_key}  epoch {stored.epoch}  score {points(stored.record.score_ppm)}")
     print(f"evidence {stored.evidence}")
@@ -111,6 +121,10 @@ def run_explain(args: argparse.Namespace) -> int:
             print(f"            {', '.join(line.reasons)}{': ' if line.reasons and line.message else ''}{line.message}")
         for fix in line.fixes:
             print(f"            fix: {fix}")
+    for look in looks:
+        print(f"device     {look.device}  {look.name}")
+        for text in look.lines:
+            print(f"            {text}")
     return EXIT_OK
 
 
@@ -143,6 +157,23 @@ def run_replay(args: argparse.Namespace) -> int:
     return EXIT_NOT_VERIFIED if is_broken else EXIT_OK
 
 
+def _looks(args: argparse.Namespace, stored: StoredScore) -> list[DeviceLook]:
+    """Return what the devices of the newest bundle look like; none where it is not on disk any more."""
+    from challenges.hardware import HardwareTable
+    from config.schema import RoleName
+    from neurons.base import startup
+    from neurons.validator.identification import looks_of
+    from polarise.errors import SubnetError
+    from polarise.evidence import read_bundle
+
+    path = startup.data_dir_of(args, RoleName.VALIDATOR) / "evidence" / f"{stored.evidence}.json"
+    try:
+        return looks_of(read_bundle(path), HardwareTable.load())
+    except (OSError, ValueError, SubnetError) as err:
+        print(f"no devices shown: {path}: {err}", file=sys.stderr)
+        return []
+
+
 def _read_bundle(path: Path) -> EvidenceBundle:
     from polarise.errors import ConfigError
     from polarise.evidence import read_bundle
@@ -155,7 +186,7 @@ def _read_bundle(path: Path) -> EvidenceBundle:
 
 def _name(what: str, path: Path, bundle: EvidenceBundle) -> Finding:
     """Compare a bundle with the name by which the ledger knows it, which is the file's."""
-    from neurons.validator.replay import Finding
+    from neurons.validator.replay_proof import Finding
 
     digest = bundle.digest()
     return Finding(what, path.name == f"{digest}.json", f"recomputed {digest}.json")
@@ -163,7 +194,7 @@ def _name(what: str, path: Path, bundle: EvidenceBundle) -> Finding:
 
 def _previous(bundle: EvidenceBundle, previous: EvidenceBundle | None) -> Finding:
     """Compare the score that a bundle builds on with the one of the bundle before, where there is one."""
-    from neurons.validator.replay import Finding
+    from neurons.validator.replay_proof import Finding
 
     what = "previous score"
     if previous is None:

@@ -1,7 +1,8 @@
 """Which miners an epoch proves and inspects: one rule for the validator and for whoever recomputes it.
 
 Rules:
-- Who is met for the first time is proven and inspected at once: until then it has no score.
+- Who is met for the first time is proven and inspected at once: until then it has no score. So is who was scored by
+  rules that knew no draw: they kept too little to go on from.
 - All others are drawn from the epoch's beacon by the host of their endpoint, one epoch in ``every`` on average, proofs
   and inspections apart. Miners on one host are drawn together.
 - Nobody is forgotten: after three times ``every`` epochs in a row without it a miner's turn comes, drawn or not.
@@ -19,6 +20,7 @@ from polarise.registry import RegistryEntry
 # A stretch of 3 x every epochs without a draw has a probability of e^-3, so one miner in twenty meets this bound.
 OVERDUE_TIMES = 3
 INSPECT_SUFFIX = "#inspect"
+DRAWN_SINCE_RULES = 2
 
 
 def draw_for(
@@ -37,8 +39,9 @@ def draw_for(
         ValueError: The beacon is not of 32 bytes, or an interval is below 1.
     """
     host = host_of(entry)
-    undrawn_count = None if previous is None else previous.undrawn_count
-    uninspected_count = None if previous is None else previous.uninspected_count
+    known = previous if previous is not None and previous.rules_version >= DRAWN_SINCE_RULES else None
+    undrawn_count = None if known is None else known.undrawn_count
+    uninspected_count = None if known is None else known.uninspected_count
     return DrawEvidence(
         proof_every=proof_every,
         inspect_every=inspect_every,

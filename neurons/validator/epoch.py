@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from challenges.averages import advance
 from neurons.base.threads import DaemonThreads
 from neurons.validator.chain import Beacon, Chain, CommitRefused, Miners
 from neurons.validator.challenges import ChallengeGenerator, EpochSecret
@@ -139,7 +140,14 @@ class EpochService:
         if beacon is None:
             return
         drawn = self._draw(beacon, miners)
-        outcome = self._rounds.run(secret, beacon, [miner.entry for miner in drawn if miner.draw.is_proven], stop)
+        averages = self._metrics.averages()
+        outcome = self._rounds.run(
+            secret,
+            beacon,
+            [miner.entry for miner in drawn if miner.draw.is_proven],
+            stop,
+            {(average.model, average.kind): average for average in averages},
+        )
         if outcome is None:
             return
         self._examine_all(
@@ -156,6 +164,8 @@ class EpochService:
         self._prune()
         if stop.is_set():
             return
+        # Only a finished epoch teaches: an auditor has no other to learn from.
+        self._metrics.keep_averages(secret.epoch, advance(averages, outcome.samples))
         self._finish(secret.epoch, miners, began_ns)
 
     def _begin(self, miners: Miners) -> EpochSecret:

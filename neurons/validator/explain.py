@@ -9,6 +9,7 @@ from neurons.validator.scoring import ACCEPTABLE_PPM, DECLINES_NEUTRAL, GATE_REA
 from polarise.errors import RejectReason
 from polarise.evidence import KindRate, PartScore, ScoreRecord
 from polarise.fixes import FIXES
+from polarise.verdict import gate_text, lost_text, smoothing_text, standing_text
 
 PPM = 1_000_000
 _SCALES = ((10**9, "G "), (10**6, "M "))
@@ -59,9 +60,9 @@ class Loss:
 def explain(score: ScoreRecord) -> list[Loss]:
     """Return one line per part, then what smoothing and the gate did."""
     weights = effective_weights(score.parts)
-    lines = [_part_line(part, weights.get(part.name, 0)) for part in score.parts]
+    lines = [_part_line(score, part, weights.get(part.name, 0)) for part in score.parts]
     if score.raw_ppm is not None and score.smoothed_ppm != score.raw_ppm:
-        lines.append(_smoothing_line(score.raw_ppm, score.smoothed_ppm))
+        lines.append(_smoothing_line(score, score.raw_ppm))
     if score.gate == 0:
         closing = tuple(reason for reason in score.reasons if reason in GATE_REASONS)
         lines.append(
@@ -72,16 +73,11 @@ def explain(score: ScoreRecord) -> list[Loss]:
                 PPM,
                 score.smoothed_ppm,
                 closing,
-                "a rejected proof or a broken promise takes all points of its epoch",
+                gate_text(score),
                 _fixes(closing),
             )
         )
     return lines
-
-
-def lost_text(lost_ppm: int) -> str:
-    """Return lost millionths as points; what earlier epochs give stands with a minus."""
-    return f"-{points(-lost_ppm)}" if lost_ppm < 0 else points(lost_ppm)
 
 
 def explanation_wire(stored: StoredScore) -> dict[str, object]:
@@ -97,7 +93,7 @@ def explanation_wire(stored: StoredScore) -> dict[str, object]:
     }
 
 
-def _part_line(part: PartScore, weight_ppm: int) -> Loss:
+def _part_line(score: ScoreRecord, part: PartScore, weight_ppm: int) -> Loss:
     lost_ppm = 0 if part.value_ppm is None else weight_ppm * (PPM - part.value_ppm) // PPM
     measured = _measured_text(part)
     claimed = "" if part.claimed is None else str(part.claimed)
@@ -112,7 +108,7 @@ def _part_line(part: PartScore, weight_ppm: int) -> Loss:
         weight_ppm,
         lost_ppm,
         part.reasons,
-        part.message,
+        "; ".join(text for text in (part.message, standing_text(score, part)) if text),
         # A part that nobody measures yet has no fix.
         _fixes(part.reasons) if part.value_ppm is not None or part.declines_count else (),
         tuple(_rate_text(rate) for rate in part.rates),
@@ -134,12 +130,10 @@ def _rate_text(rate: KindRate) -> str:
     return f"{rate.kind}: {measured} of {claimed} {prefix}{unit}"
 
 
-def _smoothing_line(raw_ppm: int, smoothed_ppm: int) -> Loss:
-    # Negative when earlier, better epochs still help.
-    direction = (
-        "earlier epochs were better" if smoothed_ppm > raw_ppm else "earlier epochs were worse; it passes by itself"
-    )
-    return Loss("smoothing", points(smoothed_ppm), points(raw_ppm), 0, raw_ppm - smoothed_ppm, (), direction, ())
+def _smoothing_line(score: ScoreRecord, raw_ppm: int) -> Loss:
+    # Negative when earlier, better measurements still help.
+    lost_ppm = raw_ppm - score.smoothed_ppm
+    return Loss("smoothing", points(score.smoothed_ppm), points(raw_ppm), 0, lost_ppm, (), smoothing_text(score), ())
 
 
 def _fixes(reasons: tuple[RejectReason, ...]) -> tuple[str, ...]:

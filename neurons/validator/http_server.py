@@ -17,7 +17,7 @@ from neurons.base.health import Health
 from neurons.base.http_app import HttpApp
 from neurons.base.metrics import MetricsTracker
 from neurons.validator.evidence_files import EvidenceFiles, Openings
-from neurons.validator.metrics import EpochRow, KnownMiner, MetricsHandler, StoredScore
+from neurons.validator.metrics import EpochRow, KnownMiner, MetricsHandler, StoredScore, StoredWeight
 from neurons.validator.scoring import ACCEPTABLE_PPM, points
 from neurons.validator.status_page import StatusPage
 from polarise.answers import printable
@@ -86,8 +86,9 @@ class ValidatorRoutes:
         limit = _number("limit", PAGE_MAX, PAGE_MAX)
         epoch = _number("epoch", 0, EPOCH_MAX) if "epoch" in request.args else None
         found = self._scores.scores_page(epoch, _after(), limit)
+        weights = self._scores.weights(epoch)
         return ScoresAnswer(
-            scores=tuple(score_view(score) for score in found),
+            scores=tuple(score_view(score, weights.get(score.miner_key)) for score in found),
             next=found[-1].miner_key if found and len(found) == limit else None,
         )
 
@@ -129,8 +130,8 @@ class ValidatorRoutes:
         return next((row.epoch for row in self._scores.epochs(1)), None)
 
 
-def score_view(stored: StoredScore) -> ScoreView:
-    """Return a score as the API shows it."""
+def score_view(stored: StoredScore, weight: StoredWeight | None) -> ScoreView:
+    """Return a score as the API shows it, with what the miner counts for in the epoch that weighs."""
     record = stored.record
     return ScoreView(
         miner_key=stored.miner_key,
@@ -146,6 +147,10 @@ def score_view(stored: StoredScore) -> ScoreView:
         rules_version=record.rules_version,
         evidence=stored.evidence,
         scored_at=iso_utc(stored.scored_unix_ms),
+        undrawn_count=record.undrawn_count,
+        uninspected_count=record.uninspected_count,
+        worth_ppb=weight.worth_ppb if weight else None,
+        weight_ppm=weight.weight_ppm if weight else None,
     )
 
 

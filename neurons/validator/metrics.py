@@ -1,4 +1,4 @@
-"""What this validator found, kept in SQLite: epochs with their opening keys, a score per epoch and miner, the miners.
+"""What this validator found, kept in SQLite: epochs with their opening keys, scores and weights, the miners.
 
 Rules:
 - An opening key is kept before anything is sent; scores and their records are kept for ever.
@@ -8,7 +8,7 @@ Rules:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from neurons.base.database import Database
 from neurons.validator.challenges import EpochSecret
 from polarise.decode import decode_model
 from polarise.evidence import ScoreRecord
+from polarise.hardware import HardwareClaim
+from polarise.rate_average import RateAverage
 from polarise.registry import RegistryEntry
 
 FILE_NAME = "scores.sqlite"
@@ -51,7 +53,22 @@ CREATE TABLE IF NOT EXISTS miner (
     devices TEXT NOT NULL,
     epoch INTEGER NOT NULL,
     seen_unix_ms INTEGER
-) WITHOUT ROWID
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS claim (
+    miner_key TEXT PRIMARY KEY,
+    hardware TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS weight (
+    epoch INTEGER NOT NULL REFERENCES epoch (epoch),
+    miner_key TEXT NOT NULL,
+    worth_ppb INTEGER NOT NULL,
+    weight_ppm INTEGER NOT NULL,
+    PRIMARY KEY (epoch, miner_key)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS rate_averages (
+    epoch INTEGER PRIMARY KEY,
+    averages TEXT NOT NULL
+)
 """
 
 
@@ -137,11 +154,24 @@ class KeptEvidence:
     is_finished: bool
 
 
+@dataclass(frozen=True, slots=True)
+class StoredWeight:
+    """What one miner counted for in an epoch.
+
+    Attributes:
+        worth_ppb: Its devices, in billionths of the reference card.
+        weight_ppm: Its share of the market.
+    """
+
+    worth_ppb: int
+    weight_ppm: int
+
+
 class MetricsHandler(Database):
     """Epochs, scores and miners of one validator."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, _SCHEMA, version=2)
+        super().__init__(path, _SCHEMA, version=3)
 
     def next_epoch(self, wanted: int) -> int:
         """Return the number of the epoch that starts now: the wanted one, or one above the newest."""
@@ -252,8 +282,13 @@ class MetricsHandler(Database):
         return KeptEvidence(int(rows[0][0]), bool(rows[0][1]), bool(rows[0][2])) if rows else None
 
     def set_registered(self, epoch: int, entries: Iterable[RegistryEntry]) -> None:
-        """Note who stood in the registry when an epoch began."""
+        """Note who stood in the registry when an epoch began, and what hardware it claimed."""
+        entries = list(entries)
         with self.transaction() as connection:
+            connection.executemany(
+                "INSERT INTO claim VALUES (?, ?) ON CONFLICT (miner_key) DO UPDATE SET hardware = excluded.hardware",
+                [(entry.node_key, entry.hardware.model_dump_json()) for entry in entries],
+            )
             connection.executemany(
                 "INSERT INTO miner VALUES (?, ?, ?, ?, NULL) ON CONFLICT (miner_key) DO UPDATE SET "
                 "endpoint = excluded.endpoint, devices = excluded.devices, epoch = excluded.epoch",
@@ -262,6 +297,27 @@ class MetricsHandler(Database):
                     for entry in entries
                 ],
             )
+
+    def hardware_of(self, miner_key: str) -> HardwareClaim | None:
+        """Return what a miner claimed at the newest epoch at which it was registered."""
+        rows = self.query("SELECT hardware FROM claim WHERE miner_key = ?", (miner_key,))
+        return decode_model(HardwareClaim, str(rows[0]["hardware"]).encode()) if rows else None
+
+    def set_weights(self, epoch: int, weights: Mapping[str, StoredWeight]) -> None:
+        """Keep what each miner counts for in an epoch that ends."""
+        with self.transaction() as connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO weight VALUES (?, ?, ?, ?)",
+                [(epoch, key, weight.worth_ppb, weight.weight_ppm) for key, weight in weights.items()],
+            )
+
+    def weights(self, epoch: int | None = None) -> dict[str, StoredWeight]:
+        """Return what each miner counted for in an epoch, or with None in the newest that has weights."""
+        rows = self.query(
+            "SELECT miner_key, worth_ppb, weight_ppm FROM weight WHERE epoch = IFNULL(?, (SELECT MAX(epoch) FROM weight))",
+            (epoch,),
+        )
+        return {str(row["miner_key"]): StoredWeight(int(row["worth_ppb"]), int(row["weight_ppm"])) for row in rows}
 
     def mark_seen(self, miner_key: str, unix_ms: int) -> None:
         """Note that a miner answered an examination."""
@@ -275,6 +331,23 @@ class MetricsHandler(Database):
             KnownMiner(row["miner_key"], row["endpoint"], tuple(json.loads(row["devices"])), row["epoch"], row[4])
             for row in rows
         ]
+
+    def averages(self) -> tuple[RateAverage, ...]:
+        """Return the usual rates as the newest complete epoch left them."""
+        rows = self.query("SELECT averages FROM rate_averages ORDER BY epoch DESC LIMIT 1")
+        return tuple(RateAverage.model_validate_json(text) for text in json.loads(rows[0][0])) if rows else ()
+
+    def keep_averages(self, epoch: int, averages: Iterable[RateAverage]) -> None:
+        """Keep what the usual rates are after an epoch; the state before stays until the next one."""
+        text = json.dumps([average.model_dump_json() for average in averages])
+        with self.transaction() as connection:
+            connection.execute("DELETE FROM rate_averages WHERE epoch < (SELECT MAX(epoch) FROM rate_averages)")
+            connection.execute("INSERT INTO rate_averages VALUES (?, ?)", (epoch, text))
+
+    def drop_averages(self, epoch: int) -> None:
+        """Forget what an epoch taught that did not come to its end."""
+        with self.transaction() as connection:
+            connection.execute("DELETE FROM rate_averages WHERE epoch = ?", (epoch,))
 
     def unpruned_before(self, unix_ms: int) -> list[str]:
         """Return the names of bundles older than that whose openings were not thrown away yet."""

@@ -23,6 +23,7 @@ from neurons.base.tokens import TokenIssuer, load_token_secrets
 from neurons.validator.access_table import VALIDATOR_ACCESS
 from neurons.validator.chain import Chain
 from neurons.validator.challenges import ChallengeGenerator
+from neurons.validator.cosigning import Cosigner, block_order
 from neurons.validator.epoch import EpochService, Pace
 from neurons.validator.evidence_files import EvidenceFiles
 from neurons.validator.examination import Examiner
@@ -39,21 +40,25 @@ from neurons.validator.telemetry import TelemetryReader
 from neurons.validator.verdicts import VerdictSender
 from neurons.validator.verification import VerificationEngine
 from neurons.validator.wave import Wave
+from neurons.validator.witness_routes import WitnessRoutes
 from polarise.canonical import digest_hex
 from polarise.clients import MinerClient
+from polarise.cosignature import witness_name
 from polarise.ledger_client import LedgerClient
 from polarise.quantities import parse_size
 from polarise.registry import RegistryEntry
-from polarise.signing import Identity
+from polarise.signing import Identity, Purpose
 from polarise.telemetry_client import TelemetryClient
 from polarise.validator_messages import ValidatorStatus
 from telemetry.archive import Archive
+from tlog.witness import Witness, log_name
 from utils.clock import Clock, SystemClock
 
 ARCHIVE_FILE = "telemetry.sqlite"
 # Agents sign their samples every five seconds; in shorter epochs a log may honestly stand still.
 PACE_SECONDS = 15
 OUTBOX_FILE = "outbox.sqlite"
+WITNESS_FILE = "witness.sqlite"
 REQUEST_SECONDS = 10.0
 CHECKERS_MAX = 4
 
@@ -81,7 +86,9 @@ class ValidatorNode(BaseNode):
         settings, files, key = self.config.validator, self.data_dir, self.identity.public_key
         client = ledger_client(self.config, files.root)
         outbox = self.closing(Outbox(files.root / OUTBOX_FILE, self.identity, client, self.clock))
-        chain = Chain(client, outbox, key)
+        witness = self.build_witness(client)
+        cosigner = Cosigner(witness, self.identity.subkey(Purpose.WITNESS).certificate, self.clock)
+        chain = Chain(client, outbox, key, cosigner.cosign_ledger)
         metrics = self.closing(MetricsHandler(files.root / FILE_NAME))
         engine = self.closing(VerificationEngine(HardwareTable.load(), workers=min(os.cpu_count() or 1, CHECKERS_MAX)))
         generator = ChallengeGenerator(key, target_seconds=settings.proof_target_seconds, openings=settings.openings)
@@ -97,7 +104,7 @@ class ValidatorNode(BaseNode):
             key,
             generator,
             inspector if settings.inspect else None,
-            self.telemetry_reader() if settings.read_telemetry else None,
+            self.telemetry_reader(cosigner) if settings.read_telemetry else None,
             ScoringSystem(),
             metrics,
             files.evidence,
@@ -125,10 +132,25 @@ class ValidatorNode(BaseNode):
             ),
             verdicts=verdicts,
         )
-        self.http = self.build_http(client, metrics, counters)
+        self.http = self.build_http(client, metrics, counters, witness)
         return [self.http, outbox, verdicts, epochs]
 
-    def build_http(self, client: LedgerClient, metrics: MetricsHandler, counters: MetricsTracker) -> HttpService:
+    def build_witness(self, client: LedgerClient) -> Witness:
+        """Build what remembers how far each log was cosigned; it follows the ledger, and each miner's log once read."""
+        log = client.genesis.log
+        return self.closing(
+            Witness(
+                self.data_dir.root / WITNESS_FILE,
+                witness_name(self.node_key),
+                self.identity.subkey(Purpose.WITNESS).key,
+                [log],
+                {log.name: block_order(log)},
+            )
+        )
+
+    def build_http(
+        self, client: LedgerClient, metrics: MetricsHandler, counters: MetricsTracker, witness: Witness
+    ) -> HttpService:
         """Build the API and the page; nobody is called through it, so its only role is the owner's."""
         config, clock, files = self.config, self.clock, self.data_dir
         owner = self.identity.owner_certificate
@@ -147,6 +169,7 @@ class ValidatorNode(BaseNode):
         app = HttpApp("validator", gatekeeper, streams_max=config.network.threads // 2)
 
         def about() -> ValidatorStatus:
+            ledger = witness.seen(log_name(client.genesis.origin))
             return ValidatorStatus(
                 node_key=self.identity.public_key,
                 version=polarise.__version__,
@@ -156,6 +179,8 @@ class ValidatorNode(BaseNode):
                 epoch_seconds=config.validator.epoch_seconds,
                 epoch=None,
                 rules_version=RULES_VERSION,
+                witness=witness.verifier.vkey,
+                cosigned_ledger_size=None if ledger is None else ledger.size,
             )
 
         readiness = Readiness(client, metrics, clock, epoch_seconds=config.validator.epoch_seconds)
@@ -167,6 +192,8 @@ class ValidatorNode(BaseNode):
             Health({"ledger": readiness.ledger, "epochs": readiness.epochs}),
             counters,
         ).register(app)
+        certificate = self.identity.subkey(Purpose.WITNESS).certificate
+        WitnessRoutes(witness, certificate, counters, clock).register(app)
         return HttpService(
             app.flask,
             config.network.host,
@@ -177,7 +204,7 @@ class ValidatorNode(BaseNode):
             connections_max=config.network.max_connections,
         )
 
-    def telemetry_reader(self) -> TelemetryReader:
+    def telemetry_reader(self, cosigner: Cosigner) -> TelemetryReader:
         """Return what reads the miners' logs."""
         allow_private = self.config.validator.allow_private_endpoints
 
@@ -185,7 +212,8 @@ class ValidatorNode(BaseNode):
             return TelemetryClient(entry.endpoint, entry.node_key, self.identity, allow_private=allow_private)
 
         archive = self.closing(Archive(self.data_dir.root / ARCHIVE_FILE))
-        return TelemetryReader(archive, clients, is_pace_judged=self.config.validator.epoch_seconds >= PACE_SECONDS)
+        is_pace_judged = self.config.validator.epoch_seconds >= PACE_SECONDS
+        return TelemetryReader(archive, clients, is_pace_judged=is_pace_judged, cosigner=cosigner)
 
     def public_url(self) -> str:
         """Return where others reach this API; known once the port is bound."""

@@ -14,6 +14,7 @@ from polarise.answers import printable
 from polarise.canonical import canonical_bytes
 from polarise.errors import ProofRejected, RejectReason
 from polarise.messages import CommitmentBody
+from polarise.rate_average import RateAverage
 from polarise.rented import CountersignedReceipt
 from polarise.signing import SignatureInvalid
 from polarise.statement import SignedStatement
@@ -35,6 +36,7 @@ class ProofTrace:
     openings: tuple[dict[str, object], ...] | None = None
     started_after_ns: int | None = None
     rented: CountersignedReceipt | None = None
+    average: RateAverage | None = None
 
 
 def check_commitment(challenge: Challenge, statement: SignedStatement) -> ProofCommitment:

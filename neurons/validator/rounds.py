@@ -22,20 +22,20 @@ from neurons.base.threads import DaemonThreads
 from neurons.validator.chain import Beacon
 from neurons.validator.challenges import KINDS, Challenge, ChallengeGenerator, EpochSecret
 from neurons.validator.drawing import host_of
+from neurons.validator.missing import Tally, tally
 from neurons.validator.proof_trace import ProofTrace
-from neurons.validator.verification import Verdict, VerificationEngine
+from neurons.validator.verification import NO_AVERAGES, Averages, Verdict, VerificationEngine
 from neurons.validator.wave import BUSY, DEFECT, Ask, Wave
 from polarise.answers import printable
 from polarise.clients import MinerClient
 from polarise.errors import AddressRefused, ProofRejected, RejectReason, Unavailable
 from polarise.evidence import ProofEvidence, RoundEvidence, VerdictRecord, openings_digest
 from polarise.messages import Position
+from polarise.rate_average import RateSample
 from polarise.registry import RegistryEntry
 
 logger = logging.getLogger(__name__)
 
-# More than one device of so many missing: rather our own network than all of theirs.
-SUSPECT_ONE_OF = 5
 ADDRESS_SECONDS = 5.0
 
 ClientFactory = Callable[[RegistryEntry], MinerClient]
@@ -50,10 +50,12 @@ class RoundOutcome:
     Attributes:
         proofs: Miner key -> one proof per device and kind.
         evidence: What everybody's bundle says of the round.
+        samples: What was learned of the usual rates, in the order of the proofs.
     """
 
     proofs: dict[str, tuple[ProofEvidence, ...]]
     evidence: RoundEvidence
+    samples: tuple[RateSample, ...] = ()
 
 
 @dataclass
@@ -94,7 +96,12 @@ class ProofRounds:
         self._same_host = same_host
 
     def run(
-        self, secret: EpochSecret, beacon: Beacon, entries: Sequence[RegistryEntry], stop: threading.Event
+        self,
+        secret: EpochSecret,
+        beacon: Beacon,
+        entries: Sequence[RegistryEntry],
+        stop: threading.Event,
+        averages: Averages = NO_AVERAGES,
     ) -> RoundOutcome | None:
         """Prove every device of these miners.
 
@@ -103,25 +110,31 @@ class ProofRounds:
             beacon: The epoch's randomness.
             entries: The miners that were drawn, in order of their keys.
             stop: Whether to break off, looked at before each wave.
+            averages: Usual rates before this epoch.
 
         Returns:
             What was found, or None when ``stop`` was set first.
         """
-        first = self._attempt(secret, beacon, entries, 0, stop)
+        first = self._attempt(secret, beacon, entries, 0, stop, averages)
         if first is None:
             return None
-        devices_count, missing_count = _missing_of(first)
-        if SUSPECT_ONE_OF * missing_count <= devices_count:
-            return RoundOutcome(_evidence(first), _round_evidence(0, devices_count, missing_count))
+        found = _evidence(first)
+        counted = tally(found.values())
+        if not counted.is_suspect:
+            return _outcome(first, found, 0, counted)
         logger.warning(
             "too many devices are missing: the round is run again, once",
-            extra={"epoch": secret.epoch, "devices_count": devices_count, "missing_count": missing_count},
+            extra={
+                "epoch": secret.epoch,
+                "devices_count": counted.devices_count,
+                "missing_count": counted.missing_count,
+            },
         )
-        second = self._attempt(secret, beacon, entries, 1, stop)
+        second = self._attempt(secret, beacon, entries, 1, stop, averages)
         if second is None:
             return None
         _keep_missing(first, second)
-        return RoundOutcome(_evidence(second), _round_evidence(1, devices_count, missing_count))
+        return _outcome(second, _evidence(second), 1, counted)
 
     def _attempt(
         self,
@@ -130,6 +143,7 @@ class ProofRounds:
         entries: Sequence[RegistryEntry],
         attempt: Attempt,
         stop: threading.Event,
+        averages: Averages,
     ) -> list[_Proof] | None:
         proofs = [
             _Proof(entry, challenge, ProofTrace())
@@ -146,7 +160,7 @@ class ProofRounds:
             self._wave.run(asks)
         if stop.is_set():
             return None
-        self._verify(proofs)
+        self._verify(proofs, averages)
         return proofs
 
     def _reach(self, entries: Sequence[RegistryEntry], proofs: Sequence[_Proof]) -> None:
@@ -193,14 +207,14 @@ class ProofRounds:
             of_wave.setdefault(place, []).append(ask)
         return [of_wave[place] for place in sorted(of_wave)]
 
-    def _verify(self, proofs: Sequence[_Proof]) -> None:
+    def _verify(self, proofs: Sequence[_Proof], averages: Averages) -> None:
         with DaemonThreads("verify", self._engine.workers) as pool:
-            verdicts = [pool.submit(self._verdict, proof) for proof in proofs]
+            verdicts = [pool.submit(self._verdict, proof, averages) for proof in proofs]
         for proof, verdict in zip(proofs, verdicts, strict=True):
             proof.verdict = verdict.result()
             _log_verdict(proof.challenge, proof.verdict)
 
-    def _verdict(self, proof: _Proof) -> Verdict:
+    def _verdict(self, proof: _Proof, averages: Averages) -> Verdict:
         if proof.verdict is not None:
             return proof.verdict
         if proof.ask is None:
@@ -208,7 +222,9 @@ class ProofRounds:
         if proof.ask.rejected is not None:
             return Verdict.of(proof.ask.rejected)
         try:
-            return self._engine.verify_resources(proof.challenge, proof.trace)
+            return self._engine.verify_resources(
+                proof.challenge, proof.trace, owner_key=proof.entry.owner_key, averages=averages
+            )
         except ProofRejected as err:
             return Verdict.of(err)
         except Exception:  # the same supervisor
@@ -243,6 +259,8 @@ def proof_evidence(challenge: Challenge, trace: ProofTrace, verdict: Verdict) ->
         attempt=1 if challenge.attempt else 0,
         started_after_ns=trace.started_after_ns,
         rented=trace.rented,
+        average=trace.average,
+        flag=None if verdict.flag is None else verdict.flag.value,
     )
 
 
@@ -253,17 +271,6 @@ def _turns(asks: Sequence[Ask]) -> dict[str, int]:
         if ask.entry.node_key not in miners:
             miners.append(ask.entry.node_key)
     return {miner: turn for miners in of_host.values() for turn, miner in enumerate(miners)}
-
-
-def _missing_of(proofs: Sequence[_Proof]) -> tuple[int, int]:
-    """Return how many devices were drawn and how many of them are MISSING in any of their proofs."""
-    devices = {(proof.entry.node_key, proof.challenge.device_index) for proof in proofs}
-    missing = {
-        (proof.entry.node_key, proof.challenge.device_index)
-        for proof in proofs
-        if proof.verdict is not None and proof.verdict.reason is RejectReason.MISSING
-    }
-    return len(devices), len(missing)
 
 
 def _keep_missing(first: Sequence[_Proof], second: Sequence[_Proof]) -> None:
@@ -289,8 +296,13 @@ def _evidence(proofs: Sequence[_Proof]) -> dict[str, tuple[ProofEvidence, ...]]:
     return {miner: tuple(found) for miner, found in of_miner.items()}
 
 
-def _round_evidence(attempt: Attempt, devices_count: int, missing_count: int) -> RoundEvidence:
-    return RoundEvidence(attempt=attempt, devices_count=devices_count, missing_count=missing_count)
+def _outcome(
+    proofs: Sequence[_Proof], found: dict[str, tuple[ProofEvidence, ...]], attempt: Attempt, counted: Tally
+) -> RoundOutcome:
+    evidence = RoundEvidence(attempt=attempt, devices_count=counted.devices_count, missing_count=counted.missing_count)
+    verdicts = (proof.verdict for proof in proofs)
+    samples = tuple(verdict.sample for verdict in verdicts if verdict is not None and verdict.sample is not None)
+    return RoundOutcome(found, evidence, samples)
 
 
 def _log_verdict(challenge: Challenge, verdict: Verdict) -> None:

@@ -15,12 +15,12 @@ from typing import Any
 from flask import Response
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from neurons.validator.metrics import EpochRow, KnownMiner, MetricsHandler, StoredScore
+from neurons.validator.metrics import EpochRow, KnownMiner, MetricsHandler, StoredScore, StoredWeight
 from neurons.validator.scoring import ACCEPTABLE_PPM, RULES_VERSION, points
 from polarise.answers import printable
 from polarise.fixes import FIXES
 from polarise.validator_messages import ValidatorStatus
-from polarise.verdict import LostPoints, lost_points
+from polarise.verdict import LostPoints, lost_points, lost_text
 from utils.clock import Clock, iso_utc
 
 TEMPLATE = "status_page.html"
@@ -76,7 +76,11 @@ class StatusPage:
         epochs = self._metrics.epochs(EPOCHS_SHOWN)
         miners = self._metrics.miners_page("", MINERS_SHOWN + 1)
         newest = epochs[0].epoch if epochs else None
-        rows = [_miner_row(miner, self._metrics.newest(miner.miner_key), newest) for miner in miners[:MINERS_SHOWN]]
+        weights = self._metrics.weights()
+        rows = [
+            _miner_row(miner, self._metrics.newest(miner.miner_key), weights.get(miner.miner_key), newest)
+            for miner in miners[:MINERS_SHOWN]
+        ]
         finished = {row.epoch for row in epochs if row.finished_unix_ms is not None}
         oldest_shown = epochs[-1].epoch if epochs else 0
         for row in rows:
@@ -107,7 +111,9 @@ def _epoch_row(row: EpochRow) -> dict[str, object]:
     }
 
 
-def _miner_row(miner: KnownMiner, stored: StoredScore | None, newest_epoch: int | None) -> dict[str, Any]:
+def _miner_row(
+    miner: KnownMiner, stored: StoredScore | None, weight: StoredWeight | None, newest_epoch: int | None
+) -> dict[str, Any]:
     record = stored.record if stored else None
     return {
         "miner_key": miner.miner_key,
@@ -119,6 +125,8 @@ def _miner_row(miner: KnownMiner, stored: StoredScore | None, newest_epoch: int 
         "evidence": stored.evidence if stored else None,
         "score_ppm": record.score_ppm if record else -1,
         "score": points(record.score_ppm) if record else None,
+        "weight": f"{weight.weight_ppm / 10_000:.4f} %" if weight else None,
+        "undrawn_count": record.undrawn_count if record else 0,
         "is_acceptable": record is not None and record.score_ppm >= ACCEPTABLE_PPM,
         "lost": [_loss_row(line) for line in lost_points(record)] if record else [],
     }
@@ -127,7 +135,7 @@ def _miner_row(miner: KnownMiner, stored: StoredScore | None, newest_epoch: int 
 def _loss_row(line: LostPoints) -> dict[str, object]:
     return {
         "part": line.part,
-        "points": points(line.lost_ppm),
+        "points": lost_text(line.lost_ppm),
         "message": line.message,
         "reasons": [{"code": str(reason), "fix": FIXES[reason]} for reason in line.reasons],
     }

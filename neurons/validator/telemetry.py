@@ -4,6 +4,7 @@ Rules:
 - The system stream is pulled from where the last epoch stopped, within bounds of time and lines.
 - A log that signed two histories is a fork: both notes are the proof, and no score survives it.
 - A gap or a mismatch costs the telemetry part; a log that stands still says that nobody watches the machine.
+- What was read to the end without fault is cosigned; a fork that shows only there is a fork all the same.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from neurons.validator.cosigning import Cosigner
 from polarise.answers import printable
 from polarise.errors import LogFork, ProofRejected, RejectReason, RequestRejected, Unavailable
 from polarise.evidence import TelemetryEvidence, VerdictRecord
 from polarise.registry import RegistryEntry
-from polarise.stream import SYSTEM, origin_of
+from polarise.stream import SYSTEM, log_verifier, origin_of
 from polarise.telemetry_client import TelemetryClient
 from telemetry.archive import Archive
 from telemetry.puller import Puller
@@ -34,12 +36,16 @@ class TelemetryReader:
         archive: Where verified lines and cursors are kept.
         clients: Registry entry -> client.
         is_pace_judged: Whether a log without a new line since the last look counts as standing still.
+        cosigner: Cosigns what was read; None to leave that out.
     """
 
-    def __init__(self, archive: Archive, clients: ClientFactory, *, is_pace_judged: bool) -> None:
+    def __init__(
+        self, archive: Archive, clients: ClientFactory, *, is_pace_judged: bool, cosigner: Cosigner | None = None
+    ) -> None:
         self._archive = archive
         self._clients = clients
         self._is_pace_judged = is_pace_judged
+        self._cosigner = cosigner
 
     def read(self, entry: RegistryEntry) -> TelemetryEvidence:
         """Pull what is new and say what the log is worth."""
@@ -47,8 +53,10 @@ class TelemetryReader:
         puller: Puller | None = None
         new_lines, verdict, fork = 0, VerdictRecord(), None
         try:
-            puller = Puller(self._clients(entry), self._archive)
+            client = self._clients(entry)
+            puller = Puller(client, self._archive)
             new_lines = puller.pull(SYSTEM, idle_seconds=IDLE_SECONDS)
+            self._cosign(client, puller)
             if new_lines == 0:
                 verdict = self._without_lines(origin)
         except LogFork as err:
@@ -66,6 +74,11 @@ class TelemetryReader:
                 reason=RejectReason.MISSING, message=f"the log cannot be read: {printable(err)}"[:400]
             )
         return self._evidence(origin, new_lines, puller, verdict, fork)
+
+    def _cosign(self, client: TelemetryClient, puller: Puller) -> None:
+        certificate = puller.certificates.get(SYSTEM)
+        if self._cosigner is not None and certificate is not None:
+            self._cosigner.cosign_log(client, log_verifier(certificate, client.node_key, SYSTEM), self._archive)
 
     def _without_lines(self, origin: str) -> VerdictRecord:
         if self._archive.cursor(origin)[0].size == 0:

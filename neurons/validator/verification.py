@@ -13,10 +13,14 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Mapping
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import NamedTuple
 
+from challenges.averages import band_of, sample_of
+from challenges.bands import Expectation, RateFlag, expect
 from challenges.draw import ChallengeKind
 from challenges.hardware import HardwareTable
 from challenges.matmul import MatmulCommitment, MatmulParams, check_openings, openings_from_wire
@@ -27,9 +31,13 @@ from neurons.validator.challenges import Challenge
 from neurons.validator.proof_trace import ProofCommitment, ProofTrace, check_commitment
 from polarise.errors import ProofRejected, RejectReason
 from polarise.evidence import COUNT_MAX
-from polarise.hardware import DeviceClaim
+from polarise.rate_average import RateAverage, RateSample
 
 CHECK_SECONDS_MAX = 120.0
+# Usual rates by model and kind.
+Averages = Mapping[tuple[str, str], RateAverage]
+NO_AVERAGES: Averages = MappingProxyType({})
+ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +51,8 @@ class Verdict:
         expected: What it had to be.
         measured_per_second: The measured rate, for a proof of work its lower bound; 0 when the proof does not hold.
         score: min(measured, claimed) over claimed in millionths; 0 when the proof does not hold.
+        flag: On which side of its band the rate lies; it costs nothing.
+        sample: What the rate adds to its model's average; None where nothing.
         verify_ms: Time of the check.
     """
 
@@ -53,6 +63,8 @@ class Verdict:
     measured_per_second: int = 0
     score: int = 0
     verify_ms: float = 0.0
+    flag: RateFlag | None = None
+    sample: RateSample | None = None
 
     @property
     def verified(self) -> bool:
@@ -90,12 +102,16 @@ class VerificationEngine:
         self._pool: ProcessPoolExecutor | None = None
         self._lock = threading.Lock()
 
-    def verify_resources(self, challenge: Challenge, trace: ProofTrace) -> Verdict:
+    def verify_resources(
+        self, challenge: Challenge, trace: ProofTrace, *, owner_key: str = "", averages: Averages = NO_AVERAGES
+    ) -> Verdict:
         """Check a complete proof and compare the rate with the claim.
 
         Args:
             challenge: What the miner was asked.
             trace: What it answered; commitment, stamps and, where the kind has them, openings are there.
+            owner_key: The miner's owner, whose samples count together; empty where nothing is to be learned.
+            averages: Usual rates before this epoch.
         """
         if trace.commitment is None or (challenge.has_openings and trace.openings is None):
             raise ValueError("a proof without commitment or openings has its verdict already")
@@ -106,7 +122,9 @@ class VerificationEngine:
             return Verdict(
                 RejectReason(checked.reason), checked.message, checked.got, checked.expected, verify_ms=verify_ms
             )
-        return judge(challenge, self._hardware, trace, verify_ms=verify_ms)
+        expectation = expected_of(challenge, self._hardware)
+        trace.average = averages.get((expectation.model or "", challenge.kind.value))
+        return judge(challenge, self._hardware, trace, owner_key=owner_key, verify_ms=verify_ms)
 
     def close(self) -> None:
         """End the checker."""
@@ -124,6 +142,10 @@ class VerificationEngine:
     def _ensure(self) -> ProcessPoolExecutor:
         with self._lock:
             if self._pool is None:
+                # Read by numpy's BLAS when a checker imports it: its tiles are too small to share, and threads that
+                # wait for each other cost more than they save as soon as a host is busy.
+                for name in ONE_THREAD:
+                    os.environ.setdefault(name, "1")
                 context = multiprocessing.get_context("spawn")
                 self._pool = ProcessPoolExecutor(self.workers, context, initializer=_live_with_parent)
             return self._pool
@@ -184,28 +206,42 @@ def _check_answer(
             raise TypeError(f"{type(commitment).__name__} does not answer {type(params).__name__}")
 
 
-def judge(challenge: Challenge, hardware: HardwareTable, trace: ProofTrace, *, verify_ms: float = 0.0) -> Verdict:
-    """Compare the rate of a proof that holds with the device's claim and with what its card can do at all."""
+def judge(
+    challenge: Challenge, hardware: HardwareTable, trace: ProofTrace, *, owner_key: str = "", verify_ms: float = 0.0
+) -> Verdict:
+    """Compare the rate of a proof that holds with the claim, with what its card can do at all, and with its like."""
     if trace.last_byte_after_ns is None or trace.rtt_min_ns is None:
         raise ValueError("a proof without stamps has no rate")
     # To the last byte: a miner could send the first one before its work is done.
     work_ns = duration_ns(0, trace.last_byte_after_ns, trace.rtt_min_ns)
     device, claimed = challenge.device, challenge.claimed_per_second
-    rate = judge_rate(_rate(challenge.params, work_ns), claimed, _peak(device, challenge.kind, hardware))
-    score = rate.counted * PPM // claimed
+    expectation = expected_of(challenge, hardware)
+    band = band_of(expectation, trace.average)
+    rate = judge_rate(_rate(challenge.params, work_ns), claimed, expectation.peak, band)
+    verdict = Verdict(
+        rate.reason,
+        measured_per_second=rate.measured,
+        score=rate.counted * PPM // claimed,
+        verify_ms=verify_ms,
+        flag=rate.flag,
+        sample=sample_of(expectation, owner_key, rate) if owner_key else None,
+    )
     if rate.reason is None:
-        return Verdict(None, measured_per_second=rate.measured, score=score, verify_ms=verify_ms)
+        return verdict
     is_slow = rate.reason is RejectReason.CLAIM_NOT_MET
     unit = "hashes/s" if challenge.kind is ChallengeKind.POW else "operations/s"
-    return Verdict(
-        rate.reason,
-        "the measured rate is below 0.6 of the claim" if is_slow else "faster than a card of this name can be",
-        f"{rate.measured} {unit}",
-        f">= {claimed * 6 // 10} {unit}" if is_slow else f"a {device.name}",
-        rate.measured,
-        score,
-        verify_ms,
+    return replace(
+        verdict,
+        message="the measured rate is below 0.6 of the claim" if is_slow else "faster than a card of this name can be",
+        got=f"{rate.measured} {unit}",
+        expected=f">= {claimed * 6 // 10} {unit}" if is_slow else f"a {device.name}",
     )
+
+
+def expected_of(challenge: Challenge, hardware: HardwareTable) -> Expectation:
+    """Return what the device should measure in this kind of proof."""
+    model = hardware.find(challenge.device.name) if challenge.device.kind == "gpu" else None
+    return expect(model, challenge.kind, challenge.claimed_per_second)
 
 
 def _rate(params: ProofParams, work_ns: int) -> int:
@@ -213,14 +249,6 @@ def _rate(params: ProofParams, work_ns: int) -> int:
     if isinstance(params, PowParams):
         return min(pow_rate_lower_bound(params, work_ns), COUNT_MAX)
     return min(rate_per_second(params.operations, work_ns), COUNT_MAX)
-
-
-def _peak(device: DeviceClaim, kind: ChallengeKind, hardware: HardwareTable) -> int | None:
-    """Return the vendor's tensor peak, or for the proof of work, of which vendors say nothing, what we expect."""
-    model = hardware.find(device.name) if device.kind == "gpu" else None
-    if model is None:
-        return None
-    return model.pow_rate_expected if kind is ChallengeKind.POW else model.tensor16_operations_per_second
 
 
 def _live_with_parent() -> None:

@@ -21,13 +21,16 @@ from neurons.base.service import Supervisor
 from neurons.ledger.node import GENESIS_FILE, LEDGER_FILE
 from neurons.validator.epoch import EpochService
 from neurons.validator.node import ValidatorNode
+from neurons.validator.prices import PriceList
+from neurons.validator.weights import MinerWorth, weights_ppm, worth_ppb
 from polarise.block import open_block
 from polarise.canonical import canonical_bytes
 from polarise.decode import decode_model
-from polarise.epoch_record import STATEMENT_KIND, EpochRecord, ScoreLine, ScoreSheet, evidence_root
+from polarise.epoch_record import STATEMENT_KIND, EpochRecord, EpochScores, ScorePage, WeighedLine, evidence_root
 from polarise.evidence import EvidenceBundle, read_bundle, write_bundle
 from polarise.genesis import Genesis, read_genesis
-from polarise.signing import Purpose
+from polarise.registry import open_entry
+from polarise.signing import Purpose, SignatureInvalid
 from polarise.statement import SignedStatement, sign_statement
 from polarise.transaction import SetValue, decode_transaction, sign_transaction
 from tests.support.clock import ManualClock
@@ -128,7 +131,12 @@ def validator_loop(files: MarketFiles, ledger: SmallLedger, clock: Clock | None 
         {
             "ledger": ledger.settings(),
             "network": {"port": 0},
-            "validator": {"allow_private_endpoints": True, "inspect": False, "proof_target_seconds": 1},
+            "validator": {
+                "allow_private_endpoints": True,
+                "inspect": False,
+                "proof_target_seconds": 1,
+                "proof_every": 1,
+            },
         }
     )
     node = ValidatorNode(config, files.folder / "validator", VALIDATOR, clock=clock)
@@ -197,9 +205,9 @@ def record_value(record: EpochRecord) -> object:
     return sign_statement(VALIDATOR, STATEMENT_KIND, record).to_wire()
 
 
-def sheet_of(value: object) -> ScoreSheet:
-    """Read the score sheet in a value of the ledger."""
-    return decode_model(ScoreSheet, canonical_bytes(value))  # type: ignore[arg-type]  # JSON
+def page_of(value: object) -> ScorePage:
+    """Read the page of scores in a value of the ledger."""
+    return decode_model(ScorePage, canonical_bytes(value))  # type: ignore[arg-type]  # JSON
 
 
 class Lie:
@@ -209,23 +217,24 @@ class Lie:
 
     Args:
         bundles: Name of the honest bundle -> the false one.
-        score_ppm: What the lines of these bundles say; the bundles' own when left out.
+        line: What the lines of these bundles say instead of the bundles' own.
     """
 
-    def __init__(self, bundles: dict[str, EvidenceBundle], *, score_ppm: int | None = None) -> None:
+    def __init__(self, bundles: dict[str, EvidenceBundle], **line: object) -> None:
         self._bundles = bundles
-        self._score_ppm = score_ppm
-        self._sheet: ScoreSheet | None = None
+        self._said = line
+        self._scores: EpochScores | None = None
 
     def __call__(self, path: str, value: object, _ledger: EmbeddedLedger) -> object:
         """See `Change`."""
         if path.startswith("/scores/"):
-            sheet = sheet_of(value)
-            self._sheet = sheet.model_copy(update={"lines": tuple(map(self._line, sheet.lines))})
-            return self._sheet.to_wire()
-        if path.endswith("/record") and self._sheet is not None:
-            root = evidence_root([line.evidence for line in self._sheet.lines])
-            update = {"scores_root": self._sheet.root(), "challenge_root": root}
+            page = page_of(value)
+            page = page.model_copy(update={"lines": self._weighed([self._line(line) for line in page.lines])})
+            self._scores = EpochScores.of_pages([page])
+            return page.to_wire()
+        if path.endswith("/record") and self._scores is not None:
+            root = evidence_root([line.evidence for line in self._scores.lines])
+            update = {"scores_root": self._scores.root(), "challenge_root": root}
             return record_value(record_of(value).model_copy(update=update))
         return value
 
@@ -234,14 +243,25 @@ class Lie:
         for bundle in self._bundles.values():
             write_bundle(files.evidence, bundle)
 
-    def _line(self, line: ScoreLine) -> ScoreLine:
+    def _line(self, line: WeighedLine) -> WeighedLine:
         if (false := self._bundles.get(line.evidence)) is None:
             return line
         score = false.score
+        with contextlib.suppress(SignatureInvalid):
+            line = line.model_copy(
+                update={"worth_ppb": worth_ppb(PriceList.load(), open_entry(false.registry).hardware, score)}
+            )
         update = {
             "evidence": false.digest(),
-            "score_ppm": score.score_ppm if self._score_ppm is None else self._score_ppm,
+            "score_ppm": score.score_ppm,
             "raw_ppm": score.raw_ppm,
             "reasons": score.reasons,
+            **self._said,
         }
         return line.model_copy(update=update)
+
+    def _weighed(self, lines: list[WeighedLine]) -> tuple[WeighedLine, ...]:
+        if "weight_ppm" in self._said:
+            return tuple(lines)
+        weights = weights_ppm([MinerWorth(line.miner_key, line.score_ppm, line.worth_ppb) for line in lines])
+        return tuple(line.model_copy(update={"weight_ppm": weights[line.miner_key]}) for line in lines)

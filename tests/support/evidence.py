@@ -49,11 +49,12 @@ def inspection(reason: RejectReason | None = None) -> InspectionEvidence:
 
 
 def score(smoothed_ppm: int) -> ScoreRecord:
-    """A score of an earlier epoch, with nothing measured in it."""
+    """A score of an earlier epoch, with nothing measured in it, and this average of each part."""
     from neurons.validator.scoring import ScoringSystem
 
     empty = ScoringSystem().calculate_score([], None, None)
-    return empty.model_copy(update={"smoothed_ppm": smoothed_ppm})
+    parts = tuple(part.model_copy(update={"smoothed_ppm": smoothed_ppm}) for part in empty.parts)
+    return empty.model_copy(update={"smoothed_ppm": smoothed_ppm, "parts": parts})
 
 
 def receipt_statement(limits: Limits = LIMITS) -> SignedStatement:

@@ -72,8 +72,8 @@ class Audit:
     def wanted(self) -> Iterator[Wanted]:
         """Yield every bundle that the audited epochs name, with the place where it can be had."""
         for epoch in self._reader().epochs(self._scope.first_epoch):
-            if epoch.sheet is not None and epoch.record is not None:
-                yield from (Wanted(line.evidence, epoch.record.uri) for line in epoch.sheet.lines)
+            if epoch.scores is not None and epoch.record is not None:
+                yield from (Wanted(line.evidence, epoch.record.uri) for line in epoch.scores.lines)
 
     def check_epochs(self, evidence: Path) -> None:
         """Check records, beacons, commitments, bundles and miner sets.

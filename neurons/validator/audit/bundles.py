@@ -3,7 +3,8 @@
 Rules:
 - A bundle is the one of its name, of this epoch, validator, miner, opening key, miner set and beacon; its score is the
   line's, and the score it builds on is the one of the miner's bundle before.
-- Then `neurons.validator.replay` computes draws, answers, verdicts and score anew: what judged live judges here.
+- Then `neurons.validator.replay` computes draws, answers, verdicts and score anew: what judged live judges here. The worth
+  on the line follows from the bundle's registry entry and score.
 - A bundle may say anything, so a value that breaks the computation is a failure of the bundle and no defect of ours.
 """
 
@@ -14,13 +15,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from neurons.validator.audit.averages import AverageAuditor
 from neurons.validator.audit.epochs import Epoch
 from neurons.validator.audit.report import Place, Report
+from neurons.validator.audit.rounds import RoundAuditor
+from neurons.validator.prices import PriceList
 from neurons.validator.replay import replay
+from neurons.validator.weights import worth_ppb
 from polarise.block import block_hash
-from polarise.epoch_record import LINES_MAX, EpochCommit, EpochRecord, ScoreLine
+from polarise.epoch_record import LINES_MAX, EpochCommit, EpochRecord, ScoreLine, WeighedLine
 from polarise.errors import RequestRejected, SubnetError
 from polarise.evidence import EvidenceBundle, ScoreRecord, read_bundle
+from polarise.registry import open_entry
 
 ItemT = TypeVar("ItemT")
 
@@ -41,6 +47,8 @@ class BundleAuditor:
         self._knows_beginning = knows_beginning
         self._scores: dict[str, ScoreRecord | None] = {}
         self._validator: str | None = None
+        self._prices = PriceList.load()
+        self._averages = AverageAuditor(report, knows_all=knows_beginning)
         self.count = 0
 
     def check(self, epoch: Epoch) -> dict[str, str] | None:
@@ -51,13 +59,16 @@ class BundleAuditor:
         """
         if epoch.validator != self._validator:
             self._validator, self._scores, self._knows_all = epoch.validator, {}, self._knows_beginning
+            self._averages = AverageAuditor(self._report, knows_all=self._knows_beginning)
         if epoch.record is not None and epoch.record.prev is None:
             self._scores, self._knows_all = {}, True
-        if epoch.commit is None or epoch.record is None or epoch.sheet is None:
+            self._averages = AverageAuditor(self._report, knows_all=True)
+        if epoch.commit is None or epoch.record is None or epoch.scores is None:
             return None
         found: dict[str, str] = {}
         is_whole = True
-        for line in epoch.sheet.lines:
+        rounds = RoundAuditor(epoch.place, self._report)
+        for line in epoch.scores.lines:
             place = replace(epoch.place, miner=line.miner_key, bundle=line.evidence)
             bundle = self._read(line, place)
             if bundle is None:
@@ -65,14 +76,21 @@ class BundleAuditor:
                 is_whole = False
                 continue
             self._check_one(epoch.commit, epoch.record, line, bundle, place)
+            rounds.add(bundle, place)
+            self._learn(bundle, place)
             self._scores[line.miner_key] = bundle.score
             found[line.miner_key] = bundle.registry.digest()
             self.count += 1
             if self.count % 100 == 0:
                 self._report.progress(f"{self.count} bundles")
-        if epoch.commit.miners_count > LINES_MAX:
+        if not is_whole:
+            self._averages.forget()
+        is_complete = is_whole and epoch.record.status == "complete"
+        rounds.finish(is_whole=is_complete)
+        self._averages.finish(is_whole=is_complete)
+        if epoch.scores.rules_version == 1 and epoch.commit.miners_count > LINES_MAX:
             # Who was examined beyond the sheet has a score that the ledger does not name.
-            self._scores = {line.miner_key: self._scores[line.miner_key] for line in epoch.sheet.lines}
+            self._scores = {line.miner_key: self._scores[line.miner_key] for line in epoch.scores.lines}
             self._knows_all = False
         return found if is_whole else None
 
@@ -105,7 +123,24 @@ class BundleAuditor:
                 self._report.word(finding.detail or finding.what)
             elif not finding.holds:
                 self._report.fail(place.at(finding.what), finding.detail or "recomputed, it comes out different")
+        if isinstance(line, WeighedLine):
+            self._check_worth(line, bundle, place)
         self._count_words(bundle)
+
+    def _learn(self, bundle: EvidenceBundle, place: Place) -> None:
+        def learn() -> list[None]:
+            self._averages.add(bundle, place)
+            return []
+
+        if bundle.version > 1:
+            self._computed(place, learn)
+
+    def _check_worth(self, line: WeighedLine, bundle: EvidenceBundle, place: Place) -> None:
+        found = self._computed(
+            place, lambda: [worth_ppb(self._prices, open_entry(bundle.registry).hardware, bundle.score)]
+        )
+        if found:
+            self._report.compare(place.at("worth_ppb"), line.worth_ppb, found[0])
 
     def _compare(self, place: Place, bundle: object, expected: object, names: tuple[str, ...]) -> None:
         for name in names:
@@ -140,5 +175,7 @@ class BundleAuditor:
             "target time and number of openings of a proof: settings of which the record has only the hash (config_hash)",
             len(bundle.proofs),
         )
+        if bundle.draw is not None and bundle.draw.is_inspected and bundle.inspection is None:
+            self._report.word("inspection that was drawn and not made: the validator's setting")
         if bundle.inspection is not None and bundle.inspection.findings is not None:
             self._report.word("findings of an inspection: what the validator saw inside the container")

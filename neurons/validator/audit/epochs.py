@@ -3,14 +3,16 @@
 Rules:
 - An epoch is commitment, scores, record, in this order, and is recorded before the next one begins.
 - The records are signed by the validator and chained; the roots in them follow from the scores beside them.
+- The scores are all pages of the epoch, or the one sheet of rules 1, and the weights in them follow from the lines. The
+  version of the rules is known and never falls: nobody goes back to rules that suit better.
 - The beacon is the hash of the first block that covers the commitment. Without one there are no scores.
 - The opening key opens the commitment and was never shown before: a key that is known makes every draw known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from pydantic import BaseModel
@@ -19,7 +21,8 @@ from challenges import draw
 from neurons.validator.audit.history import EpochLeaves, History
 from neurons.validator.audit.ledger_copy import LedgerCopy
 from neurons.validator.audit.report import Place, Report
-from neurons.validator.scoring import RULES_VERSION
+from neurons.validator.scoring import KNOWN_VERSIONS
+from neurons.validator.weights import MinerWorth, weights_ppm
 from polarise.canonical import canonical_bytes
 from polarise.decode import decode_model
 from polarise.epoch_record import (
@@ -27,7 +30,10 @@ from polarise.epoch_record import (
     STATEMENT_KIND,
     EpochCommit,
     EpochRecord,
+    EpochScores,
+    ScorePage,
     ScoreSheet,
+    WeighedLine,
     evidence_root,
 )
 from polarise.errors import RequestRejected
@@ -47,7 +53,7 @@ class Epoch:
         number: Its epoch number.
         leaves: Where it stands.
         commit: What was committed.
-        sheet: The scores.
+        scores: All pages of the scores together.
         statement: The record as it was signed.
         record: The record, once its signature was verified.
         problem: Why a part is None though it is there.
@@ -57,7 +63,7 @@ class Epoch:
     number: int
     leaves: EpochLeaves
     commit: EpochCommit | None
-    sheet: ScoreSheet | None
+    scores: EpochScores | None
     statement: SignedStatement | None
     record: EpochRecord | None
     problem: tuple[str, str] | None
@@ -100,18 +106,46 @@ class EpochReader:
                 return None
 
         commit = read(EpochCommit, leaves.commit, "commit")
-        sheet = read(ScoreSheet, leaves.scores, "scores")
+        sheet = read(ScoreSheet, leaves.sheet, "scores")
+        pages = [read(ScorePage, leaf, "scores") for _, leaf in sorted(leaves.pages.items())]
         statement = read(SignedStatement, leaves.record, "record")
         record = None
         try:
             record = None if statement is None else statement.open(STATEMENT_KIND, EpochRecord, signer=validator)
         except (SignatureInvalid, ValueError) as err:
             problems.append(("record", f"the statement of leaf {leaves.record} does not hold: {err}"))
-        return Epoch(validator, number, leaves, commit, sheet, statement, record, problems[0] if problems else None)
+        scores: EpochScores | None = None
+        try:
+            scores = _together(leaves, sheet, [page for page in pages if page is not None])
+        except ValueError as err:
+            problems.append(("scores", str(err)))
+        return Epoch(validator, number, leaves, commit, scores, statement, record, problems[0] if problems else None)
 
     def _value(self, leaf: int) -> bytes:
         value = decode_transaction(self._copy.leaf(leaf)).body.op.value
         return canonical_bytes(value)  # type: ignore[arg-type]  # came through JSON, so it is JSON
+
+
+def _together(leaves: EpochLeaves, sheet: ScoreSheet | None, pages: Sequence[ScorePage]) -> EpochScores | None:
+    """Return the scores of an epoch, None where there are none.
+
+    Raises:
+        ValueError: There is a sheet beside pages, a page is missing or has another number than its path, or the form is
+            that of other rules.
+    """
+    if leaves.sheet is not None and leaves.pages:
+        raise ValueError("there is a sheet beside the pages")
+    if leaves.pages:
+        if [page.page for page in pages] != sorted(leaves.pages):
+            raise ValueError(f"the pages {sorted(leaves.pages)} hold {[page.page for page in pages]}")
+        scores = EpochScores.of_pages(pages)
+    elif sheet is not None:
+        scores = EpochScores(sheet.rules_version, sheet.lines)
+    else:
+        return None
+    if (scores.rules_version == 1) is not (leaves.sheet is not None):
+        raise ValueError(f"scores by rules {scores.rules_version} do not stand in this form")
+    return scores
 
 
 def check_records(reader: EpochReader, net: str, first: int, report: Report) -> str:
@@ -130,6 +164,7 @@ def check_records(reader: EpochReader, net: str, first: int, report: Report) -> 
             is_first = before is None or before.number < first
             if before is not None and not is_first:
                 _check_order(before, epoch, report)
+                _check_rules(before, epoch, report)
             _check_prev(last, epoch, report, may_begin=is_first and first > 0)
             _check_record(epoch, net, report)
         before, last = epoch, last if epoch.statement is None else epoch.statement.digest()
@@ -146,7 +181,7 @@ def check_beacons(reader: EpochReader, history: History, first: int, report: Rep
         if record is None or epoch.leaves.commit is None:
             continue
         if record.beacon is None:
-            is_empty = record.status == "broken_off" and not (epoch.sheet and epoch.sheet.lines)
+            is_empty = record.status == "broken_off" and not (epoch.scores and epoch.scores.lines)
             report.check(place.at("beacon"), is_empty, "there is none, but there are scores or the epoch is complete")
             continue
         height = history.blocks.covering(epoch.leaves.commit)
@@ -201,8 +236,15 @@ def _check_order(before: Epoch, epoch: Epoch, report: Report) -> None:
         )
 
 
+def _check_rules(before: Epoch, epoch: Epoch, report: Report) -> None:
+    if before.record is not None and epoch.record is not None:
+        is_older = epoch.record.rules_version < before.record.rules_version
+        message = f"goes back from rules {before.record.rules_version} to {epoch.record.rules_version}"
+        report.check(epoch.place.at("rules_version"), not is_older, message)
+
+
 def _check_record(epoch: Epoch, net: str, report: Report) -> None:
-    record, commit, sheet, place = epoch.record, epoch.commit, epoch.sheet, epoch.place
+    record, commit, scores, place = epoch.record, epoch.commit, epoch.scores, epoch.place
     if record is None or commit is None:
         return
     expected = {
@@ -214,11 +256,13 @@ def _check_record(epoch: Epoch, net: str, report: Report) -> None:
     }
     for name, value in expected.items():
         report.compare(place.at(name), getattr(record, name), value)
-    if sheet is None or epoch.leaves.scores is None or epoch.leaves.record is None:
+    leaves = [leaf for leaf in (epoch.leaves.sheet, *epoch.leaves.pages.values()) if leaf is not None]
+    if scores is None or epoch.leaves.record is None:
         report.fail(place.at("scores"), "there are none beside the record")
         return
-    report.check(place.at("scores"), epoch.leaves.scores < epoch.leaves.record, "came after the record")
-    _check_sheet(sheet, record, commit, place, report)
+    report.check(place.at("scores"), max(leaves) < epoch.leaves.record, "came after the record")
+    _check_scores(scores, record, commit, place, report)
+    _check_weights(scores, place, report)
 
 
 def _check_prev(last: str | None, epoch: Epoch, report: Report, *, may_begin: bool) -> None:
@@ -236,23 +280,32 @@ def _check_prev(last: str | None, epoch: Epoch, report: Report, *, may_begin: bo
     )
 
 
-def _check_sheet(sheet: ScoreSheet, record: EpochRecord, commit: EpochCommit, place: Place, report: Report) -> None:
-    miners = [line.miner_key for line in sheet.lines]
+def _check_scores(scores: EpochScores, record: EpochRecord, commit: EpochCommit, place: Place, report: Report) -> None:
+    miners = [line.miner_key for line in scores.lines]
     report.check(place.at("scores"), miners == sorted(set(miners)), "the lines are not in order of their miners")
-    report.compare(place.at("rules_version"), record.rules_version, sheet.rules_version)
+    report.compare(place.at("rules_version"), record.rules_version, scores.rules_version)
     report.check(
         place.at("rules_version"),
-        sheet.rules_version == RULES_VERSION,
-        f"the scores are by rules {sheet.rules_version}, this software has {RULES_VERSION}",
+        scores.rules_version in KNOWN_VERSIONS,
+        f"the scores are by rules {scores.rules_version}, this software has {', '.join(map(str, KNOWN_VERSIONS))}",
     )
     report.compare(place.at("miners_count"), record.miners_count, len(miners))
-    examined = min(commit.miners_count, LINES_MAX)
+    # Until rules 2 there was no room for more.
+    examined = min(commit.miners_count, LINES_MAX) if scores.rules_version == 1 else commit.miners_count
     is_whole = len(miners) == examined if record.status == "complete" else len(miners) <= examined
     report.check(
         place.at("miners_count"), is_whole, f"{len(miners)} of {commit.miners_count} miners, status {record.status}"
     )
-    report.compare(place.at("scores_root"), record.scores_root, sheet.root())
-    names = [line.evidence for line in sheet.lines]
+    report.compare(place.at("scores_root"), record.scores_root, scores.root())
+    names = [line.evidence for line in scores.lines]
     report.compare(place.at("challenge_root"), record.challenge_root, evidence_root(names))
-    checkpoints = [line.telemetry for line in sheet.lines if line.telemetry]
+    checkpoints = [line.telemetry for line in scores.lines if line.telemetry]
     report.compare(place.at("telemetry_root"), record.telemetry_root, evidence_root(checkpoints))
+
+
+def _check_weights(scores: EpochScores, place: Place, report: Report) -> None:
+    weighed = [line for line in scores.lines if isinstance(line, WeighedLine)]
+    weights = weights_ppm([MinerWorth(line.miner_key, line.score_ppm, line.worth_ppb) for line in weighed])
+    for line in weighed:
+        miner = replace(place, miner=line.miner_key, field="weight_ppm")
+        report.compare(miner, line.weight_ppm, weights[line.miner_key])

@@ -47,7 +47,7 @@ class EventAuditor:
             FirstFailure: As `Report.fail`.
         """
         for epoch in epochs:
-            for line in epoch.sheet.lines if epoch.sheet is not None and epoch.record is not None else ():
+            for line in epoch.scores.lines if epoch.scores is not None and epoch.record is not None else ():
                 place = Place(validator=epoch.validator, epoch=epoch.number, miner=line.miner_key, bundle=line.evidence)
                 try:
                     telemetry = read_bundle(self.evidence / f"{line.evidence}.json").telemetry

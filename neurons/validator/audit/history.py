@@ -12,7 +12,7 @@ from array import array
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from polarise.block import SignedBlock
 from polarise.transaction import SignedTransaction
@@ -21,6 +21,7 @@ _KEY = "[0-9a-f]{64}"
 _REGISTRY = re.compile(rf"/registry/({_KEY})")
 _EPOCH = re.compile(rf"/epochs/({_KEY})/([0-9]{{10}})/(commit|record)")
 _SCORES = re.compile(rf"/scores/({_KEY})/([0-9]{{10}})")
+_PAGE = re.compile(rf"/scores/({_KEY})/([0-9]{{10}})/([0-9]{{2}})")
 
 
 @dataclass
@@ -29,12 +30,14 @@ class EpochLeaves:
 
     Attributes:
         commit: Leaf of the commitment.
-        scores: Leaf of the score sheet.
+        sheet: Leaf of the only score sheet, until rules 2.
+        pages: Leaf of each page of the scores, from rules 2 on, by its number.
         record: Leaf of the record.
     """
 
     commit: int | None = None
-    scores: int | None = None
+    sheet: int | None = None
+    pages: dict[int, int] = field(default_factory=dict)
     record: int | None = None
 
 
@@ -54,10 +57,6 @@ class Blocks:
         self._sizes.append(block.block.size)
         self._times.append(block.block.time_unix_ms)
         self._hashes += bytes.fromhex(block.hash)
-
-    def size(self, height: int) -> int:
-        """Return how many leaves a block covers."""
-        return self._sizes[height]
 
     def hash(self, height: int) -> str:
         """Return a block's hash, 64 hex digits."""
@@ -79,31 +78,23 @@ class RegistryWrite:
     Attributes:
         node: Whose entry.
         leaf: Index of the transaction.
-        confirmations: Blocks that have to cover it until readers see it.
     """
 
     node: str
     leaf: int
-    confirmations: int
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """What a reader of the ledger saw: its newest block, and how many leaves, the pending ones counted."""
-
-    height: int
-    size: int
 
 
 class Registry:
-    """Which entry a reader saw for each node, and when.
+    """Which entry a reader saw for each node, who read the newest final state below a height of blocks.
 
     Args:
         blocks: All blocks.
+        final_confirmations: Blocks that have to cover a write until readers see it; from the genesis.
     """
 
-    def __init__(self, blocks: Blocks) -> None:
+    def __init__(self, blocks: Blocks, final_confirmations: int) -> None:
         self._blocks = blocks
+        self._final_confirmations = final_confirmations
         self._versions: dict[str, list[tuple[RegistryWrite, str | None]]] = {}
 
     @property
@@ -115,37 +106,26 @@ class Registry:
         """Note an entry that holds, or that none holds any more; leaves come in order."""
         self._versions.setdefault(write.node, []).append((write, digest))
 
-    def standing(self, node: str, first: Moment, last: Moment) -> set[str | None]:
-        """Return the digests that stood for a node at any moment between two."""
-        later = {digest for write, digest in self._versions.get(node, []) if self._appears(write, first, last)}
+    def standing(self, node: str, first: int, last: int) -> set[str | None]:
+        """Return the digests that stood for a node while the newest block had a height from ``first`` to ``last``."""
+        versions = self._versions.get(node, [])
+        later = {digest for write, digest in versions if first < self._appearance(write) <= last}
         return {self._at(node, first)} | later
 
-    def states(self, first: Moment, last: Moment) -> Iterator[dict[str, str]]:
-        """Yield the whole registry as it was at each moment between two."""
-        writes = [write for versions in self._versions.values() for write, _ in versions]
-        moments = {self._appearance(write) for write in writes if self._appears(write, first, last)}
-        for moment in sorted({first, *moments}, key=lambda moment: (moment.height, moment.size)):
-            found = {node: self._at(node, moment) for node in self.nodes}
+    def states(self, first: int, last: int) -> Iterator[dict[str, str]]:
+        """Yield the whole registry as it was while the newest block had a height from ``first`` to ``last``."""
+        heights = {self._appearance(write) for versions in self._versions.values() for write, _ in versions}
+        for height in (first, *sorted(height for height in heights if first < height <= last)):
+            found = {node: self._at(node, height) for node in self.nodes}
             yield {node: digest for node, digest in found.items() if digest is not None}
 
-    def _at(self, node: str, moment: Moment) -> str | None:
+    def _at(self, node: str, height: int) -> str | None:
         versions = reversed(self._versions.get(node, []))
-        return next((digest for write, digest in versions if self._is_seen(write, moment)), None)
+        return next((digest for write, digest in versions if self._appearance(write) <= height), None)
 
-    def _is_seen(self, write: RegistryWrite, moment: Moment) -> bool:
-        if write.confirmations == 0:
-            return write.leaf < moment.size
-        return self._blocks.covering(write.leaf) + write.confirmations - 1 <= moment.height
-
-    def _appears(self, write: RegistryWrite, first: Moment, last: Moment) -> bool:
-        return self._is_seen(write, last) and not self._is_seen(write, first)
-
-    def _appearance(self, write: RegistryWrite) -> Moment:
-        covering = self._blocks.covering(write.leaf)
-        if write.confirmations == 0:
-            return Moment(covering - 1, write.leaf + 1)
-        height = covering + write.confirmations - 1
-        return Moment(height, self._blocks.size(height))
+    def _appearance(self, write: RegistryWrite) -> int:
+        """Return the height of the newest block when the write became final."""
+        return self._blocks.covering(write.leaf) + self._final_confirmations - 1
 
 
 class History:
@@ -159,28 +139,27 @@ class History:
         others: Writes that this audit does not look into, by the first segment of their path.
 
     Args:
-        final_confirmations: From the genesis; what counts for a writer that named no number.
+        final_confirmations: From the genesis.
     """
 
     def __init__(self, final_confirmations: int) -> None:
         self.blocks = Blocks()
-        self.registry = Registry(self.blocks)
+        self.registry = Registry(self.blocks, final_confirmations)
         self.registry_writes: list[RegistryWrite] = []
         self.epochs: dict[str, dict[int, EpochLeaves]] = {}
         self.others: Counter[str] = Counter()
-        self._final_confirmations = final_confirmations
 
     def add(self, leaf: int, transaction: SignedTransaction) -> None:
         """Sort one transaction in."""
-        op = transaction.body.op
-        path = op.path
+        path = transaction.body.op.path
         if (match := _REGISTRY.fullmatch(path)) is not None:
-            concern = self._final_confirmations if op.read_concern is None else op.read_concern
-            self.registry_writes.append(RegistryWrite(match[1], leaf, concern))
+            self.registry_writes.append(RegistryWrite(match[1], leaf))
         elif (match := _EPOCH.fullmatch(path)) is not None:
             setattr(self._epoch(match[1], int(match[2])), match[3], leaf)
         elif (match := _SCORES.fullmatch(path)) is not None:
-            self._epoch(match[1], int(match[2])).scores = leaf
+            self._epoch(match[1], int(match[2])).sheet = leaf
+        elif (match := _PAGE.fullmatch(path)) is not None:
+            self._epoch(match[1], int(match[2])).pages[int(match[3])] = leaf
         else:
             self.others[path.split("/")[1]] += 1
 

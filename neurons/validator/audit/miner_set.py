@@ -6,7 +6,7 @@ Rules:
   in the set. So a miner cannot be left out, and cannot be examined by an entry it had withdrawn.
 - The window ends with the commitment, which was made after the registry was read. It begins with what the ledger showed
   a minute before the validator's own starting time: as far as a clock may be ahead for the ledger to take its
-  transactions. An entry shows once it has the confirmations that its writer asked for.
+  transactions. A validator reads the newest final state, so an entry shows once it is final.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from ledger.state import FUTURE_MS_MAX
 from neurons.validator.audit.epochs import Epoch
-from neurons.validator.audit.history import History, Moment
+from neurons.validator.audit.history import History
 from neurons.validator.audit.report import Place, Report
 from neurons.validator.chain import MINERS_MAX
 from polarise import merkle
@@ -24,10 +24,10 @@ from polarise.epoch_record import EpochCommit
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """The moments between which the registry was read."""
+    """Heights of the newest block between which the registry was read."""
 
-    first: Moment
-    last: Moment
+    first: int
+    last: int
 
 
 class MinerSetAuditor:
@@ -82,7 +82,7 @@ class MinerSetAuditor:
     def _window(self, commit: EpochCommit, leaf: int) -> _Window:
         blocks = self._history.blocks
         first = max(min(blocks.at(commit.started_unix_ms - FUTURE_MS_MAX), blocks.covering(leaf) - 1), 0)
-        return _Window(Moment(first, min(blocks.size(first), leaf)), Moment(blocks.covering(leaf) - 1, leaf))
+        return _Window(first, blocks.covering(leaf) - 1)
 
     def _states(self, window: _Window) -> list[dict[str, str]]:
         states = self._history.registry.states(window.first, window.last)

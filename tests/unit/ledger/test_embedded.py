@@ -13,7 +13,7 @@ from ledger.embedded import EmbeddedLedger
 from ledger.fsck import fsck
 from ledger.views import Concern
 from polarise.block import open_block
-from polarise.errors import ConfigError, ErrorCode, RequestRejected, Unavailable
+from polarise.errors import ConfigError, ErrorCode, LogDamaged, RequestRejected, Unavailable
 from polarise.signing import Identity, Purpose
 from polarise.transaction import SetValue, SignedTransaction, sign_transaction
 from tests.unit.ledger.small_market import (
@@ -211,6 +211,37 @@ def test_rules_say_who_where_and_in_which_order(ledger: EmbeddedLedger) -> None:
     refuse(miner, f"/roots/{m}/system", ErrorCode.RULE_REFUSED)
 
 
+def test_pages_of_scores_come_in_order_once_and_before_the_record(ledger: EmbeddedLedger) -> None:
+    validator, other = Sender(VALIDATOR), Sender(OTHER_VALIDATOR)
+    folder = f"/scores/{VALIDATOR.public_key}/0000000005"
+
+    def take(path: str) -> None:
+        ledger.submit(validator.sign(path, 1).raw)
+
+    def refuse(
+        path: str, code: ErrorCode = ErrorCode.CONFLICT, *, value: object = 1, sender: Sender = validator
+    ) -> None:
+        assert refused(ledger, sender.sign(path, value)).code is code
+        sender.nonce -= 1
+
+    refuse(f"{folder}/00")
+    ledger.submit(validator.commit(5).raw)
+    refuse(f"{folder}/01")
+    refuse(f"{folder}/00", ErrorCode.RULE_REFUSED, sender=other)
+    take(f"{folder}/00")
+    refuse(f"{folder}/00")
+    refuse(f"{folder}/00", value=None)
+    refuse(f"{folder}/02")
+    for page in range(1, 11):
+        take(f"{folder}/{page:02d}")
+    refuse(f"{folder}/10")
+    refuse(f"{folder}/12")
+    for name in ("11a", "1", "011", "-1"):
+        refuse(f"{folder}/{name}", ErrorCode.RULE_REFUSED)
+    ledger.submit(validator.record(5).raw)
+    refuse(f"{folder}/11")
+
+
 def test_a_reader_sees_what_its_concern_allows(path: Path) -> None:
     of = genesis(final_confirmations=3)
     sender = Sender(MINER, net=of.net)
@@ -274,6 +305,20 @@ def test_a_restart_goes_on_where_it_was(path: Path, clock: ManualClock) -> None:
         assert ledger.make_block().block.prev == block.hash
     report = fsck(path, GENESIS)
     assert (report.leaves_count, report.blocks_count, report.pending_count) == (3, 3, 0)
+
+
+def test_values_that_do_not_give_the_signed_state_are_not_served(path: Path) -> None:
+    """An edited value is found when the ledger starts, not by its readers."""
+    with open_ledger(path) as ledger:
+        ledger.submit(Sender(MINER).register("here").raw)
+        height = ledger.make_block().block.height
+        ledger.make_block()
+    with sqlite3.connect(path) as other:
+        other.execute("UPDATE value SET value = CAST('\"hera\"' AS BLOB) WHERE path LIKE '/registry/%'")
+    other.close()
+    with pytest.raises(LogDamaged, match="state root") as err, open_ledger(path):
+        pass
+    assert err.value.place == f"block {height}"
 
 
 def test_another_genesis_or_key_does_not_open_the_file(path: Path) -> None:

@@ -7,8 +7,8 @@ import hashlib
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger import path_tree
-from ledger.path_tree import EMPTY, ZERO, set_value
+from ledger.path_tree import EMPTY, set_value
+from polarise.state_proof import ZERO, value_hash
 
 SEGMENTS = st.sampled_from(["a", "b", "c", "registry", "x-1"])
 PATHS = st.lists(SEGMENTS, min_size=1, max_size=3).map(lambda parts: "/" + "/".join(parts))
@@ -22,7 +22,7 @@ def plain_root(values: dict[str, bytes]) -> bytes:
         own = values.get(prefix)
         names = {path[len(prefix) + 1 :].split("/")[0] for path in values if path.startswith(prefix + "/")}
         children = [(hashlib.sha256(name.encode()).digest(), node(f"{prefix}/{name}")) for name in names]
-        value = ZERO if own is None else path_tree.value_hash(own)
+        value = ZERO if own is None else value_hash(own)
         return hashlib.sha256(b"\x04" + value + trie(children, 0)).digest()
 
     def trie(children: list[tuple[bytes, bytes]], depth: int) -> bytes:

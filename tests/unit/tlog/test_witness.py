@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from polarise.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
+from polarise.checkpoint import Checkpoint, cosign, open_checkpoint, sign_checkpoint
 from polarise.errors import LogFork, RequestRejected
 from polarise.notes import Ed25519Verifier, parse_signatures
 from polarise.signing import SigningKey
 from tlog.store import LogStore
-from tlog.witness import AddCheckpoint, StaleCheckpoint, Witness, parse_request
+from tlog.witness import AddCheckpoint, StaleCheckpoint, Witness, log_name, parse_request
 
 ORIGIN = "log.example/one"
 KEY = SigningKey(bytes([3]) * 32)
@@ -157,3 +157,57 @@ def test_evidence_is_bounded(witness: Witness, log: LogStore) -> None:
         with pytest.raises(LogFork):
             witness.add_checkpoint(AddCheckpoint(2, (bytes(32),), note).encode(), NOW)
     assert len(witness.evidence(ORIGIN)) == 16
+
+
+def test_a_restart_still_knows_which_logs_it_follows(log: LogStore, tmp_path: Path) -> None:
+    path = tmp_path / "witness.sqlite"
+    log.append(b"a")
+    with Witness(path, "w.example", WITNESS_KEY, []) as before:
+        before.follow(LOG)
+    with Witness(path, "w.example", WITNESS_KEY, []) as after:
+        after.add_checkpoint(request(log, 0), NOW)
+        assert [(seen.origin, seen.size) for seen in after.page("", 10)] == [(ORIGIN, 1)]
+
+
+def test_a_log_that_changed_its_key_goes_on_from_what_the_old_one_signed(witness: Witness, log: LogStore) -> None:
+    log.append(b"a")
+    witness.add_checkpoint(request(log, 0), NOW)
+    other = SigningKey(bytes([9]) * 32)
+    witness.follow(Ed25519Verifier(ORIGIN, other.public_key))
+    log.append(b"b")
+    assert status_of(witness, request(log, 1)) == 403
+    grown = sign_checkpoint(Checkpoint(ORIGIN, 2, log.root()), other).raw
+    rewritten = sign_checkpoint(Checkpoint(ORIGIN, 2, bytes(32)), other).raw
+    proof = tuple(log.consistency(1, 2))
+    with pytest.raises(LogFork):
+        witness.add_checkpoint(AddCheckpoint(1, proof, rewritten).encode(), NOW)
+    witness.add_checkpoint(AddCheckpoint(1, proof, grown).encode(), NOW)
+
+
+def test_the_same_note_gets_the_same_line_for_a_minute(witness: Witness, log: LogStore) -> None:
+    log.append(b"a")
+    first = witness.add_checkpoint(request(log, 0), NOW)
+    again = AddCheckpoint(1, (), log.latest_checkpoint() or b"").encode()
+    assert witness.add_checkpoint(again, NOW + 59) == first
+    assert witness.add_checkpoint(again, NOW + 60) != first
+
+
+def test_signatures_of_others_are_not_kept(witness: Witness, log: LogStore) -> None:
+    log.append(b"a")
+    signed = log.checkpoint(KEY)
+    stranger = cosign(signed.note.text, "v.example", SigningKey(bytes([5]) * 32), NOW)
+    crowded = signed.note.with_signatures([stranger] * 20).encode()
+    line = witness.add_checkpoint(AddCheckpoint(0, (), crowded).encode(), NOW)
+    assert witness.latest(ORIGIN) == signed.raw + line
+
+
+def test_pages_are_in_the_order_of_the_names(tmp_path: Path) -> None:
+    origins = [f"log.example/{number}" for number in range(5)]
+    logs = [Ed25519Verifier(origin, KEY.public_key) for origin in origins]
+    with Witness(tmp_path / "witness.sqlite", "w.example", WITNESS_KEY, logs) as witness:
+        for origin in origins:
+            note = sign_checkpoint(Checkpoint(origin, 1, bytes(32)), KEY).raw
+            witness.add_checkpoint(AddCheckpoint(0, (), note).encode(), NOW)
+        names = [seen.name for seen in witness.page("", 5)]
+        assert names == sorted(log_name(origin) for origin in origins)
+        assert [seen.name for seen in witness.page(names[1], 2)] == names[2:4]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.neurons.agent.agent_process import AgentProcess
+from tests.unit.neurons.agent.served_agent import Market, served
 
 
 @pytest.fixture
@@ -18,4 +19,11 @@ def agent() -> Iterator[AgentProcess]:
     The folder's name is short: a container sees its socket at a short path, and a client on the host needs one.
     """
     with tempfile.TemporaryDirectory(prefix="pl-") as folder, AgentProcess(Path(folder)) as running:
+        yield running
+
+
+@pytest.fixture
+def market(agent: AgentProcess, tmp_path: Path) -> Iterator[Market]:
+    """The agent behind the event routes of a miner."""
+    with served(agent, tmp_path) as running:
         yield running

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from flask import Flask, Response, request
 
-from neurons.base.access import RoleTable
-from neurons.base.agent_client import AgentClient
-from neurons.base.http_app import Gatekeeper, HttpApp
-from neurons.base.http_server import HttpService
-from neurons.base.nonces import NonceStore
-from neurons.base.service import Supervisor
-from neurons.base.tokens import TokenIssuer
-from neurons.miner.telemetry_routes import TELEMETRY_ACCESS, TelemetryRoutes
 from polarise.canonical import JsonValue
 from polarise.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
 from polarise.envelope import open_line
@@ -32,50 +24,10 @@ from polarise.stream import StreamVerifier, log_verifier, origin_of
 from polarise.telemetry_client import TelemetryClient
 from telemetry.archive import Archive
 from telemetry.puller import Puller
-from tests.unit.neurons.agent.agent_process import IDENTITY, LEASE, NODE_KEY, AgentProcess
-from utils.clock import SystemClock
+from tests.unit.neurons.agent.agent_process import IDENTITY, LEASE, NODE_KEY
+from tests.unit.neurons.agent.served_agent import AUDITOR, OTHER, OWNER, RENTER_ID, VALIDATOR, Market, serve
 
-VALIDATOR, AUDITOR, RENTER_ID, OTHER, OWNER = (Identity(SigningKey(bytes([number]) * 32)) for number in range(11, 16))
 STATUS: dict[str, JsonValue] = {"kind": "action.status", "payload": {"status": "RUNNING"}}
-
-
-@dataclass
-class Market:
-    """A miner's HTTP server in front of an agent."""
-
-    agent: AgentProcess
-    url: str
-
-    def reader(self, who: Identity) -> TelemetryClient:
-        return TelemetryClient(self.url, NODE_KEY, who)
-
-
-def serve(flask: Flask) -> tuple[Supervisor, str]:
-    http = HttpService(flask, "127.0.0.1", 0, threads=8, max_body_bytes=65536, idle_seconds=5)
-    http.prepare()
-    url = f"http://127.0.0.1:{http.port}"
-    supervisor = Supervisor(http)
-    supervisor.start()
-    return supervisor, url
-
-
-@pytest.fixture
-def market(agent: AgentProcess, tmp_path: Path) -> Iterator[Market]:
-    roles = RoleTable(
-        OWNER.public_key,
-        validators=[VALIDATOR.public_key],
-        renters=[RENTER_ID.public_key, OTHER.public_key],
-        auditors=[AUDITOR.public_key],
-    )
-    with NonceStore(tmp_path / "nonces.sqlite") as nonces:
-        gatekeeper = Gatekeeper(
-            NODE_KEY, roles, TELEMETRY_ACCESS, nonces, TokenIssuer(["x" * 32], 3600, NODE_KEY), SystemClock()
-        )
-        app = HttpApp("miner", gatekeeper, streams_max=4)
-        TelemetryRoutes(AgentClient(agent.node_dir)).register(app)
-        supervisor, url = serve(app.flask)
-        yield Market(agent, url)
-        assert supervisor.stop(15)
 
 
 def test_a_validator_pulls_verifies_and_goes_on_where_it_stood(market: Market, tmp_path: Path) -> None:

@@ -45,6 +45,10 @@ def test_miner_is_examined_when_it_is_met_first() -> None:
     assert _draw(NOBODY, _previous()) == (False, False)
 
 
+def test_miner_scored_by_rules_without_draws_is_met_anew() -> None:
+    assert _draw(NOBODY, _previous(rules_version=1)) == (True, True)
+
+
 @pytest.mark.parametrize("drawn", [(True, False), (False, True), (True, True)])
 def test_proofs_and_inspections_are_drawn_apart(drawn: tuple[bool, bool]) -> None:
     assert _draw(_beacon(proven=drawn[0], inspected=drawn[1]), _previous()) == drawn

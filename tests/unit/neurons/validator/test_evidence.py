@@ -28,9 +28,11 @@ from neurons.validator.verification import VerificationEngine, check_answer, jud
 from polarise.canonical import canonical_bytes
 from polarise.errors import RequestRejected
 from polarise.evidence import (
+    DrawEvidence,
     EvidenceBundle,
     InspectionEvidence,
     ProofEvidence,
+    RoundEvidence,
     VerdictRecord,
     openings_digest,
     read_bundle,
@@ -42,6 +44,7 @@ from tests.support.evidence import LIMITS, findings_wire, receipt_statement
 from tests.support.proving_miner import BEACON_BLOCK, MINER, VALIDATOR, challenge_of, challenges_of, entry_of
 
 Wire = dict[str, Any]
+DRAWN = DrawEvidence(proof_every=1, inspect_every=1, is_proven=True, is_inspected=True)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +74,9 @@ def bundle() -> EvidenceBundle:
         proofs=proofs,
         inspection=inspection,
         previous=None,
-        score=ScoringSystem().calculate_score(proofs, inspection, None),
+        score=ScoringSystem().calculate_score(proofs, inspection, None, draw=DRAWN),
+        draw=DRAWN,
+        round=RoundEvidence(attempt=0, devices_count=1, missing_count=0),
     )
 
 
@@ -163,6 +168,17 @@ def _set(*path: str | int, value: object) -> Callable[[Wire], None]:
         _set("inspection", value=None),
         _set("score", "score_ppm", value=999_999),
         _set("score", "parts", 0, "weight_ppm", value=399_999),
+        _set("score", "parts", 0, "smoothed_ppm", value=999_999),
+        _set("score", "parts", 0, "devices", 0, "standing", value="MISSING"),
+        _set("score", "parts", 0, "devices", 0, "rates", 0, "claimed_per_second", value=49_999),
+        _set("score", "undrawn_count", value=1),
+        _set("score", "rules_version", value=1),
+        _set("score", "rules_version", value=3),
+        _set("draw", "is_proven", value=False),
+        _set("draw", "is_inspected", value=False),
+        _set("round", value=None),
+        _set("round", "attempt", value=1),
+        _set("proofs", 0, "attempt", value=1),
     ],
 )
 def test_changed_bundle_does_not_hold(bundle: EvidenceBundle, change: Callable[[Wire], None]) -> None:

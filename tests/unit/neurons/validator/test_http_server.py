@@ -15,7 +15,7 @@ from neurons.base.access import Role
 from neurons.base.service import Supervisor
 from neurons.validator.access_table import VALIDATOR_ACCESS
 from neurons.validator.http_server import OPENINGS_HEADER
-from neurons.validator.metrics import FILE_NAME, MetricsHandler
+from neurons.validator.metrics import FILE_NAME, MetricsHandler, StoredWeight
 from neurons.validator.node import ValidatorNode
 from neurons.validator.readiness import SLACK_SECONDS
 from polarise.errors import ConfigError, RejectReason
@@ -93,7 +93,8 @@ def test_every_cell_of_the_table(served: Served, people: People, method: str, ru
     target = rule.replace("<name>", "0" * 64)
     key = served.node.identity.public_key
     if access.is_public:
-        assert send(served.url, method, target).status in {200, 404}
+        # 400: an empty body is no checkpoint.
+        assert send(served.url, method, target).status in ({400} if method == "POST" else {200, 404})
         return
     assert set(access.scopes) == {Role.OWNER}
     send(served.url, method, target).assert_refused(401, "NOT_AUTHENTICATED", "Signature")
@@ -108,6 +109,26 @@ def test_routes_before_the_first_epoch(served: Served) -> None:
     assert served.get("/").status == 200
     status = served.get("/status").json
     assert (status["role"], status["epoch"], status["public_url"]) == ("validator", None, served.url)
+
+
+def test_scores_have_the_weights_of_their_epoch_or_of_the_newest_that_ended(served: Served) -> None:
+    key = MINER.public_key
+    for epoch in (7, 8):
+        keep(served.metrics, served.evidence, bundle_of(begin(served.metrics, epoch), proof()))
+    assert (_weight(served, "/scores"), _weight(served, "/scores?epoch=7")) == ((None, None), (None, None))
+    served.metrics.set_weights(7, {key: StoredWeight(5, 600_000), OTHER_MINER.public_key: StoredWeight(4, 400_000)})
+    assert _weight(served, "/scores") == _weight(served, "/scores?epoch=7") == (5, 600_000)
+    assert _weight(served, "/scores?epoch=8") == (None, None)
+    served.metrics.set_weights(8, {key: StoredWeight(6, 1_000_000)})
+    assert _weight(served, "/scores") == (6, 1_000_000)
+    register(served.metrics, 8, "a processor")
+    assert b"weight 100.0000 %" in served.get("/").body
+
+
+def _weight(served: Served, target: str) -> tuple[object, object]:
+    scores = served.get(target).json["scores"]
+    assert isinstance(scores, list)
+    return scores[0]["worth_ppb"], scores[0]["weight_ppm"]
 
 
 def test_scores_are_the_newest_of_each_miner_or_those_of_an_epoch(served: Served) -> None:

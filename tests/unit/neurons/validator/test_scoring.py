@@ -1,4 +1,4 @@
-"""The rules of version 1, each obeyed once and broken by the least amount."""
+"""The rules of a score, each obeyed once and broken by the least amount; draws have `test_undrawn.py`."""
 
 from __future__ import annotations
 

@@ -308,15 +308,16 @@ def test_what_counts_of_a_proof_of_work_is_its_lower_bound() -> None:
 
 @pytest.mark.parametrize(("above", "reason"), [(0, None), (1, RejectReason.TOO_FAST)])
 def test_more_hashes_than_the_card_can_make_are_not_believed(above: int, reason: RejectReason | None) -> None:
-    """1.15 of the table's expectation in one nanosecond's steps."""
-    expected = HardwareTable.load().models["NVIDIA H200"].pow_rate_expected
+    """1.15 of what the card's integer lanes can do, in one nanosecond's steps."""
+    model = HardwareTable.load().models["NVIDIA H200"]
+    expected, peak = model.pow_rate_expected, model.pow_rate_peak
     card = CPU.model_copy(update={"kind": "gpu", "name": "NVIDIA H200", "pow_hashes_per_second": expected})
     params = fit_pow_params(expected, 1)
     challenge = dataclasses.replace(challenges_of(entry_of())[1], device=card, params=params)
     fastest_ns = next(
         ns
-        for ns in range(pow_rate_lower_bound(params, 1) * 100 // (expected * 115), NS_PER_SECOND)
-        if pow_rate_lower_bound(params, ns) * 100 <= expected * 115
+        for ns in range(pow_rate_lower_bound(params, 1) * 100 // (peak * 115), NS_PER_SECOND)
+        if pow_rate_lower_bound(params, ns) * 100 <= peak * 115
     )
     trace = ProofTrace(rtt_min_ns=0, last_byte_after_ns=fastest_ns - above)
     assert judge(challenge, HardwareTable.load(), trace).reason is reason

@@ -1,6 +1,6 @@
-"""From evidence to a score, in integers, so that anyone computes it equal; design section 7.
+"""The first rules of a score; they stay as they are, so that what was scored by them can be recomputed for ever.
 
-Rules (version 1):
+Rules:
 - raw = 0.40 compute + 0.25 memory + 0.25 service + 0.10 telemetry. Parts nobody measures yet are left out with reason
   NOT_MEASURED and the others weigh more; all figures are millionths, every division rounds down.
 - compute = the weighted mean over all claimed devices of each one's weakest min(measured, claimed) / claimed among its proofs: who
@@ -75,8 +75,6 @@ class ScoringSystem:
         inspection: InspectionEvidence | None,
         previous: ScoreRecord | None,
         telemetry: TelemetryEvidence | None = None,
-        *,
-        draw: object = None,
     ) -> ScoreRecord:
         """Score one miner in one epoch.
 

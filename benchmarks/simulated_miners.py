@@ -1,0 +1,293 @@
+"""Many miners in one process for `benchmarks.validator_scale`: real HTTP, real signatures, right answers, no work.
+
+Rules:
+- Each miner has an address of its own in 127.0.0.0/8, a key, a registry entry and a log; a validator cannot tell it from
+  a process of its own but for its speed.
+- A simulated miner is told the opening key and the beacon of the epoch, so that at prepare it can compute its whole answer:
+  the tiles that will be opened, and the shares of a small proof of work. Between start and answer it only waits, as long
+  as its claim says. Positions must not depend on the commitment for that; `validator_scale` says how.
+- It notes when the start came and when it wrote its answer: what the validator's stamps are compared with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import random
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from challenges import draw, prng
+from challenges.digest import tile_digest_bytes
+from challenges.draw import ChallengeKind, SeedInputs
+from challenges.matmul import next_round_seed
+from challenges.matmul_messages import MatmulCommitment, MatmulParams, TileOpening, TilePosition
+from challenges.pow_messages import PowParams
+from challenges.pow_solver import NumpyPowBackend, solve_pow
+from challenges.proofs import read_params
+from challenges.tile_recomputer import TileRecomputer
+from polarise import merkle
+from polarise.canonical import canonical_bytes
+from polarise.checkpoint import Checkpoint, sign_checkpoint
+from polarise.frontier import Frontier
+from polarise.hardware import DeviceClaim, HardwareClaim
+from polarise.messages import CommitmentBody
+from polarise.registry import STATEMENT_KIND, RegistryEntry
+from polarise.signing import Certificate, Identity, Purpose, SigningKey
+from polarise.sse import MEDIA_TYPE, Frame
+from polarise.statement import SignedStatement, sign_statement
+from polarise.stream import SYSTEM, origin_of
+
+OWNER = SigningKey(b"O" * 32)
+# An H100 of the spec table at its expected rate gives n = 16384; the hash rate is small, so that its shares can be found
+# here: checking 2,000 of them costs the validator the same whatever the difficulty.
+MATMUL_RATE = 400_000_000_000_000
+POW_RATE = 180_000
+LINES_PER_EPOCH = 60
+LINE = (
+    b'{"container":null,"kind":"sample","payload":{"cpu_percent":%d,"gpu":[{"memory_percent":41,"usage_percent":97}]}}'
+)
+
+
+def identity_of(number: int) -> Identity:
+    """Return the key of one simulated miner, the same in every run."""
+    key = SigningKey(hashlib.sha256(b"simulated miner %d" % number).digest())
+    return Identity(key, Certificate.issue(OWNER, key.public_key, Purpose.NODE))
+
+
+def address_of(number: int) -> str:
+    """Return its address: 127.1.0.1 and upwards, 250 to a block."""
+    return f"127.{1 + number // 62500}.{number // 250 % 250}.{number % 250 + 1}"
+
+
+def entry_of(number: int, port: int) -> SignedStatement:
+    """Return its signed registry entry."""
+    identity = identity_of(number)
+    certificate = identity.owner_certificate
+    if certificate is None:
+        raise ValueError("a simulated miner has an owner")
+    device = DeviceClaim(
+        uuid=f"GPU-{number:032x}",
+        kind="gpu",
+        name="Simulated GPU",
+        memory_bytes=80 << 30,
+        matmul_ops_per_second=MATMUL_RATE,
+        pow_hashes_per_second=POW_RATE,
+    )
+    hardware = HardwareClaim(cpu_model="simulated", cpu_milli=2000, memory_bytes=1 << 30, devices=(device,))
+    entry = RegistryEntry(
+        node_key=identity.public_key,
+        owner_key=OWNER.public_key,
+        owner_certificate=certificate,
+        endpoint=f"http://{address_of(number)}:{port}",
+        advertised_host=address_of(number),
+        hardware=hardware,
+        price_micros_per_hour=0,
+        created_unix_ms=1,
+    )
+    return sign_statement(identity, STATEMENT_KIND, entry)
+
+
+@dataclass
+class _Answer:
+    commitment: bytes
+    seconds: float
+    openings: dict[tuple[int, int, int], dict[str, object]] = field(default_factory=dict)
+
+
+@dataclass
+class _Miner:
+    number: int
+    identity: Identity
+    answers: dict[str, _Answer] = field(default_factory=dict)
+    tree: Frontier = field(default_factory=Frontier)
+    note: bytes | None = None
+
+
+class Simulation:
+    """All of them.
+
+    Args:
+        count: How many.
+        validator_key: Who will ask.
+        control: File with the running epoch's number, opening key and beacon.
+    """
+
+    def __init__(self, count: int, validator_key: str, control: Path) -> None:
+        self._validator_key = bytes.fromhex(validator_key)
+        self._control = control
+        self._miners = {address_of(number): _Miner(number, identity_of(number)) for number in range(count)}
+        self._stamps: list[tuple[str, int, int]] = []
+        self._random = random.Random(7)
+        self._work = ThreadPoolExecutor(1)
+
+    async def serve(self, port: int) -> None:
+        """Listen on every miner's address and say on stdout that it does; runs until it is killed."""
+        server = await asyncio.start_server(self._connection, list(self._miners), port, backlog=128)
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        async with server:
+            await server.serve_forever()
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            arrived_ns = time.monotonic_ns()
+            method, target, _ = head.split(b" ", 2)
+            body = await reader.readexactly(_length_of(head))
+            miner = self._miners[writer.get_extra_info("sockname")[0]]
+            await self._route(miner, f"{method.decode()} {target.decode()}", body, arrived_ns, writer)
+            await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+        finally:
+            writer.close()
+
+    async def _route(
+        self, miner: _Miner, target: str, body: bytes, arrived_ns: int, writer: asyncio.StreamWriter
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        if target == "POST /challenge/prepare":
+            await loop.run_in_executor(self._work, self._prepare, miner, json.loads(body))
+            _write(writer, b'{"status":"success"}')
+        elif target == "POST /challenge/start":
+            challenge_id = json.loads(body)["challenge_id"]
+            answer = miner.answers[challenge_id]
+            await asyncio.sleep(answer.seconds - (time.monotonic_ns() - arrived_ns) / 1e9)
+            _write(writer, answer.commitment)
+            self._stamps.append((challenge_id, arrived_ns, time.monotonic_ns()))
+        elif target == "POST /challenge/open":
+            _write(writer, _opened(miner, json.loads(body)))
+        elif target.startswith("GET /telemetry/stream"):
+            _write(writer, self._stream(miner), MEDIA_TYPE)
+        elif target == "GET /stamps":
+            _write(writer, json.dumps(self._stamps).encode())
+        else:  # pings, verdicts, cosignatures
+            _write(writer, b'{"status":"success"}')
+
+    def _prepare(self, miner: _Miner, request: dict[str, object]) -> None:
+        control = json.loads(self._control.read_text())
+        opening_key, beacon = bytes.fromhex(control["opening_key"]), bytes.fromhex(control["beacon"])
+        kind, device = ChallengeKind(str(request["kind"])), str(request["device"])
+        sizes = request["sizes"]
+        params = read_params(kind, sizes if isinstance(sizes, dict) else {})
+        seed = draw.seed(
+            SeedInputs(
+                kind=kind,
+                params=params.encode(),
+                epoch=int(control["epoch"]),
+                beacon=beacon,
+                validator_key=self._validator_key,
+                nonce=draw.nonce(opening_key, beacon, device, kind),
+                miner_key=bytes.fromhex(miner.identity.public_key),
+                device_uuid=device,
+                device_index=0,
+            )
+        )
+        openings: list[TileOpening] = []
+        if isinstance(params, MatmulParams):
+            positions = draw.draw_positions(opening_key, device, kind, b"", bounds=params.bounds, count=params.openings)
+            commitment, openings = _forge(params, seed, positions)
+            proof, seconds = commitment.to_wire(), params.operations / MATMUL_RATE
+        else:
+            proof, seconds = _search(params, seed), params.operations / POW_RATE
+        body = CommitmentBody(challenge_id=str(request["challenge_id"]), device=device, seed=seed.hex(), proof=proof)
+        statement = sign_statement(miner.identity, "commitment", body)
+        raw = canonical_bytes({"status": "success", "commitment": statement.to_wire()})
+        # Claims are met with a little room, as `join` sees to; no two answers are due at the same moment.
+        answer = _Answer(raw, seconds * self._random.uniform(0.75, 0.95))
+        answer.openings = {tuple(opening.position): opening.to_wire() for opening in openings}  # type: ignore[misc]
+        miner.answers[body.challenge_id] = answer
+
+    def _stream(self, miner: _Miner) -> bytes:
+        """Return an epoch's lines, with the checkpoint before and the one that covers them."""
+        subkey = miner.identity.subkey(Purpose.LOG)
+        frames = [Frame("certificate", canonical_bytes(subkey.certificate.to_wire()))]
+        if miner.note is not None:
+            frames.append(Frame("checkpoint", miner.note))
+        for _ in range(LINES_PER_EPOCH):
+            line = LINE % (miner.tree.size % 100)
+            frames.append(Frame("line", line, str(miner.tree.size)))
+            miner.tree.add(merkle.leaf_hash(line))
+        checkpoint = Checkpoint(origin_of(miner.identity.public_key, SYSTEM), miner.tree.size, miner.tree.root())
+        miner.note = sign_checkpoint(checkpoint, subkey.key).raw
+        frames.append(Frame("checkpoint", miner.note))
+        return b"".join(frame.encode() for frame in frames)
+
+
+def _forge(
+    params: MatmulParams, seed: bytes, positions: Sequence[Sequence[int]]
+) -> tuple[MatmulCommitment, list[TileOpening]]:
+    """Commit to a product of which only the tiles at the positions are computed."""
+    of_round: dict[int, list[TilePosition]] = {}
+    for position in positions:
+        asked = TilePosition(*position)
+        of_round.setdefault(asked.round_index, []).append(asked)
+    recomputer, blank = TileRecomputer(params), bytes(params.leaf_bytes)
+    blank_hash = merkle.leaf_hash(blank)
+    seeds: list[bytes] = []
+    roots: list[bytes] = []
+    openings: dict[TilePosition, TileOpening] = {}
+    for index in range(params.rounds):
+        seeds.append(next_round_seed(seed, seeds, roots))
+        if index not in of_round:
+            roots.append(hashlib.sha256(seeds[-1]).digest())
+            continue
+        keys = prng.round_keys(seeds[index], params.n)
+        leaves: dict[int, bytearray] = {}
+        for asked in of_round[index]:
+            row, column = asked.tile_row * params.tile, asked.tile_column * params.tile
+            digest = tile_digest_bytes(recomputer.product(keys, asked), keys, row, column)
+            leaf = leaves.setdefault(asked.tile_row, bytearray(blank))
+            leaf[asked.tile_column * len(digest) : (asked.tile_column + 1) * len(digest)] = digest
+        hashes = [
+            merkle.leaf_hash(bytes(leaves[row])) if row in leaves else blank_hash
+            for row in range(params.tiles_per_side)
+        ]
+        roots.append(merkle.root_of_hashes(hashes))
+        for asked in of_round[index]:
+            path = tuple(merkle.inclusion_proof(hashes, asked.tile_row))
+            openings[asked] = TileOpening(asked, bytes(leaves[asked.tile_row]), path)
+    return MatmulCommitment(tuple(roots)), [openings[TilePosition(*position)] for position in positions]
+
+
+def _search(params: PowParams, seed: bytes) -> dict[str, object]:
+    backend = NumpyPowBackend(lanes=8192, calls=4)
+    backend.prepare(params)
+    return solve_pow(params, seed, backend).commitment.to_wire()
+
+
+def _opened(miner: _Miner, request: dict[str, object]) -> bytes:
+    answer = miner.answers.pop(str(request["challenge_id"]))
+    positions = request["positions"]
+    assert isinstance(positions, list)
+    asked = [(place["round_index"], place["tile_row"], place["tile_column"]) for place in positions]
+    return json.dumps({"status": "success", "openings": [answer.openings[place] for place in asked]}).encode()
+
+
+def _length_of(head: bytes) -> int:
+    for line in head.split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        if name.lower() == b"content-length":
+            return int(value)
+    return 0
+
+
+def _write(writer: asyncio.StreamWriter, body: bytes, media_type: str = "application/json") -> None:
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: {media_type}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    writer.write(head.encode() + body)
+
+
+def main() -> None:
+    """Serve: count, port, the validator's key, the control file."""
+    count, port, validator_key, control = sys.argv[1:]
+    asyncio.run(Simulation(int(count), validator_key, Path(control)).serve(int(port)))
+
+
+if __name__ == "__main__":
+    main()

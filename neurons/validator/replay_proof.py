@@ -1,0 +1,216 @@
+"""One proof of a bundle, checked offline: its draw, sizes, answer and rate, or the lease that was shown in its place.
+
+Rules:
+- The same functions that judged live judge here.
+- A verdict without evidence is accepted only where nothing but the validator's word can exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from challenges.draw import ChallengeKind
+from challenges.hardware import HardwareTable
+from challenges.matmul_messages import MatmulParams
+from challenges.proofs import ProofParams, read_params
+from challenges.timing import WorkTooSmall
+from ledger.state import FUTURE_MS_MAX
+from neurons.validator.challenges import Challenge, fitted_params, recompute
+from neurons.validator.proof_trace import ProofTrace, check_commitment, signed_bytes
+from neurons.validator.verification import check_answer, judge
+from polarise.answers import printable
+from polarise.block import block_hash, block_of
+from polarise.checkpoint import parse_checkpoint
+from polarise.errors import ProofRejected, RejectReason
+from polarise.evidence import EvidenceBundle, ProofEvidence
+from polarise.notes import NoteInvalid, parse_note
+from polarise.receipt import STATEMENT_KIND as RECEIPT_KIND
+from polarise.receipt import Receipt
+from polarise.registry import RegistryEntry
+from polarise.rented import CountersignedReceipt, check_rented
+from polarise.signing import SignatureInvalid
+
+# What only the validator saw: nobody can recompute a silence.
+WITNESSED = frozenset(
+    {
+        RejectReason.MISSING,
+        RejectReason.OPENING_LATE,
+        RejectReason.NOT_MEASURED,
+        RejectReason.ALLOCATE_FAILED,
+        RejectReason.SSH_FAILED,
+        RejectReason.HOST_KEY_MISMATCH,
+        RejectReason.TERMINATE_FAILED,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of a replay.
+
+    Attributes:
+        what: What was checked.
+        holds: Whether it came out the same; None where only the validator's word stands.
+        detail: What differed, or why it cannot be recomputed.
+    """
+
+    what: str
+    holds: bool | None
+    detail: str = ""
+
+
+def beacon_of(bundle: EvidenceBundle) -> bytes:
+    """Return the epoch's public randomness, 32 bytes.
+
+    Raises:
+        NoteInvalid: The bundle holds no block.
+    """
+    return bytes.fromhex(block_hash(bundle.beacon_block.encode()))
+
+
+def witnessed(what: str, reason: RejectReason | None) -> Finding:
+    """Accept a verdict without evidence only where nothing but the validator's word can exist."""
+    if reason in WITNESSED:
+        return Finding(what, None, f"{reason}: the validator's word")
+    return Finding(what, False, f"{reason or 'passed'} without evidence")
+
+
+def replay_proof(bundle: EvidenceBundle, entry: RegistryEntry, proof: ProofEvidence) -> Iterator[Finding]:
+    """Check one proof."""
+    name = f"{proof.kind} proof of {printable(proof.device, 40)}"
+    try:
+        challenge = _challenge(bundle, entry, proof)
+    except (ValueError, IndexError) as err:
+        yield Finding(f"{name}: sizes", False, printable(err))
+        return
+    drawn = (challenge.beacon.hex(), challenge.nonce.hex(), challenge.seed.hex())
+    yield Finding(f"{name}: beacon, nonce and seed", drawn == (proof.beacon, proof.nonce, proof.seed))
+    params, too_small = _fitted(challenge, bundle.target_seconds)
+    yield Finding(f"{name}: sizes follow from the claim", params == challenge.params, f"recomputed {params}")
+    if too_small is not None:
+        yield from _unasked(name, too_small, proof)
+    elif proof.rented is not None:
+        yield from _rented(name, bundle, entry, proof, proof.rented)
+    else:
+        yield from _answer(name, challenge, proof)
+
+
+def _rented(
+    name: str, bundle: EvidenceBundle, entry: RegistryEntry, proof: ProofEvidence, lease: CountersignedReceipt
+) -> Iterator[Finding]:
+    """Check the lease that a miner showed instead of a proof, for some moment between the beacon and the end."""
+    if proof.verdict.reason is RejectReason.MISSING:
+        # It was over, or not begun, when it was shown; by which clock, only the validator knows.
+        yield witnessed(name, proof.verdict.reason)
+        return
+    try:
+        began_unix_ms = block_of(parse_checkpoint(parse_note(bundle.beacon_block.encode()).text)).time_unix_ms
+        expires_unix_ms = lease.receipt.open(RECEIPT_KIND, Receipt).expires_unix_ms
+    except (NoteInvalid, SignatureInvalid):
+        began_unix_ms, expires_unix_ms = 0, bundle.examined_unix_ms
+    # When it was shown is nobody's word. The ledger's clock may be ahead of the validator's by as much as it accepts.
+    moment = max(began_unix_ms - FUTURE_MS_MAX, min(bundle.examined_unix_ms, expires_unix_ms))
+    reason = RejectReason.RENTED
+    try:
+        check_rented(
+            lease, miner_key=bundle.miner_key, owner_key=entry.owner_key, device=proof.device, now_unix_ms=moment
+        )
+    except ProofRejected as err:
+        reason = err.reason
+    yield _same_reason(f"{name}: lease", reason, proof)
+    is_bare = proof.commitment is None and proof.measured_per_second == 0
+    yield Finding(f"{name}: nothing was asked", is_bare)
+
+
+def _challenge(bundle: EvidenceBundle, entry: RegistryEntry, proof: ProofEvidence) -> Challenge:
+    return recompute(
+        challenge_id=proof.challenge_id,
+        epoch=bundle.epoch,
+        validator_key=bundle.validator_key,
+        miner_key=bundle.registry.signer,
+        device=entry.hardware.devices[proof.device_index],
+        device_index=proof.device_index,
+        params=read_params(ChallengeKind(proof.kind), proof.sizes.model_dump()),
+        opening_key=bytes.fromhex(bundle.opening_key),
+        beacon=beacon_of(bundle),
+        attempt=proof.attempt,
+    )
+
+
+def _fitted(challenge: Challenge, target_seconds: int) -> tuple[ProofParams, WorkTooSmall | None]:
+    """Return the sizes that follow from the claim, and why nothing was asked where they are too small to show it."""
+    # How many tiles are opened is the validator's setting; it decides nothing about the work.
+    openings = challenge.params.openings if isinstance(challenge.params, MatmulParams) else 1
+    try:
+        params = fitted_params(
+            challenge.kind, challenge.device, challenge.device_index, target_seconds=target_seconds, openings=openings
+        )
+    except WorkTooSmall as err:
+        return err.params, err
+    return params, None
+
+
+def _unasked(name: str, too_small: WorkTooSmall, proof: ProofEvidence) -> Iterator[Finding]:
+    """Check the verdict on a claim that cannot be proven; that nothing was measured at all stays the validator's word."""
+    if proof.verdict.reason is RejectReason.NOT_MEASURED:
+        yield witnessed(name, proof.verdict.reason)
+        return
+    yield _same_reason(f"{name}: claim", too_small.reason, proof)
+    is_bare = proof.commitment is None and proof.measured_per_second == 0
+    yield Finding(f"{name}: nothing was asked", is_bare)
+
+
+def _answer(name: str, challenge: Challenge, proof: ProofEvidence) -> Iterator[Finding]:
+    if proof.commitment is None:
+        yield witnessed(name, proof.verdict.reason)
+        return
+    try:
+        commitment = check_commitment(challenge, proof.commitment)
+    except ProofRejected as err:
+        yield _same_reason(f"{name}: commitment", err.reason, proof)
+        return
+    positions = challenge.positions(signed_bytes(proof.commitment))
+    kept = tuple((p.round_index, p.tile_row, p.tile_column) for p in proof.positions)
+    yield Finding(f"{name}: positions", positions == kept)
+    answer = f"{name}: {'openings' if challenge.has_openings else 'shares'}"
+    if (amiss := _openings_amiss(answer, challenge, proof)) is not None:
+        yield amiss
+        return
+    checked = check_answer(challenge.params, challenge.seed, commitment, positions, proof.openings)
+    if checked.reason is not None:
+        yield _same_reason(answer, RejectReason(checked.reason), proof)
+        return
+    if proof.verdict.reason is RejectReason.NOT_MEASURED:
+        yield witnessed(name, proof.verdict.reason)
+        return
+    verdict = judge(challenge, HardwareTable.load(), _trace(proof))
+    is_same = verdict.measured_per_second == proof.measured_per_second
+    yield Finding(f"{name}: rate from the stamps", is_same, f"recomputed {verdict.measured_per_second} per second")
+    yield _same_reason(answer, verdict.reason, proof)
+    flag = None if verdict.flag is None else verdict.flag.value
+    if flag != proof.flag:
+        yield Finding(f"{name}: flag", False, f"recomputed {flag}, bundle says {proof.flag}")
+
+
+def _openings_amiss(what: str, challenge: Challenge, proof: ProofEvidence) -> Finding | None:
+    """Return what ends the replay of an answer early: openings that are not there, or there though the kind has none."""
+    if not challenge.has_openings:
+        is_bare = proof.openings is None and proof.openings_digest is None
+        return None if is_bare else Finding(what, False, "a proof of work has no openings")
+    if proof.openings_digest is None:
+        return witnessed(what, proof.verdict.reason)
+    if proof.openings is None:
+        return Finding(what, None, "thrown away after their retention; their digest stands")
+    return None
+
+
+def _trace(proof: ProofEvidence) -> ProofTrace:
+    return ProofTrace(
+        rtt_min_ns=proof.rtt_min_ns or 0, last_byte_after_ns=proof.last_byte_after_ns or 0, average=proof.average
+    )
+
+
+def _same_reason(what: str, reason: RejectReason | None, proof: ProofEvidence) -> Finding:
+    found = proof.verdict.reason
+    return Finding(what, reason is found, f"recomputed {reason or 'passed'}, bundle says {found or 'passed'}")

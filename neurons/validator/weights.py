@@ -1,0 +1,70 @@
+"""From the scores of an epoch to each miner's share of the market; design section 7.
+
+Rules:
+- worth = sum over the miner's devices of price x what the device is worth now of its claim (its weakest measured/claimed,
+  less what declining took). A device that was never measured, or failed its newest proof, adds nothing.
+- weight = 0 below 70 points, else score x worth, as a share of the whole epoch in millionths.
+- The weights of an epoch add up to exactly 1,000,000, or to 0 where nobody is worth anything: each is rounded down, and
+  what is left goes, one each, to the largest remainders; of equal ones to the smaller miner key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from challenges.timing import PPM
+from neurons.validator.prices import PriceList
+from neurons.validator.scoring import ACCEPTABLE_PPM
+from neurons.validator.scoring.compute_2 import device_ppm
+from polarise.evidence import ScoreRecord
+from polarise.hardware import HardwareClaim
+
+
+@dataclass(frozen=True, slots=True)
+class MinerWorth:
+    """What decides one miner's weight.
+
+    Attributes:
+        miner_key: Who.
+        score_ppm: Its score.
+        worth_ppb: What its devices count for, in billionths of the reference card.
+    """
+
+    miner_key: str
+    score_ppm: int
+    worth_ppb: int
+
+
+def worth_ppb(prices: PriceList, hardware: HardwareClaim, score: ScoreRecord) -> int:
+    """Return what a miner's devices count for, in billionths of the reference card.
+
+    Args:
+        prices: What a device counts for that holds its claim.
+        hardware: The registry entry's claim in the epoch of the score.
+        score: By rules that know what stands of each device; by older ones everything is 0.
+    """
+    measured = {device.device: device for device in score.part("compute").devices}
+    return sum(
+        prices.price_ppb(claim, found.rates) * device_ppm(found) // PPM
+        for claim in hardware.devices
+        if (found := measured.get(claim.uuid)) is not None
+    )
+
+
+def weights_ppm(miners: Sequence[MinerWorth]) -> dict[str, int]:
+    """Return each miner's share of the whole in millionths."""
+    shares = {miner.miner_key: _share(miner) for miner in miners}
+    total = sum(shares.values())
+    if total == 0:
+        return dict.fromkeys(shares, 0)
+    weights = {key: share * PPM // total for key, share in shares.items()}
+    left = PPM - sum(weights.values())
+    # A share of 0 has no remainder, and there are fewer to give than there are remainders.
+    for key in sorted(shares, key=lambda key: (-(shares[key] * PPM % total), key))[:left]:
+        weights[key] += 1
+    return weights
+
+
+def _share(miner: MinerWorth) -> int:
+    return miner.score_ppm * miner.worth_ppb if miner.score_ppm >= ACCEPTABLE_PPM else 0

@@ -1,0 +1,219 @@
+"""Prices, worth and weights: integers that anybody computes equal, and nothing to gain by claiming little."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from challenges.hardware import GpuModel, HardwareTable
+from neurons.validator.prices import PPB, REFERENCE, PriceList
+from neurons.validator.scoring import ACCEPTABLE_PPM, DECLINES_NEUTRAL, ScoringSystem
+from neurons.validator.weights import MinerWorth, weights_ppm, worth_ppb
+from polarise.canonical import canonical_bytes
+from polarise.errors import RejectReason
+from polarise.evidence import KindRate, ProofEvidence, ScoreRecord
+from polarise.hardware import DeviceClaim, HardwareClaim
+from tests.support.evidence import proof
+
+TABLE = HardwareTable.load()
+PRICES = PriceList(TABLE)
+SCORING = ScoringSystem()
+
+
+def _model(name: str = REFERENCE) -> GpuModel:
+    model = TABLE.find(name)
+    assert model is not None
+    return model
+
+
+def _claim(name: str = REFERENCE, *, share: int = 1, memory_bytes: int | None = None) -> DeviceClaim:
+    """A card that claims this part of what one of its name should show."""
+    model = _model(name)
+    return DeviceClaim(
+        uuid="GPU-0",
+        kind="gpu",
+        name=name,
+        memory_bytes=model.memory_bytes if memory_bytes is None else memory_bytes,
+        matmul_ops_per_second=model.matmul_rate_expected // share,
+        pow_hashes_per_second=model.pow_rate_expected // share,
+    )
+
+
+def _rates(claim: DeviceClaim) -> tuple[KindRate, ...]:
+    pow_rate, matmul_rate = claim.pow_hashes_per_second, claim.matmul_ops_per_second
+    return (
+        KindRate(kind="pow", measured_per_second=pow_rate, claimed_per_second=pow_rate),
+        KindRate(kind="matmul", measured_per_second=matmul_rate, claimed_per_second=matmul_rate),
+    )
+
+
+def _proofs(claim: DeviceClaim, *, measured_ppm: int = 1_000_000) -> list[ProofEvidence]:
+    pow_rate, matmul_rate = claim.pow_hashes_per_second, claim.matmul_ops_per_second
+    return [
+        proof(device=claim.uuid, kind="pow", claimed=pow_rate, measured=pow_rate),
+        proof(device=claim.uuid, claimed=matmul_rate, measured=matmul_rate * measured_ppm // 1_000_000),
+    ]
+
+
+def _worth(score: ScoreRecord, *claims: DeviceClaim) -> int:
+    hardware = HardwareClaim(cpu_model="a processor", cpu_milli=1000, memory_bytes=1, devices=claims)
+    return worth_ppb(PRICES, hardware, score)
+
+
+# Prices
+
+
+def test_reference_card_counts_one() -> None:
+    claim = _claim()
+    assert PRICES.price_ppb(claim, _rates(claim)) == PPB
+
+
+def test_list_of_rules_2_stays_as_it_is() -> None:
+    """A row of hardware.csv that is added or changed changes old scores' worth: it needs new rules."""
+    digest = hashlib.sha256(canonical_bytes(dict(PRICES.cards_ppb))).hexdigest()
+    assert (len(PRICES.cards_ppb), digest[:16]) == (39, "7480c68c91f5e1d8")
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        ("NVIDIA B200", "NVIDIA H200"),
+        ("NVIDIA H200", REFERENCE),
+        (REFERENCE, "NVIDIA A100-SXM4-80GB"),
+        ("NVIDIA A100-SXM4-80GB", "NVIDIA A100-SXM4-40GB"),
+        ("NVIDIA GeForce RTX 4090", "NVIDIA GeForce RTX 3090"),
+    ],
+)
+def test_better_card_counts_more(better: str, worse: str) -> None:
+    assert PRICES.cards_ppb[better] > PRICES.cards_ppb[worse]
+
+
+def test_twice_the_compute_counts_more_than_twice_the_memory() -> None:
+    reference = _model()
+    row = {name: getattr(reference, name) for name in GpuModel.__dataclass_fields__}
+    fast = GpuModel(
+        **{**row, "nvml_name": "fast", "tensor16_operations_per_second": 2 * row["tensor16_operations_per_second"]}
+    )
+    large = GpuModel(**{**row, "nvml_name": "large", "memory_bytes": 2 * row["memory_bytes"]})
+    found = PriceList(HardwareTable({model.nvml_name: model for model in (reference, fast, large)})).cards_ppb
+    # The square root and the fourth root of 2, rounded down.
+    assert (found["fast"], found["large"]) == (1_414_213_562, 1_189_207_115)
+
+
+def test_card_that_claims_a_tenth_has_a_tenth_of_the_price() -> None:
+    """Or a processor by the name of a large card, which holds the little it claims, would be paid like one."""
+    claim = _claim(share=10)
+    assert PRICES.price_ppb(claim, _rates(claim)) == pytest.approx(PPB // 10, abs=10)
+
+
+@pytest.mark.parametrize("kind", ["pow", "matmul"])
+def test_price_follows_the_weakest_claim(kind: str) -> None:
+    claim = _claim()
+    weak = tuple(
+        rate.model_copy(update={"claimed_per_second": rate.claimed_per_second // 2}) if rate.kind == kind else rate
+        for rate in _rates(claim)
+    )
+    assert PRICES.price_ppb(claim, weak) == pytest.approx(PPB // 2, abs=10)
+
+
+def test_half_the_memory_of_its_name_halves_the_price() -> None:
+    claim = _claim(memory_bytes=_model().memory_bytes // 2)
+    assert PRICES.price_ppb(claim, _rates(claim)) == PPB // 2
+
+
+def test_unknown_card_and_processor_count_by_their_matmul_claim_up_to_the_least_known_card() -> None:
+    least = min(PRICES.cards_ppb.values())
+    for kind in ("gpu", "cpu"):
+        unknown = _claim().model_copy(update={"name": "NVIDIA H1000", "kind": kind})
+        assert PRICES.price_ppb(unknown, _rates(unknown)) == least
+        slow = unknown.model_copy(update={"matmul_ops_per_second": 10**11})
+        assert PRICES.price_ppb(slow, _rates(slow)) == 10**11 * PPB // _model().matmul_rate_expected == 126_339
+
+
+def test_processor_does_not_take_a_cards_price_by_its_name() -> None:
+    claim = _claim().model_copy(update={"kind": "cpu"})
+    assert PRICES.price_ppb(claim, _rates(claim)) == min(PRICES.cards_ppb.values())
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_device_without_both_proofs_has_no_price(count: int) -> None:
+    claim = _claim()
+    assert PRICES.price_ppb(claim, _rates(claim)[:count]) == 0
+
+
+# Worth
+
+
+def test_worth_is_price_times_the_weakest_share_of_the_claim() -> None:
+    claim = _claim()
+    score = SCORING.calculate_score(_proofs(claim, measured_ppm=800_000), None, None)
+    assert _worth(score, claim) == pytest.approx(800_000_000, abs=1000)
+
+
+def test_devices_add_up() -> None:
+    claims = [_claim().model_copy(update={"uuid": f"GPU-{index}"}) for index in range(8)]
+    score = SCORING.calculate_score([found for claim in claims for found in _proofs(claim)], None, None)
+    assert _worth(score, *claims) == 8 * PPB
+    assert _worth(score, *claims[:7]) == 7 * PPB
+
+
+def test_device_that_was_not_measured_adds_nothing() -> None:
+    claim = _claim()
+    score = SCORING.calculate_score(_proofs(claim), None, None)
+    assert _worth(score, claim, claim.model_copy(update={"uuid": "GPU-1"})) == PPB
+
+
+def test_larger_claim_counts_once_it_is_measured() -> None:
+    """Proven with a tenth of the claim, registered anew with all of it: the tenth counts."""
+    score = SCORING.calculate_score(_proofs(_claim(share=10)), None, None)
+    assert _worth(score, _claim()) == pytest.approx(PPB // 10, abs=10)
+
+
+def test_rented_device_loses_worth_with_its_value() -> None:
+    claim = _claim()
+    score = SCORING.calculate_score(_proofs(claim), None, None)
+    rented = [proof(RejectReason.RENTED, device="GPU-0", kind=kind, measured=0) for kind in ("pow", "matmul")]
+    worths = []
+    for _ in range(DECLINES_NEUTRAL + 1):
+        score = SCORING.calculate_score(rented, None, score)
+        worths.append(_worth(score, claim))
+    assert worths == [PPB] * DECLINES_NEUTRAL + [PPB // 2]
+
+
+# Weights
+
+
+def _weights(*miners: tuple[int, int]) -> list[int]:
+    found = weights_ppm([MinerWorth(f"{index:064x}", score, worth) for index, (score, worth) in enumerate(miners)])
+    return list(found.values())
+
+
+@pytest.mark.parametrize(("score_ppm", "weight"), [(ACCEPTABLE_PPM, 500_000), (ACCEPTABLE_PPM - 1, 0)])
+def test_nobody_below_seventy_weighs_anything(score_ppm: int, weight: int) -> None:
+    assert _weights((score_ppm, PPB), (ACCEPTABLE_PPM, PPB))[0] == weight
+
+
+def test_weight_is_score_times_worth() -> None:
+    assert _weights((1_000_000, 3 * PPB), (750_000, 4 * PPB)) == [500_000, 500_000]
+
+
+def test_what_is_left_goes_to_the_largest_remainders_and_then_to_the_smaller_keys() -> None:
+    assert _weights((10**6, 1), (10**6, 1), (10**6, 1)) == [333_334, 333_333, 333_333]
+    assert _weights((10**6, 1), (10**6, 1), (10**6, 4)) == [166_667, 166_667, 666_666]
+    assert _weights((10**6, 2), (10**6, 2), (10**6, 3)) == [285_714, 285_714, 428_572]
+
+
+def test_market_worth_nothing_weighs_nothing() -> None:
+    assert _weights((0, PPB), (10**6, 0)) == [0, 0]
+    assert _weights() == []
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 40 * PPB)), max_size=60))
+def test_weights_add_up_to_exactly_one(miners: list[tuple[int, int]]) -> None:
+    found = _weights(*miners)
+    counted = [score >= ACCEPTABLE_PPM and worth > 0 for score, worth in miners]
+    assert sum(found) == (1_000_000 if any(counted) else 0)
+    assert all(weight == 0 for weight, is_counted in zip(found, counted, strict=True) if not is_counted)
