@@ -43,6 +43,18 @@ CHEATS = (
         ("-m", "neurons.demo.cheats", "tile-skipper"),
     ),
     Cheat(
+        "share-forger",
+        "sends nonces that it never searched for",
+        RejectReason.SHARE_INVALID,
+        ("-m", "neurons.demo.cheats", "share-forger"),
+    ),
+    Cheat(
+        "late-opener",
+        "begins to look for its openings when it sees the questions",
+        RejectReason.OPENING_LATE,
+        ("-m", "neurons.demo.cheats", "late-opener"),
+    ),
+    Cheat(
         "limit-liar",
         "signs a memory limit that it never sets",
         RejectReason.LIMIT_NOT_HELD,

@@ -8,10 +8,18 @@ import sys
 from config.schema import RoleName
 from neurons.base.startup import add_daemon_options, load
 from neurons.demo.cheats.event_editor import EventEditor
+from neurons.demo.cheats.late_opener import LateOpener
 from neurons.demo.cheats.limit_liar import LimitLiar
+from neurons.demo.cheats.share_forger import ShareForger
 from neurons.demo.cheats.tile_skipper import TileSkipper
 
-CHEATS = {"event-editor": EventEditor, "limit-liar": LimitLiar, "tile-skipper": TileSkipper}
+CHEATS = {
+    "event-editor": EventEditor,
+    "late-opener": LateOpener,
+    "limit-liar": LimitLiar,
+    "share-forger": ShareForger,
+    "tile-skipper": TileSkipper,
+}
 
 
 def main() -> int:
