@@ -210,6 +210,9 @@ class ValidatorConfig(Section):
     evidence_retention_hours: int = Field(
         48, ge=1, le=87600, description="Openings are kept this long, verdicts for ever."
     )
+    evidence_max_size: SizeText = Field(
+        "20g", description="Room of all bundles with openings; beyond it the oldest openings go before their time."
+    )
 
 
 class TelemetryConfig(Section):

@@ -18,7 +18,6 @@ import logging
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from challenges.averages import advance
 from neurons.base.threads import DaemonThreads
@@ -28,10 +27,10 @@ from neurons.validator.drawing import draw_for
 from neurons.validator.examination import Examined, Examiner
 from neurons.validator.metrics import MetricsHandler
 from neurons.validator.records import EpochRecorder
+from neurons.validator.retention import Retention
 from neurons.validator.rounds import ProofRounds
 from neurons.validator.verdicts import VerdictSender
-from polarise.errors import RequestRejected, Unavailable
-from polarise.evidence import read_bundle, write_bundle
+from polarise.errors import Unavailable
 from utils.clock import Clock
 
 logger = logging.getLogger(__name__)
@@ -49,14 +48,12 @@ class Pace:
         proof_every: A host is proven in about one epoch of so many.
         inspect_every: A container is inspected in about one epoch of so many.
         parallel: Miners inspected and read at the same time.
-        retention_hours: How long openings are kept.
     """
 
     epoch_seconds: int
     proof_every: int
     inspect_every: int
     parallel: int
-    retention_hours: int
 
 
 class EpochService:
@@ -69,7 +66,7 @@ class EpochService:
         examiner: Inspects and scores one miner.
         recorder: Ends epochs.
         metrics: Epoch numbers and scores.
-        evidence: Folder of the bundles.
+        retention: Throws old openings away.
         clock: Wall and monotonic clock.
         pace: How often, and how much at once.
         verdicts: Told of each finished epoch.
@@ -85,7 +82,7 @@ class EpochService:
         examiner: Examiner,
         recorder: EpochRecorder,
         metrics: MetricsHandler,
-        evidence: Path,
+        retention: Retention,
         clock: Clock,
         pace: Pace,
         *,
@@ -97,7 +94,7 @@ class EpochService:
         self._examiner = examiner
         self._recorder = recorder
         self._metrics = metrics
-        self._evidence = evidence
+        self._retention = retention
         self._clock = clock
         self._pace = pace
         self._verdicts = verdicts
@@ -161,7 +158,7 @@ class EpochService:
             ],
             stop,
         )
-        self._prune()
+        self._retention.prune()
         if stop.is_set():
             return
         # Only a finished epoch teaches: an auditor has no other to learn from.
@@ -240,17 +237,6 @@ class EpochService:
         took_ms = (self._clock.monotonic_ns() - began_ns) // 1_000_000
         is_final = self._chain.is_final(key, POSTED_SECONDS)
         logger.info("epoch finished", extra={"epoch": epoch, "took_ms": took_ms, "is_on_ledger": is_final})
-
-    def _prune(self) -> None:
-        """Throw away openings past their retention; verdicts, seeds and digests stay."""
-        before_unix_ms = self._clock.wall_unix_ms() - self._pace.retention_hours * 3_600_000
-        for evidence in self._metrics.unpruned_before(before_unix_ms):
-            path = self._evidence / f"{evidence}.json"
-            try:
-                write_bundle(self._evidence, read_bundle(path).without_openings())
-            except (OSError, RequestRejected) as err:
-                logger.warning("evidence not pruned", extra={"evidence": evidence, "cause": str(err)})
-            self._metrics.mark_pruned(evidence)
 
 
 def seconds_to_next(started_unix_ms: int, now_unix_ms: int, epoch_seconds: int) -> float:

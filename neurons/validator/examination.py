@@ -191,7 +191,8 @@ class Examiner:
         now_unix_ms = bundle.examined_unix_ms
         checkpoint = bundle.telemetry.checkpoint_hash() if bundle.telemetry else None
         self._metrics.record(
-            StoredScore(bundle.epoch, bundle.miner_key, bundle.score, name, now_unix_ms, telemetry=checkpoint)
+            StoredScore(bundle.epoch, bundle.miner_key, bundle.score, name, now_unix_ms, telemetry=checkpoint),
+            has_openings=any(proof.openings is not None for proof in bundle.proofs),
         )
         has_proven = any(proof.commitment for proof in bundle.proofs)
         if has_proven or (bundle.inspection is not None and bundle.inspection.receipt):

@@ -230,11 +230,11 @@ class MetricsHandler(Database):
         """Return the scores of one epoch, by miner key."""
         return self._scores("epoch = ? ORDER BY miner_key", (epoch,))
 
-    def record(self, score: StoredScore) -> None:
-        """Keep one score."""
+    def record(self, score: StoredScore, *, has_openings: bool = True) -> None:
+        """Keep one score, and whether its bundle holds openings that have to go some day."""
         with self.transaction() as connection:
             connection.execute(
-                "INSERT INTO score VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
+                "INSERT INTO score VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     score.epoch,
                     score.miner_key,
@@ -243,6 +243,7 @@ class MetricsHandler(Database):
                     score.evidence,
                     score.scored_unix_ms,
                     score.telemetry,
+                    not has_openings,
                 ),
             )
 
@@ -350,8 +351,10 @@ class MetricsHandler(Database):
             connection.execute("DELETE FROM rate_averages WHERE epoch = ?", (epoch,))
 
     def unpruned_before(self, unix_ms: int) -> list[str]:
-        """Return the names of bundles older than that whose openings were not thrown away yet."""
-        rows = self.query("SELECT evidence FROM score WHERE is_pruned = 0 AND scored_unix_ms < ?", (unix_ms,))
+        """Return the names of bundles older than that whose openings were not thrown away yet, oldest first."""
+        rows = self.query(
+            "SELECT evidence FROM score WHERE is_pruned = 0 AND scored_unix_ms < ? ORDER BY scored_unix_ms", (unix_ms,)
+        )
         return [str(row["evidence"]) for row in rows]
 
     def mark_pruned(self, evidence: str) -> None:

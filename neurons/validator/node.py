@@ -32,6 +32,7 @@ from neurons.validator.inspection import Inspector
 from neurons.validator.metrics import FILE_NAME, MetricsHandler
 from neurons.validator.readiness import Readiness
 from neurons.validator.records import EpochRecorder, RecordFacts
+from neurons.validator.retention import Retention
 from neurons.validator.rounds import ProofRounds
 from neurons.validator.scoring import RULES_VERSION, ScoringSystem
 from neurons.validator.stamper import Stamper
@@ -121,14 +122,19 @@ class ValidatorNode(BaseNode):
             examiner,
             EpochRecorder(self.identity, chain, metrics, facts, self.clock),
             metrics,
-            files.evidence,
+            Retention(
+                metrics,
+                files.evidence,
+                self.clock,
+                hours=settings.evidence_retention_hours,
+                bytes_max=parse_size(settings.evidence_max_size),
+            ),
             self.clock,
             Pace(
                 epoch_seconds=settings.epoch_seconds,
                 proof_every=settings.proof_every,
                 inspect_every=settings.inspect_every,
                 parallel=settings.parallel,
-                retention_hours=settings.evidence_retention_hours,
             ),
             verdicts=verdicts,
         )

@@ -102,7 +102,7 @@ def test_rounds_over_a_registry_with_a_broken_entry(
         service.run_epoch(threading.Event())
         service.run_epoch(threading.Event())
         clock.ahead_ms += 49 * 3_600_000
-        service._prune()
+        service._retention.prune()
         clock.ahead_ms = 0
         service.run_epoch(threading.Event())
     events = [record.message for record in caplog.records if record.name.startswith("neurons.validator")]
