@@ -19,11 +19,12 @@ demo: ## set-up, then the main job: miner, validator, renter (ARGS=--once ends b
 	@$(PYTHON) main.py setup
 	$(VENV)/python main.py demo $(ARGS)
 
-test: setup-dev ## set-up, then every test; without a Docker engine this fails (ARGS are pytest's)
-	$(VENV)/python -m pytest --require docker --timeout 300 $(ARGS)
+test: setup-dev ## set-up, then every test, several at once; without a Docker engine this fails (ARGS are pytest's)
+	tests/run --require docker $(ARGS)
 
 test-unit: $(VENV)/ruff ## the tests that need nothing but .venv (python main.py setup --dev --no-engine)
-	$(VENV)/python -m pytest tests/unit -m "not docker" --timeout 300 $(ARGS)
+	@$(VENV)/python -c 'import xdist' 2>/dev/null || $(PYTHON) main.py setup --dev --no-engine
+	tests/run tests/unit -m "not docker" $(ARGS)
 
 test-setup: ## set-up in a fresh Debian root, until doctor exits 0 there (root, some minutes; ARGS=--working-tree)
 	tests/fresh/run $(ARGS)

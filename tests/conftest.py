@@ -1,8 +1,9 @@
-"""What every test may ask for: ``--require``, the people of a test, a running miner.
+"""What every test may ask for: ``--require``, ``--part``, the people of a test, a running miner.
 
 Rules:
 - A test marked ``docker`` or ``gpu`` is skipped, with the reason, where the thing is missing; ``--require docker`` turns
   that into a failure of the whole run, so that a green run says what it looked at.
+- ``--part`` takes one half of the tests: those that bear others beside them, or those marked ``alone``. tests/run needs it.
 - Nothing here needs more than requirements.txt installs.
 """
 
@@ -36,6 +37,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="THING",
         help=f"fail instead of skipping when this is missing; any of {', '.join(REQUIREMENTS)}; may be repeated",
     )
+    parser.addoption(
+        "--part",
+        choices=("together", "alone"),
+        help="only the tests that bear others beside them, or only those marked alone; both when left out",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -46,12 +52,25 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError(f"--require {name}: {cause}")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    _keep_part(config, items)
     for name, why_missing in REQUIREMENTS.items():
         marked = [item for item in items if item.get_closest_marker(name)]
         if marked and (cause := why_missing()):
             for item in marked:
                 item.add_marker(pytest.mark.skip(reason=f"needs {name}: {cause}"))
+
+
+def _keep_part(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if (part := config.getoption("--part")) is None:
+        return
+    parts: dict[str, list[pytest.Item]] = {"together": [], "alone": []}
+    for item in items:
+        parts["alone" if item.get_closest_marker("alone") else "together"].append(item)
+    # First what takes long, so that at the end no worker waits for the one that took it last.
+    items[:] = sorted(parts.pop(part), key=lambda item: item.get_closest_marker("slow") is None)
+    for others in parts.values():
+        config.hook.pytest_deselected(items=others)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import ast
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,3 +109,25 @@ def test_import_rules_are_kept() -> None:
         [str(program), "--no-cache"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_two_parts_of_a_run_leave_no_test_out() -> None:
+    """What tests/run takes together and alone is what pytest takes without parts."""
+    together, alone, both = collected("--part=together"), collected("--part=alone"), collected()
+    assert together
+    assert alone
+    assert sorted(together + alone) == sorted(both)
+
+
+def collected(*options: str) -> list[str]:
+    """Return the names of the tests of two small files, of which one holds tests marked alone."""
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", *options]
+    done = subprocess.run(
+        [*command, "tests/test_validation.py", "tests/test_requirements.py"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return [line for line in done.stdout.splitlines() if "::" in line]

@@ -16,6 +16,8 @@ from polarise.errors import RejectReason
 from tests.support.engine import why_no_engine
 from tests.support.evidence import inspection, proof
 
+# An honest miner must show on time what it claims.
+pytestmark = pytest.mark.alone
 EPOCH_SECONDS = 120
 SHORT_PROOF = {"validator": {"proof_target_seconds": 1, "epoch_seconds": 60}}
 

@@ -23,8 +23,9 @@ from polarise.signing import Identity
 from polarise.ssh_keys import generate_key_pair
 from tests.support.engine import containers_of, engine
 from tests.support.identities import People
-from tests.support.miners import MinerProcess, can_connect, free_port, miner_config, miner_process, wait_until
+from tests.support.miners import MinerProcess, can_connect, miner_config, miner_process, wait_until
 from tests.support.ssh import Login
+from tests.support.worker import free_port
 
 pytestmark = [pytest.mark.docker, pytest.mark.e2e]
 

@@ -187,12 +187,6 @@ def miner_process(
         process.wait(10)
 
 
-def free_port() -> int:
-    """Return a port of loopback that nothing listened on a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 def log_lines(log: Path) -> list[dict[str, object]]:
     """Return the JSON lines of a log."""
     return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line.startswith("{")]

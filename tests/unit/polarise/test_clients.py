@@ -14,6 +14,7 @@ from polarise.messages import AllocateRequest, MatmulSizes, OpenRequest, Positio
 from polarise.receipt import Receipt
 from polarise.ssh_keys import generate_key_pair
 from polarise.statement import SignedStatement, sign_statement
+from tests.support.identities import public_key_line
 from tests.unit.polarise.small_miner import SmallMiner, Wire, identity
 
 MINER, RENTER, STRANGER = identity(1), identity(2), identity(3)
@@ -104,7 +105,7 @@ def test_a_miner_with_another_key_refuses_the_audience_and_is_found_out(miner: S
         ("ssh_port", 2223),
         ("ssh_user", "other"),
         ("container_id", "f" * 64),
-        ("host_key", generate_key_pair()[1]),
+        ("host_key", public_key_line("another host")),
         ("host_key_fingerprint", "SHA256:x"),
         ("devices", ["GPU-1"]),
         ("expires_at", "2026-01-01T01:00:01Z"),
@@ -156,7 +157,7 @@ def test_a_signed_receipt_made_out_to_somebody_else_is_refused(miner: SmallMiner
         client(miner).allocate(AllocateRequest())
 
 
-@pytest.mark.parametrize("host_key", ["ssh-ed25519 AAAA", "x\ny", generate_key_pair()[1] + " comment"])
+@pytest.mark.parametrize("host_key", ["ssh-ed25519 AAAA", "x\ny", public_key_line("host") + " comment"])
 def test_a_signed_host_key_that_is_none_is_refused(miner: SmallMiner, host_key: str) -> None:
     """Even signed: it would be written into known_hosts."""
     miner.tamper = lambda _, wire: resigned(wire, 1, host_key=host_key)

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 from polarise.errors import ErrorCode, RequestRejected
 from polarise.ssh_keys import fingerprint, generate_key_pair, parse_public_key
+from tests.support.identities import public_key_line
 
-LINE = generate_key_pair()[1]
+LINE = public_key_line("renter")
 
 
 def openssh(key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey) -> str:

@@ -12,9 +12,11 @@ from pathlib import Path
 from neurons.base.agent_client import AgentClient
 from polarise.errors import Unavailable
 from polarise.signing import Identity, Purpose, SigningKey
+from tests.support import worker
 
 ROOT = Path(__file__).parents[4]
-SEED = b"\x07" * 32
+# Its network and its containers are found by its key on the whole host: each worker has one of its own.
+SEED = bytes([0x70 + worker.NUMBER]) * 32
 IDENTITY = Identity(SigningKey(SEED))
 NODE_KEY = IDENTITY.public_key
 RENTER = SigningKey(b"\x08" * 32).public_key

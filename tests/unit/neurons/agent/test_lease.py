@@ -22,6 +22,7 @@ from polarise.ssh_keys import generate_key_pair
 from polarise.telemetry_client import TelemetryClient
 from telemetry.archive import Archive
 from telemetry.puller import Puller
+from tests.support.worker import free_port
 from tests.unit.neurons.agent.agent_process import IDENTITY, NODE_KEY, ROOT, AgentProcess
 
 pytestmark = [
@@ -30,20 +31,20 @@ pytestmark = [
 ]
 RENTER = Identity(SigningKey(b"\x21" * 32))
 VALIDATOR = Identity(SigningKey(b"\x22" * 32))
-PORT = 18_733
 
 
 @pytest.fixture
 def miner(agent: AgentProcess) -> Iterator[MinerClient]:
     """A miner beside the agent, on the agent's data directory."""
+    port = free_port()
     log = tempfile.TemporaryFile()  # noqa: SIM115  closed at the end, below
     process = subprocess.Popen(
-        [sys.executable, __file__, str(agent.node_dir)],
+        [sys.executable, __file__, str(agent.node_dir), str(port)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=log,
         stdin=subprocess.DEVNULL,
     )
-    client = MinerClient(f"http://127.0.0.1:{PORT}", NODE_KEY, RENTER)
+    client = MinerClient(f"http://127.0.0.1:{port}", NODE_KEY, RENTER)
     try:
         deadline = time.monotonic() + 60
         while True:
@@ -104,7 +105,7 @@ if __name__ == "__main__":
 
     configure_logging("INFO", "text", None)
     settings = Config(
-        network=NetworkConfig(port=PORT),
+        network=NetworkConfig(port=int(sys.argv[2])),
         access=AccessConfig(renters=(RENTER.public_key,), validators=(VALIDATOR.public_key,)),
     )
     sys.exit(MinerNode(settings, Path(sys.argv[1]), IDENTITY).run())

@@ -13,9 +13,9 @@ from neurons.ledger.node import LEDGER_FILE
 from polarise.errors import RequestRejected, Unavailable
 from polarise.ledger_client import LedgerClient
 from polarise.transaction import SetValue
+from tests.support.worker import free_port
 from tests.unit.ledger.small_market import VALIDATOR, Sender
 from tests.unit.neurons.ledger.ledger_process import SLOW, running
-from tests.unit.neurons.ledger.test_crash import free_port
 from utils.clock import SystemClock
 
 FOLDER = f"/epochs/{VALIDATOR.public_key}"

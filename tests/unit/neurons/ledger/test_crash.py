@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -16,16 +15,11 @@ from neurons.ledger.node import LEDGER_FILE
 from polarise.errors import Unavailable
 from polarise.http_client import HttpClient
 from polarise.ledger_client import LedgerClient
+from tests.support.worker import free_port
 from tests.unit.ledger.small_market import MINER, VALIDATOR, Sender
 from tests.unit.neurons.ledger.ledger_process import SLOW
 
 KILLS = 3
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def started(folder: Path, port: int) -> subprocess.Popen[bytes]:

@@ -40,6 +40,7 @@ from tests.support.audited_market import (
 )
 from tests.support.proving_miner import MINER, VALIDATOR, entry_of, proving_miner
 from tests.support.small_ledger import SmallLedger, small_ledger
+from tests.support.worker import made_once
 from utils.clock import SystemClock
 
 Json = dict[str, Any]
@@ -47,8 +48,10 @@ Json = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def market(tmp_path_factory: pytest.TempPathFactory) -> MarketFiles:
-    """An honest market after two epochs."""
-    return make_market(tmp_path_factory.mktemp("market"), epochs=2)
+    """An honest market after two epochs, which takes seconds to make; no test changes it."""
+    return MarketFiles(
+        made_once(tmp_path_factory.getbasetemp(), "market", lambda folder: make_market(folder, epochs=2))
+    )
 
 
 @pytest.fixture
