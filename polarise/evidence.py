@@ -305,7 +305,7 @@ def read_bundle(path: Path) -> EvidenceBundle:
         raw = handle.read(MAX_BUNDLE_BYTES + 1)
     bundle = decode_model(EvidenceBundle, raw, max_bytes=MAX_BUNDLE_BYTES)
     for proof in bundle.proofs:
-        if proof.openings is not None and openings_digest(proof.openings) != proof.openings_digest:
+        if proof.openings is not None and _digest_of(proof.openings) != proof.openings_digest:
             raise RequestRejected(
                 ErrorCode.INVALID_FIELD,
                 f"the openings of {proof.device} have another digest than the bundle names",
@@ -313,6 +313,18 @@ def read_bundle(path: Path) -> EvidenceBundle:
                 field="proofs.openings_digest",
             )
     return bundle
+
+
+def _digest_of(openings: Sequence[dict[str, object]]) -> str:
+    try:
+        return openings_digest(openings)
+    except ValueError as err:
+        raise RequestRejected(
+            ErrorCode.INVALID_FIELD,
+            f"openings without a canonical form: {err}"[:400],
+            hint="finite numbers, integers within 2^53 - 1",
+            field="proofs.openings",
+        ) from err
 
 
 def write_bundle(folder: Path, bundle: EvidenceBundle) -> Path:
