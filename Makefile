@@ -4,7 +4,7 @@ VENV   := .venv/bin
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-unit test-setup lint format bench clean
+.PHONY: help setup setup-dev demo test test-unit test-setup fuzz lint format bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ test-unit: $(VENV)/ruff ## the tests that need nothing but .venv (python main.py
 
 test-setup: ## set-up in a fresh Debian root, until doctor exits 0 there (root, some minutes; ARGS=--working-tree)
 	tests/fresh/run $(ARGS)
+
+fuzz: $(VENV)/ruff ## feed every decoder what it should refuse (ARGS="--minutes 10", --target NAME, --seed N)
+	$(VENV)/python -m tests.fuzz.long_run $(ARGS)
 
 lint: $(VENV)/ruff ## ruff, mypy --strict, import rules, spelling
 	$(VENV)/ruff check .

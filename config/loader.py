@@ -4,6 +4,7 @@ Rules:
 - An unknown key is refused by name, with the nearest known one, wherever it comes from.
 - A key that stands twice in a file is refused by name: one of the two values would be lost without a word.
 - All problems are reported at once, each with its origin, key path and fix.
+- Text that YAML's own reader stumbles over is a problem of the text, whatever it stumbles with; files have a bound.
 - Anything can be set by a variable: ``docker.default_memory`` is ``POLARISE_DOCKER_DEFAULT_MEMORY``.
 """
 
@@ -23,6 +24,7 @@ from polarise.errors import ConfigError
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 PREFIX = "POLARISE_"
+FILE_BYTES_MAX = 512 * 1024
 SECRET_PATHS = frozenset({"security.secret_key"})
 # Variables with our prefix that are not settings; read where they are used.
 OTHER_VARIABLES = frozenset(
@@ -101,9 +103,13 @@ def parse_value(path: str, text: str, origin: str) -> object:
         return text
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError as err:
+    # As below: PyYAML lets through whatever the constructor of a scalar raises.
+    except Exception as err:
         raise ConfigError(
-            f"not a YAML value, got {text!r}", origin=origin, key_path=path, allowed="quote it, for example '\"[x]\"'"
+            f"not a YAML value, got {text[:200]!r}",
+            origin=origin,
+            key_path=path,
+            allowed="quote it, for example '\"[x]\"'",
         ) from err
 
 
@@ -124,21 +130,36 @@ def variable_of(path: str) -> str:
 
 
 def _read_yaml(file: Path) -> dict[str, object]:
+    text = _read_text(file)
     try:
-        loaded = yaml.load(file.read_text(encoding="utf-8"), _UniqueKeys)  # noqa: S506  a SafeLoader
+        loaded = yaml.load(text, _UniqueKeys)  # noqa: S506  a SafeLoader
     except _DuplicateKey as err:
         raise ConfigError(
             f"the key stands twice, again in line {err.line}", origin=str(file), key_path=err.key, allowed="keep one"
         ) from err
-    except (OSError, UnicodeDecodeError) as err:
-        raise ConfigError(f"cannot read it: {err}", origin=str(file), allowed="a readable YAML file") from err
     except yaml.YAMLError as err:
         raise ConfigError(f"not YAML: {err}", origin=str(file), allowed="valid YAML") from err
+    # A date of month 13, "0x_", an unknown boolean, 1,000 brackets: ValueError, KeyError, AttributeError, RecursionError.
+    except Exception as err:
+        problem = f"a value cannot be read: {type(err).__name__}: {str(err)[:200]}"
+        raise ConfigError(problem, origin=str(file), allowed="valid YAML; quote what is meant as text") from err
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
         raise ConfigError("the file must hold a mapping", origin=str(file), allowed="sections such as network:")
     return loaded
+
+
+def _read_text(file: Path) -> str:
+    try:
+        with file.open("rb") as handle:
+            raw = handle.read(FILE_BYTES_MAX + 1)
+        text = raw.decode("utf-8")
+    except (OSError, UnicodeDecodeError) as err:
+        raise ConfigError(f"cannot read it: {err}", origin=str(file), allowed="a readable YAML file") from err
+    if len(raw) > FILE_BYTES_MAX:
+        raise ConfigError(f"it has more than {FILE_BYTES_MAX} bytes", origin=str(file), allowed="a file of settings")
+    return text
 
 
 class _DuplicateKey(Exception):
@@ -171,7 +192,8 @@ def _leaves(tree: Mapping[str, object], prefix: str = "") -> list[tuple[str, obj
         path = f"{prefix}{name}"
         if value is None and path not in known and any(other.startswith(f"{path}.") for other in known):
             continue  # a section whose every key is commented out
-        if isinstance(value, dict) and path not in known:
+        # Only sections are opened: an unknown mapping is refused as a whole, however deep, and however often it holds itself.
+        if isinstance(value, dict) and any(other.startswith(f"{path}.") for other in known):
             leaves.extend(_leaves(value, f"{path}."))
         else:
             leaves.append((path, value))
@@ -234,5 +256,8 @@ def _with_absolute_paths(config: Config) -> Config:
 
 
 def _absolute(path: Path) -> Path:
-    expanded = path.expanduser()
+    try:
+        expanded = path.expanduser()
+    except RuntimeError as err:
+        raise ConfigError(f"{str(path)[:200]!r} begins with nobody's home: {err}", allowed="an absolute path") from err
     return expanded if expanded.is_absolute() else CHECKOUT / expanded

@@ -5,32 +5,58 @@ Rules:
 - Duplicate keys, NaN, infinities, trailing bytes and broken UTF-8 are refused.
 - Nesting is bounded, so that no body can exhaust the stack.
 - Models are strict and frozen; an unknown field is refused with the nearest known name.
+- What is wrong with a message never takes much more memory than the message: names of fields are checked first, a list
+  ends at its first wrong item, and very many faults are counted and not listed.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
 from collections.abc import Mapping
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema
 
 from polarise.canonical import JsonValue
 from polarise.errors import ErrorCode, RequestRejected
+from polarise.field_names import FIELD_CHARS_MAX, check_names, unknown_field
 
 MAX_BODY_BYTES = 64 * 1024
 MAX_DEPTH = 32
+COMPLAINTS_MAX = 64
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def _fail_fast(schema: object) -> None:
+    """Mark every sequence of a schema; see `WireModel`, whose subclasses call it while this file is read."""
+    if isinstance(schema, dict):
+        if schema.get("type") in ("list", "tuple", "set", "frozenset"):
+            schema["fail_fast"] = True
+        for part in schema.values():
+            _fail_fast(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            _fail_fast(part)
 
 
 class WireModel(BaseModel):
     """Base of every message that crosses machines: strict types, no unknown fields, immutable."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: type[BaseModel], handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Let every list of the model end at its first wrong item.
+
+        Otherwise pydantic keeps a complaint for each: a megabyte of wrong items takes half a gigabyte.
+        """
+        schema = handler(source)
+        _fail_fast(schema)
+        return schema
 
     def to_wire(self) -> dict[str, JsonValue]:
         """Return the message as JSON-ready values, nothing left out."""
@@ -79,6 +105,17 @@ def decode_model(model: type[ModelT], raw: bytes, *, max_bytes: int = MAX_BODY_B
         raise RequestRejected(
             ErrorCode.INVALID_FIELD, f"the body must be a JSON object, got {type(value).__name__}", hint="send {...}"
         )
+    check_names(model, value)
+    del value  # pydantic builds all of it a second time
+    return validated(model, raw)
+
+
+def validated(model: type[ModelT], raw: bytes) -> ModelT:
+    """Return the model of bytes that are known to be sound JSON, with the right names.
+
+    Raises:
+        RequestRejected: UNKNOWN_FIELD or INVALID_FIELD naming the field.
+    """
     try:
         return model.model_validate_json(raw, strict=True)
     except ValidationError as err:
@@ -87,6 +124,12 @@ def decode_model(model: type[ModelT], raw: bytes, *, max_bytes: int = MAX_BODY_B
 
 def rejection_of(model: type[BaseModel], err: ValidationError) -> RequestRejected:
     """Turn pydantic's first complaint into the one refusal the caller sees."""
+    if err.error_count() > COMPLAINTS_MAX:
+        return RequestRejected(
+            ErrorCode.INVALID_FIELD,
+            f"{err.error_count()} fields are wrong",
+            hint="README, API reference, lists each field with its type",
+        )
     complaints = err.errors(include_url=False)
     # Each branch of a union complains; the one that read furthest is the one that was meant.
     of_one_field = [item for item in complaints if item["loc"][:1] == complaints[0]["loc"][:1]]
@@ -94,10 +137,7 @@ def rejection_of(model: type[BaseModel], err: ValidationError) -> RequestRejecte
     # Parts such as "tuple[...]" or "DeviceSelector" name a branch of a union, not a field of the caller's.
     field = ".".join(str(part) for part in first["loc"] if re.fullmatch(r"[a-z0-9_]+", str(part))) or None
     if first["type"] == "extra_forbidden":
-        name = str(first["loc"][-1])[:100]
-        return RequestRejected(
-            ErrorCode.UNKNOWN_FIELD, f"unknown field {name!r}", hint=_nearest(name, model), field=str(field)[:200]
-        )
+        return unknown_field(model, str(first["loc"][-1]), str(field))
     if isinstance(first.get("ctx", {}).get("error"), RequestRejected):
         rejected: RequestRejected = first["ctx"]["error"]
         return rejected
@@ -108,14 +148,8 @@ def rejection_of(model: type[BaseModel], err: ValidationError) -> RequestRejecte
         ErrorCode.INVALID_FIELD,
         f"{message}{shown}",
         hint="README, API reference, lists each field with its type",
-        field=field,
+        field=field and field[:FIELD_CHARS_MAX],
     )
-
-
-def _nearest(name: str, model: type[BaseModel]) -> str:
-    known = sorted(model.model_fields)
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known fields: {', '.join(known)}"
 
 
 def _object_without_duplicates(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:

@@ -14,19 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Literal, TypeVar, cast
+from typing import Annotated, Literal, cast
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field
 
 from polarise.canonical import JsonValue
-from polarise.decode import WireModel, rejection_of
+from polarise.decode import WireModel, validated
+from polarise.field_names import check_names
 from polarise.line import MAX_LINE_BYTES, decode_line, encode_line
 from polarise.payloads import KIND_PATTERN, Name, Topic, UnixMs, Uuid, check_payload
 
 STREAM_PATTERN = r"^[0-9a-f]{64}/(system|lease/[0-9a-f]{32})$"
 VISITS_MAX = 32
 
-ModelT = TypeVar("ModelT", bound=BaseModel)
 Date = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z$")]
 
 
@@ -102,21 +102,10 @@ def open_line(raw: bytes, *, max_bytes: int = MAX_LINE_BYTES) -> Event:
         RequestRejected: As `polarise.line.decode_line`; UNKNOWN_FIELD or INVALID_FIELD naming the field.
     """
     value = decode_line(raw, max_bytes=max_bytes)
-    event = checked(Event, raw)
+    check_names(Event, value)
+    event = validated(Event, raw)
     check_payload(event.kind, cast("Mapping[str, object]", value["payload"]))
     return event
-
-
-def checked(model: type[ModelT], raw: bytes) -> ModelT:
-    """Return the model of bytes that are known to be sound JSON.
-
-    Raises:
-        RequestRejected: UNKNOWN_FIELD or INVALID_FIELD naming the field.
-    """
-    try:
-        return model.model_validate_json(raw, strict=True)
-    except ValidationError as err:
-        raise rejection_of(model, err) from err
 
 
 def rfc3339(unix_ns: int) -> str:

@@ -389,7 +389,7 @@ def read_bundle(path: Path) -> EvidenceBundle:
     if bundle.version == 1:
         _check_version_1(bundle)
     for proof in bundle.proofs:
-        if proof.openings is not None and openings_digest(proof.openings) != proof.openings_digest:
+        if proof.openings is not None and _digest_of(proof.openings) != proof.openings_digest:
             raise RequestRejected(
                 ErrorCode.INVALID_FIELD,
                 f"the openings of {proof.device} have another digest than the bundle names",
@@ -408,6 +408,18 @@ def _check_version_1(bundle: EvidenceBundle) -> None:
             hint="get the bundle from the validator again",
             field="version",
         )
+
+
+def _digest_of(openings: Sequence[dict[str, object]]) -> str:
+    try:
+        return openings_digest(openings)
+    except ValueError as err:
+        raise RequestRejected(
+            ErrorCode.INVALID_FIELD,
+            f"openings without a canonical form: {err}"[:400],
+            hint="finite numbers, integers within 2^53 - 1",
+            field="proofs.openings",
+        ) from err
 
 
 def write_bundle(folder: Path, bundle: EvidenceBundle) -> Path:

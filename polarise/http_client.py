@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 from polarise.addresses import allowed_addresses, connect
 from polarise.deadline import Deadline, Idle
 from polarise.errors import Unavailable
-from polarise.http_wire import MAX_HEAD_BYTES, SocketReader, border, check_complete, read_body, request_head
+from polarise.http_wire import MAX_HEAD_BYTES, SocketReader, border, read_body, read_piece, request_head
 
 MAX_BODY_BYTES = 1024 * 1024
 CHUNK_BYTES = 64 * 1024
@@ -217,8 +217,7 @@ class ByteStream:
             raise StopIteration
         try:
             with border(self._name), self._reading:
-                chunk = self._exchange.response.read1(CHUNK_BYTES)
-                check_complete(self._exchange.response, is_at_end=not chunk)
+                chunk = read_piece(self._exchange.response, CHUNK_BYTES)
         except Unavailable:
             if not self._is_closed:
                 self.close()

@@ -17,6 +17,7 @@ from polarise.deadline import Patience
 from polarise.errors import AnswerInvalid, DeadlineExceeded, Unavailable
 
 MAX_HEAD_BYTES = 64 * 1024
+PIECE_BYTES = 64 * 1024
 
 
 @contextlib.contextmanager
@@ -88,7 +89,7 @@ def read_body(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
     """
     if response.length is not None and response.length > max_bytes:
         raise AnswerInvalid(f"the answer has {response.length} bytes, at most {max_bytes} are read")
-    content = response.read(max_bytes + 1)
+    content = _read_chunks(response, max_bytes + 1) if response.chunked else response.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise AnswerInvalid(f"the answer is larger than {max_bytes} bytes")
     check_complete(response, is_at_end=True)
@@ -123,6 +124,27 @@ class _Received:
 
     def makefile(self, _mode: str) -> io.BytesIO:
         return io.BytesIO(self._raw)
+
+
+def read_piece(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
+    """Return the next piece of the body, b"" at its end.
+
+    Raises:
+        Unavailable: It breaks off, or a chunk has a negative size, which http.client takes for one without an end.
+    """
+    piece = response.read1(max_bytes)
+    if response.chunked and (response.chunk_left or 0) < 0:
+        raise Unavailable("a chunk of the answer has a negative size")
+    check_complete(response, is_at_end=not piece)
+    return piece
+
+
+def _read_chunks(response: http.client.HTTPResponse, end_bytes: int) -> bytes:
+    """Read chunks into one buffer: http.client keeps an object for each, and the peer says how small they are."""
+    content = bytearray()
+    while len(content) < end_bytes and (piece := read_piece(response, min(PIECE_BYTES, end_bytes - len(content)))):
+        content += piece
+    return bytes(content)
 
 
 def check_complete(response: http.client.HTTPResponse, *, is_at_end: bool) -> None:

@@ -17,16 +17,16 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from polarise.canonical import JsonValue
-from polarise.decode import WireModel, decode_json
+from polarise.decode import WireModel, decode_json, validated
 from polarise.envelope import (
     Cause,
     Date,
     Visit,
-    checked,
     rfc3339,
     without_nulls,
 )
 from polarise.errors import ErrorCode, RequestRejected
+from polarise.field_names import check_names
 from polarise.line import MAX_LINE_BYTES, encode_line
 from polarise.payloads import KIND_PATTERN, Name, Topic, Uuid, check_payload, topic_of
 
@@ -123,7 +123,9 @@ def draft_of(message: Mapping[str, JsonValue]) -> Draft:
     visited = fields.get("visited", [])
     if isinstance(visited, Sequence) and not isinstance(visited, str):
         fields["visited"] = [_visit(index, visit) for index, visit in enumerate(visited)]
-    draft = checked(Draft, encode_line(without_nulls(fields), max_bytes=2 * MAX_LINE_BYTES))
+    known = without_nulls(fields)
+    check_names(Draft, known)
+    draft = validated(Draft, encode_line(known, max_bytes=2 * MAX_LINE_BYTES))
     check_payload(draft.kind, draft.payload)
     return draft
 

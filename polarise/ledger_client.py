@@ -231,7 +231,11 @@ class LedgerClient:
         while last is not None:
             page = self._get(ListAnswer, "/list", {"path": path, "concern": concern, "after": last})
             names = [child.name for child in page.children]
-            if names != sorted(set(names)) or (names and names[0] <= last) or (page.next and page.next <= last):
+            if (
+                names != sorted(set(names))
+                or (names and names[0] <= last)
+                or (page.next and (not names or page.next <= last))
+            ):
                 raise AnswerInvalid("the names of the page are out of order")
             yield from ((child.name, child.entry) for child in page.children)
             last = page.next

@@ -25,6 +25,7 @@ from polarise.http_client import ByteStream
 from polarise.ledger_client import LedgerClient
 from polarise.ledger_messages import FeedBlock, FeedLeaf
 from polarise.merkle import leaf_hash
+from polarise.sse import BlockReader
 
 MAX_EVENT_BYTES = 512 * 1024
 BLOCK_LEAVES_MAX = 1_000_000
@@ -101,12 +102,9 @@ def _check_block(before: SignedBlock | None, block: SignedBlock, edge: Frontier,
 
 def _events(stream: ByteStream) -> Iterator[tuple[str, bytes]]:
     """Yield (event, data) of a server-sent event stream; comments and ids are passed over."""
-    rest = b""
+    blocks = BlockReader(MAX_EVENT_BYTES)
     for chunk in stream:
-        *events, rest = (rest + chunk).split(b"\n\n")
-        if len(rest) > MAX_EVENT_BYTES:
-            raise AnswerInvalid(f"an event has more than {MAX_EVENT_BYTES} bytes")
-        for event in events:
+        for event in blocks.feed(chunk):
             fields = dict(line.split(b": ", 1) for line in event.split(b"\n") if b": " in line)
             yield fields.get(b"event", b"").decode("ascii", "replace"), fields.get(b"data", b"")
 

@@ -280,6 +280,11 @@ def _problem_of(text: str) -> str | None:
 
 
 def _problem_of_name(name: str) -> str | None:
-    if not name or "+" in name or any(character.isspace() or ord(character) < 0x20 for character in name):
+    if not name or "+" in name or any(_has_no_place_in_a_name(character) for character in name):
         return f"a key name is not empty and holds neither space nor plus, got {name[:80]!r}"
     return None
+
+
+def _has_no_place_in_a_name(character: str) -> bool:
+    # Half of a surrogate pair has no bytes: a command line that is not UTF-8 brings such characters.
+    return character.isspace() or ord(character) < 0x20 or 0xD800 <= ord(character) <= 0xDFFF

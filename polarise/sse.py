@@ -2,7 +2,8 @@
 
 Rules:
 - A frame is an event name, an id and the data; data with line feeds travels as several ``data:`` lines.
-- A reader holds at most one frame, of bounded size, whatever the peer sends.
+- A reader holds at most one frame, of bounded size, whatever the peer sends, and looks at no byte twice, in however
+  small pieces it comes.
 """
 
 from __future__ import annotations
@@ -38,11 +39,42 @@ class Frame:
         return head.encode() + b"".join(b"data: " + part + b"\n" for part in self.data.split(b"\n")) + b"\n"
 
 
+class BlockReader:
+    """Takes pieces of a stream and gives what stands between empty lines.
+
+    Args:
+        max_bytes: Largest block.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._rest = bytearray()
+
+    def feed(self, piece: bytes) -> Iterator[bytes]:
+        """Return the blocks that are complete now.
+
+        Raises:
+            AnswerInvalid: A block is larger than the bound.
+        """
+        begin, looked_at = 0, max(len(self._rest) - 1, 0)
+        self._rest += piece
+        while (end := self._rest.find(b"\n\n", looked_at)) >= 0:
+            self._check_size(end - begin)
+            yield bytes(self._rest[begin:end])
+            begin = looked_at = end + 2
+        del self._rest[:begin]
+        self._check_size(len(self._rest))
+
+    def _check_size(self, size: int) -> None:
+        if size > self._max_bytes:
+            raise AnswerInvalid(f"a frame of the stream has more than {self._max_bytes} bytes")
+
+
 class FrameReader:
     """Takes pieces of a stream and gives whole frames."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._blocks = BlockReader(MAX_FRAME_BYTES)
 
     def feed(self, piece: bytes) -> Iterator[Frame]:
         """Return the frames that are complete now.
@@ -50,13 +82,10 @@ class FrameReader:
         Raises:
             AnswerInvalid: A frame is larger than any of ours.
         """
-        *blocks, self._rest = (self._rest + piece).split(b"\n\n")
-        for block in blocks:
-            _check_size(block)
+        for block in self._blocks.feed(piece):
             frame = _frame(block)
             if frame.event:
                 yield frame
-        _check_size(self._rest)
 
 
 def _frame(block: bytes) -> Frame:
@@ -66,8 +95,3 @@ def _frame(block: bytes) -> Frame:
         fields.setdefault(name, []).append(value.removeprefix(b" "))
     event = fields.get(b"event", [b""])[-1].decode("ascii", "replace")
     return Frame(event, b"\n".join(fields.get(b"data", [])), fields.get(b"id", [b""])[-1].decode("ascii", "replace"))
-
-
-def _check_size(block: bytes) -> None:
-    if len(block) > MAX_FRAME_BYTES:
-        raise AnswerInvalid(f"a frame of the stream has more than {MAX_FRAME_BYTES} bytes")

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from polarise.canonical import JsonValue, canonical_bytes, digest_hex
-from polarise.decode import WireModel
+from polarise.decode import WireModel, validated
+from polarise.errors import RequestRejected
+from polarise.field_names import check_names
 from polarise.signing import KEY_PATTERN, SIGNATURE_PATTERN, Certificate, Identity, Purpose, SignatureInvalid, verify
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
@@ -58,9 +60,11 @@ class SignedStatement(WireModel):
         body = _body_bytes(self.body)
         verify(self.certificate.subject, self.kind, body, self.signature)
         try:
-            return model.model_validate_json(body, strict=True)
-        except ValidationError as err:
-            raise SignatureInvalid(f"the {self.kind} statement has another shape: {err.errors()[0]['msg']}") from err
+            check_names(model, self.body)  # type: ignore[arg-type]  # came through JSON, so it is JSON
+            return validated(model, body)
+        except RequestRejected as err:
+            # Quoted, for it may hold texts of whoever signed it.
+            raise SignatureInvalid(f"the {self.kind} statement has another shape: {err.message[:200]!r}") from err
 
 
 def sign_statement(identity: Identity, kind: str, body: BaseModel) -> SignedStatement:

@@ -20,11 +20,12 @@ from enum import StrEnum
 from functools import cached_property, lru_cache
 from typing import Literal
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field
 
 from polarise.canonical import JsonValue
-from polarise.decode import WireModel, decode_json, rejection_of
+from polarise.decode import WireModel, decode_json, validated
 from polarise.errors import ErrorCode, RequestRejected
+from polarise.field_names import check_names
 from polarise.genesis import NET_PATTERN
 from polarise.merkle import leaf_hash
 from polarise.signing import (
@@ -196,10 +197,8 @@ def decode_transaction(raw: bytes) -> SignedTransaction:
             hint="send RFC 8785 bytes: sorted keys, no blanks, integers without sign or leading zeroes",
         )
     _check_kind(value.get("op"))
-    try:
-        body = Transaction.model_validate_json(raw, strict=True)
-    except ValidationError as err:
-        raise rejection_of(Transaction, err) from err
+    check_names(Transaction, value)
+    body = validated(Transaction, raw)
     signed = {name: part for name, part in value.items() if name != "signature"}
     return SignedTransaction(raw, body, encode_value(signed))
 

@@ -16,6 +16,7 @@ CGROUP_ROOT = Path("/sys/fs/cgroup")
 PROC = Path("/proc")
 # cgroup v1 writes "no limit" as the largest multiple of the page size.
 UNLIMITED = 2**62
+COUNTER_DIGITS_MAX = 20
 _CONTROLLERS = ("memory", "cpuacct", "pids")
 
 
@@ -72,15 +73,18 @@ class HostReader:
 
     def _cpu_ticks(self) -> tuple[int, int] | None:
         first, _, _ = (_text(self._proc / "stat") or "").partition("\n")
-        ticks = [int(field) for field in first.split()[1:9]]
+        ticks = [number for field in first.split()[1:9] if (number := _count(field)) is not None]
         return (sum(ticks) - ticks[3] - ticks[4], sum(ticks)) if len(ticks) == 8 else None
 
     def _memory(self) -> dict[str, int]:
         lines = (_text(self._proc / "meminfo") or "").splitlines()
-        fields = (line.split() for line in lines)
-        return {
-            name.rstrip(":"): int(size) * 1024 for name, size, *_ in fields if name in {"MemTotal:", "MemAvailable:"}
-        }
+        sizes = {}
+        for line in lines:
+            name, _, rest = line.partition(":")
+            kib = _count(rest.split()[0]) if rest.split() else None
+            if name in {"MemTotal", "MemAvailable"} and kib is not None:
+                sizes[name] = kib * 1024
+        return sizes
 
 
 class ContainerReader:
@@ -124,14 +128,14 @@ class ContainerReader:
 
     def _number(self, controller: str, name: str) -> int | None:
         text = (_text(self._folder(controller) / name) or "").strip()
-        number = int(text) if text.isdigit() else None
+        number = _count(text)
         return None if number is None or number >= UNLIMITED else number
 
     def _field(self, controller: str, name: str, field: str) -> int | None:
         for line in (_text(self._folder(controller) / name) or "").splitlines():
             key, _, value = line.partition(" ")
-            if key == field and value.isdigit():
-                return int(value)
+            if key == field:
+                return _count(value)
         return None
 
     def _folder(self, controller: str) -> Path:
@@ -157,6 +161,11 @@ def cgroup_folders(pid: int, *, proc: Path = PROC, root: Path = CGROUP_ROOT) -> 
     if not all(paths):
         raise ValueError(f"process {pid} is in the root cgroup")
     return folders
+
+
+def _count(text: str) -> int | None:
+    """Return a counter of the kernel, at most 64 bits; None for anything else."""
+    return int(text) if text.isdigit() and len(text) <= COUNTER_DIGITS_MAX else None
 
 
 def _text(path: Path) -> str | None:

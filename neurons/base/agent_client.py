@@ -160,9 +160,8 @@ class AgentClient:
             raise Unavailable("the agent answered something else; do miner and agent run the same version?") from err
         if answer.refusal is not None:
             refusal = answer.refusal
-            raise RequestRejected(
-                ErrorCode(refusal.code), refusal.message, hint=refusal.hint, field=refusal.field, status=refusal.status
-            )
+            code = ErrorCode(refusal.code) if refusal.code in ErrorCode.__members__ else ErrorCode.INTERNAL
+            raise RequestRejected(code, refusal.message, hint=refusal.hint, field=refusal.field, status=refusal.status)
         return answer
 
 

@@ -19,6 +19,7 @@ from polarise.telemetry_client import STREAM_ID_PATTERN
 SOCKET_NAME = "agent.sock"
 REQUEST_BYTES_MAX = 4 * 1024 * 1024
 ANSWER_BYTES_MAX = 8 * 1024 * 1024
+EVENTS_MAX = 1024
 
 
 def encode_message(message: WireModel) -> bytes:
@@ -47,7 +48,7 @@ class Request(WireModel):
 
     op: Literal["append", "open", "watch", "close", "list", "info", "read", "checkpoint", "proof", "cosign", "metrics"]
     stream: str = Field(default="system", pattern=STREAM_ID_PATTERN)
-    events: tuple[dict[str, object], ...] = Field(default=(), max_length=1024)
+    events: tuple[dict[str, object], ...] = Field(default=(), max_length=EVENTS_MAX)
     renter_key: str | None = None
     devices: tuple[str, ...] = Field(default=(), max_length=64)
     container_id: str | None = None
@@ -109,7 +110,7 @@ class Answer(WireModel):
     """
 
     refusal: Refusal | None = None
-    appended: tuple[Appended, ...] = ()
+    appended: tuple[Appended, ...] = Field(default=(), max_length=EVENTS_MAX)
     folder: str | None = None
     leases: tuple[str, ...] = ()
     renter_key: str | None = None

@@ -108,7 +108,7 @@ def _read_pins(path: Path) -> dict[str, str]:
         pins = json.loads(path.read_bytes())
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as err:
+    except (OSError, ValueError, RecursionError) as err:
         raise ConfigError(f"cannot be read: {err}", origin=str(path), allowed="repair it, or remove it") from err
     if not isinstance(pins, dict) or not all(re.fullmatch(KEY_PATTERN, str(key)) for key in pins.values()):
         raise ConfigError("not a list of pinned miners", origin=str(path), allowed="repair it, or remove it")

@@ -118,10 +118,25 @@ def _ask(request: LoginRequest, deadline_seconds: float) -> LoginAnswer:
         printed, ending = err.output or b"", f"login and probe did not end within {deadline_seconds:g} s"
     except OSError as err:
         printed, ending = b"", f"this validator cannot start its login process: {err.strerror}"
-    started, line, answer = printed.partition(STARTED)
+    return decode_answer(printed, ending)
+
+
+def decode_answer(printed: bytes, ending: str) -> LoginAnswer:
+    """Read what the process has printed; the output in it is base64.
+
+    Args:
+        printed: Everything it wrote on stdout; as good as a stranger's.
+        ending: How it ended, for the verdict where that is no answer.
+
+    Raises:
+        ProofRejected: NOT_MEASURED, it did not start; SSH_FAILED, it gave no answer.
+    """
+    started, line, rest = printed.partition(STARTED)
     if started or not line:
         raise ProofRejected(RejectReason.NOT_MEASURED, f"{ending}, before it connected")
     try:
-        return decode_model(LoginAnswer, answer, max_bytes=MAX_MESSAGE_BYTES)
-    except RequestRejected as err:
+        answer = decode_model(LoginAnswer, rest, max_bytes=MAX_MESSAGE_BYTES)
+        base64.b64decode(answer.output, validate=True)
+    except (RequestRejected, ValueError) as err:
         raise ProofRejected(RejectReason.SSH_FAILED, ending) from err
+    return answer

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from config.loader import CHECKOUT, load_config, setting_paths, variable_of
+from config.loader import CHECKOUT, FILE_BYTES_MAX, load_config, setting_paths, variable_of
 from config.schema import SAMPLE_SECRET, Config, RoleName
 from polarise.errors import ConfigError
 
@@ -215,3 +215,40 @@ def test_key_that_stands_in_two_sections_is_not_twice(tmp_path: Path) -> None:
 
 def test_unhashable_key_is_not_yaml_for_us(tmp_path: Path) -> None:
     assert "not YAML" in str(refusal_of(tmp_path, "? [a]\n: 1\n"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: 2001-99-99",
+        "a: 0x_",
+        "a: !!int b",
+        "a: !!bool b",
+        "a: !!timestamp b",
+        "a: " + "9" * 5000,
+        "[" * 3000,
+        "a: &a {b: *a}",
+        "a: &a {x: 1}\nb: &b {x: *a, y: *a}\nc: &c {x: *b, y: *b}",
+        "network: &a {port: *a}",
+        "data_dir: ~nobody-of-this-name/x",
+    ],
+)
+def test_what_yamls_reader_stumbles_over_is_refused_like_anything_else(tmp_path: Path, text: str) -> None:
+    refusal_of(tmp_path, text)
+
+
+def test_aliases_that_multiply_are_not_opened(tmp_path: Path) -> None:
+    """Forty lines stand for 2^40 settings."""
+    lines = ["a0: &a0 {x: 1}", *(f"a{n}: &a{n} {{x: *a{n - 1}, y: *a{n - 1}}}" for n in range(1, 40))]
+    assert "a39" in str(refusal_of(tmp_path, "\n".join(lines)))
+
+
+def test_a_file_beyond_any_settings_is_refused(tmp_path: Path) -> None:
+    text = "network: {port: 1}\n"
+    padded = text + "#" * (FILE_BYTES_MAX - len(text))
+    assert load_config(file_with(tmp_path, padded)).network.port == 1
+    assert "more than" in str(refusal_of(tmp_path, padded + "#"))
+
+
+def test_a_variable_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    assert "POLARISE_NETWORK_PORT" in str(refusal_of(tmp_path, environ={"POLARISE_NETWORK_PORT": "0x_"}))

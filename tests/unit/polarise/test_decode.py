@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from polarise.decode import MAX_BODY_BYTES, MAX_DEPTH, decode_json, decode_model
+from polarise.decode import MAX_BODY_BYTES, MAX_DEPTH, WireModel, decode_json, decode_model
 from polarise.errors import ErrorCode, RequestRejected
 from polarise.messages import AllocateRequest, StartRequest
 
@@ -163,3 +165,72 @@ def test_any_object_is_a_request_or_a_refusal(value: dict[str, object]) -> None:
         decode_model(AllocateRequest, json.dumps(value).encode())
     except RequestRejected as refused:
         assert refused.message  # noqa: PT017  both outcomes are fine
+
+
+class Part(WireModel):
+    """Four fields that have to be there."""
+
+    one: int
+    two: int
+    three: int
+    four: int
+
+
+class Whole(WireModel):
+    """Lists, and a part."""
+
+    parts: tuple[Part, ...] = ()
+    numbers: tuple[int, ...] = ()
+    part: Part | None = None
+
+
+def test_a_list_is_refused_at_its_first_wrong_item() -> None:
+    with pytest.raises(RequestRejected) as caught:
+        decode_model(Whole, b'{"numbers":["a","b","c"]}')
+    assert caught.value.field == "numbers.0"
+    cause = caught.value.__cause__
+    assert isinstance(cause, ValidationError)
+    assert cause.error_count() == 1
+
+
+@pytest.mark.parametrize(
+    ("raw", "field"),
+    [
+        (b'{"part":{"one":1,"two":2,"three":3}}', "part.four"),
+        (b'{"parts":[{"one":1,"two":2,"three":3,"four":4},{}]}', "parts.1.one"),
+        (b'{"part":{"one":1,"two":2,"three":3,"four":4,"five":5}}', "part.five"),
+    ],
+)
+def test_a_missing_or_unknown_field_is_named_at_any_depth(raw: bytes, field: str) -> None:
+    with pytest.raises(RequestRejected) as caught:
+        decode_model(Whole, raw)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"numbers":[' + b",".join([b'"a"'] * 100_000) + b"]}",
+        b'{"part":{"x":[' + b",".join([b"[]"] * 100_000) + b"]}}",
+        b'{"part":{' + b",".join(b'"%d":0' % index for index in range(40_000)) + b"}}",
+    ],
+    ids=["wrong items", "missing fields", "unknown fields"],
+)
+def test_what_is_wrong_with_a_message_takes_no_more_memory_than_the_message(raw: bytes) -> None:
+    """Pydantic keeps a complaint per wrong item and a copy of the object per missing field: hundreds of times as much."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(RequestRejected):
+            decode_model(Whole, raw, max_bytes=len(raw))
+        assert tracemalloc.get_traced_memory()[1] < 64 * len(raw)
+    finally:
+        tracemalloc.stop()
+
+
+def test_very_many_faults_are_counted_and_not_listed() -> None:
+    class Numbers(WireModel):
+        by_name: dict[str, int]
+
+    raw = json.dumps({"by_name": dict.fromkeys(map(str, range(100)), "x")}).encode()
+    with pytest.raises(RequestRejected, match="100 fields are wrong"):
+        decode_model(Numbers, raw)

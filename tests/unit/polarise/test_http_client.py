@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+import tracemalloc
 
 import pytest
 
@@ -231,3 +232,37 @@ def test_stream_closed_by_another_thread_just_ends() -> None:
         closer.start()
         assert list(stream) == []
         closer.join()
+
+
+@pytest.mark.parametrize("size", [b"-1", b"-5"])
+def test_a_chunk_of_negative_size_is_refused_before_anything_of_it_is_read(size: bytes) -> None:
+    """http.client takes -1 for "up to the end of the connection" and would read without any bound."""
+
+    def script(connection: socket.socket, stop: threading.Event) -> None:
+        connection.sendall(OK_HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + size + b"\r\n")
+        while not stop.is_set():
+            connection.sendall(b"x" * 65536)
+
+    with raw_server(script) as url:
+        with pytest.raises(Unavailable, match="negative size"):
+            HttpClient(url).request("GET", "/", timeout_seconds=5)
+        with HttpClient(url).stream("/", timeout_seconds=5) as pieces, pytest.raises(Unavailable, match="negative"):
+            list(pieces)
+
+
+def test_small_chunks_take_no_more_memory_than_their_content() -> None:
+    count = 100_000
+
+    def script(connection: socket.socket, _: threading.Event) -> None:
+        connection.sendall(OK_HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"2\r\nab\r\n" * count + b"0\r\n\r\n")
+
+    with raw_server(script) as url:
+        tracemalloc.start()
+        try:
+            body = HttpClient(url).request("GET", "/", timeout_seconds=30).body
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert body == b"ab" * count
+    # The script's own copy of what it sends counts, too: seven bytes a chunk, twice.
+    assert peak < 30 * count

@@ -135,3 +135,11 @@ def test_a_text_that_cannot_stand_in_a_note_is_not_signed() -> None:
     for text in ("no line feed", "tab\t\n"):
         with pytest.raises(ValueError, match="note"):
             sign_note(text, OURS.name, KEY)
+
+
+def test_a_name_without_bytes_is_refused_like_any_other() -> None:
+    """A command line that is no UTF-8 brings halves of surrogate pairs."""
+    with pytest.raises(NoteInvalid):
+        parse_vkey("\udcff" + VKEY)
+    with pytest.raises(ValueError, match="key name"):
+        sign_note("text\n", "name\udcff", KEY)

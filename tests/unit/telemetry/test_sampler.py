@@ -150,3 +150,23 @@ def test_this_host() -> None:
     text = render(reading)
     assert f"polarise_host_memory_total_bytes {total}\n" in text
     assert text.count("# TYPE polarise_host_memory_total_bytes gauge") == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["", "cpu 1 2 x 4 5 6 7 8", "cpu " + "9" * 5000 + " 1" * 7, "MemTotal:\nMemAvailable: x"]
+)
+def test_a_figure_of_the_host_that_cannot_be_read_is_none(tmp_path: Path, text: str) -> None:
+    for name in ("stat", "meminfo"):
+        (tmp_path / name).write_text(text, encoding="ascii")
+    reader = HostReader(tmp_path)
+    for _ in range(2):
+        usage = reader.read()
+        assert (usage.cpu_usage_ratio, usage.memory_used_bytes, usage.memory_total_bytes) == (None, None, None)
+
+
+def test_a_counter_beyond_64_bits_is_none(tmp_path: Path) -> None:
+    for name in ("cpu.stat", "memory.current", "memory.stat", "memory.max", "pids.current"):
+        (tmp_path / name).write_text("9" * 5000, encoding="ascii")
+    (tmp_path / "cpu.stat").write_text("usage_usec " + "9" * 5000, encoding="ascii")
+    usage = ContainerReader({"": tmp_path}).read(1)
+    assert (usage.cpu_usage_ratio, usage.memory_used_bytes, usage.memory_limit_bytes, usage.pids_count) == (None,) * 4

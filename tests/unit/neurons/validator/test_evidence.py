@@ -313,3 +313,12 @@ def test_engine_refuses_a_proof_without_an_answer(bundle: EvidenceBundle) -> Non
     _, challenge = challenge_of(entry_of())
     with VerificationEngine(HardwareTable.load()) as engine, pytest.raises(ValueError, match="verdict already"):
         engine.verify_resources(challenge, ProofTrace())
+
+
+def test_openings_without_a_canonical_form_are_refused(bundle: EvidenceBundle, tmp_path: Path) -> None:
+    wire: Wire = json.loads(canonical_bytes(bundle.to_wire()))
+    wire["proofs"][1]["openings"][0]["at"] = [2**60, 0, 0]
+    path = tmp_path / "bundle.json"
+    path.write_text(json.dumps(wire), encoding="utf-8")
+    with pytest.raises(RequestRejected, match="canonical form"):
+        read_bundle(path)
