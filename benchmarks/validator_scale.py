@@ -9,6 +9,9 @@ Rules:
 - "Compressed" means that the pauses between epochs are left out. Proofs take the seconds their claim says.
 - CPU is what the kernel counted for the validator's processes, apart from the simulators and the ledger. The error of a
   stamp is the validator's time of a proof less the simulator's own, between the arrival of the start and its answer.
+- All miners are known from before, with a score in which each was proven some epochs ago, so that an epoch draws its share of
+  them and not everybody at first sight.
+- Inspections are measured apart (``--logins``): the processor time of the real login process, against a small ssh server.
 - Prints numbers and asserts nothing about them.
 
 Run: .venv/bin/python -m benchmarks.validator_scale --miners 100
@@ -33,6 +36,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +49,19 @@ from neurons.ledger.genesis import new_genesis
 from neurons.ledger.node import GENESIS_FILE, LedgerNode
 from neurons.miner.join import post_entry
 from neurons.validator.chain import Beacon, Chain
-from neurons.validator.challenges import EpochSecret
+from neurons.validator.challenges import ChallengeGenerator, EpochSecret
 from neurons.validator.epoch import EpochService
+from neurons.validator.login_process import LoginProcess
+from neurons.validator.metrics import FILE_NAME, MetricsHandler, StoredScore
 from neurons.validator.node import ValidatorNode
-from polarise.evidence import read_bundle
+from neurons.validator.scoring import ScoringSystem
+from polarise.evidence import DrawEvidence, read_bundle
 from polarise.genesis import Genesis, Member, write_genesis
 from polarise.http_client import HttpClient
 from polarise.ledger_client import LedgerClient
 from polarise.signing import Certificate, Identity, Purpose, SigningKey
+from polarise.ssh_keys import generate_key_pair
+from tests.support.ssh_server import SshServer, answering, running
 
 EPOCHS = 12
 PROVE_EVERY = 12
@@ -102,6 +111,7 @@ def main() -> None:
     parser.add_argument(
         "--epochs", type=int, default=EPOCHS, help=f"epochs to run ({EPOCHS}: an hour of five minutes each)"
     )
+    parser.add_argument("--logins", type=int, default=10, help="inspections to measure apart, 0 for none (10)")
     options = parser.parse_args()
     print_line(f"command: python -m benchmarks.validator_scale {' '.join(sys.argv[1:])}")
     print_line(f"hardware: {cpu_model()}, {os.cpu_count()} cores, shared by validator, simulators and ledger")
@@ -114,6 +124,12 @@ def main() -> None:
         # A process of its own for each count, or peaks and CPU of one would be counted for the next.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             print_row(pool.submit(measure, count, options.epochs).result())
+    if options.logins:
+        login_seconds = measure_logins(options.logins)
+        print_line(
+            f"\nan inspection, apart: {login_seconds:.2f} CPU s of the login process (mean of {options.logins}); at one inspection "
+            "an hour that is so much more per miner and hour"
+        )
 
 
 def print_row(cost: Cost) -> None:
@@ -142,6 +158,7 @@ def measure(count: int, epochs: int) -> Cost:
         _draw_from_the_key_alone()
         _tell(control)
         node = ValidatorNode(_config(url, folder / "ledger" / GENESIS_FILE), folder / "validator", VALIDATOR)
+        _remember(folder / "validator", count)
         cost = _run(node, epochs)
         evidence = list((folder / "validator" / "evidence").glob("*.json"))
         proven, accepted, errors = _judge(evidence, port)
@@ -152,9 +169,21 @@ def measure(count: int, epochs: int) -> Cost:
             accepted=accepted,
             errors_ns=sorted(errors),
             bundle_bytes=sum(path.stat().st_size for path in evidence),
-            ledger_bytes=(folder / "ledger" / "ledger.sqlite").stat().st_size,
+            ledger_bytes=sum(path.stat().st_size for path in (folder / "ledger").glob("ledger.sqlite*")),
             **cost,
         )
+
+
+def measure_logins(count: int) -> float:
+    """Return the processor time of one login that runs the probe, in seconds, over so many."""
+    probe = resources.files("neurons.validator").joinpath("probe.py").read_text(encoding="utf-8")
+    private_pem, _ = generate_key_pair()
+    used = _cpu_seconds(resource.RUSAGE_CHILDREN)
+    for _ in range(count):
+        with SshServer(running(answering)) as server:
+            login = LoginProcess(server.receipt(), private_pem, allow_private=True)
+            login.run("python3 -I -", probe, max_bytes=1 << 16, deadline_seconds=30)
+    return (_cpu_seconds(resource.RUSAGE_CHILDREN) - used) / count
 
 
 def _run(node: ValidatorNode, epochs: int) -> dict[str, Any]:
@@ -262,6 +291,22 @@ def _register(count: int, port: int, url: str, genesis: Genesis) -> None:
     with ThreadPoolExecutor(64) as pool:
         for number, _ in enumerate(pool.map(one, range(count))):
             print_progress(f"registered {number + 1} of {count}")
+
+
+def _remember(folder: Path, count: int) -> None:
+    """Give every miner a score from before the first epoch; what the parts were worth then decides nothing here."""
+    with MetricsHandler(folder / FILE_NAME) as metrics:
+        generator = ChallengeGenerator(VALIDATOR.public_key, target_seconds=TARGET_SECONDS, openings=32)
+        secret = generator.begin_epoch(1, [])
+        metrics.begin_epoch(secret, 1)
+        undrawn = DrawEvidence(proof_every=PROVE_EVERY, inspect_every=PROVE_EVERY, is_proven=False, is_inspected=False)
+        score = ScoringSystem().calculate_score((), None, None, None, draw=undrawn)
+        for number in range(count):
+            # One draw in twelve leaves a miner undrawn for so long, now and then.
+            record = score.model_copy(update={"undrawn_count": number % PROVE_EVERY})
+            key = identity_of(number).public_key
+            metrics.record(StoredScore(1, key, record, f"{number:064x}", 1), has_openings=False)
+        metrics.finish_epoch(1, 1, None)
 
 
 def _draw_from_the_key_alone() -> None:
