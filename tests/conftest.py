@@ -9,6 +9,7 @@ Rules:
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -50,6 +51,16 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError(f"--require {name}: known are {', '.join(REQUIREMENTS)}")
         if cause := REQUIREMENTS[name]():
             raise pytest.UsageError(f"--require {name}: {cause}")
+    _let_hypothesis_take_its_time()
+
+
+def _let_hypothesis_take_its_time() -> None:
+    """On a busy machine a slow example says nothing of the code; without hypothesis its tests are not there either."""
+    with contextlib.suppress(ImportError):
+        from hypothesis import HealthCheck, settings
+
+        settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+        settings.load_profile("patient")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
