@@ -20,6 +20,7 @@ from tests.adversaries.exam import Positions, examine, new_challenge
 from tests.adversaries.live import SolvedBy, Stage, prove
 from tests.adversaries.proofs import honest_work
 from tests.support.evidence import CLAIM, inspection, proof
+from tests.support.proving_miner import OTHER_VALIDATOR
 
 HALVINGS = 3
 RENTED_ROUNDS = DECLINES_NEUTRAL + HALVINGS
@@ -81,10 +82,10 @@ class RentsItself(Cheat):
         return self._decline_for_ever(rng, lambda: RejectReason.NOT_MEASURED)
 
     def play_live(self, rng: random.Random, stage: Stage) -> Outcome:
-        """Answer 429 in each round: the device is held by a challenge that never ends."""
+        """Answer 429 in each round: the device is held by another validator's challenge that never ends."""
         challenge = new_challenge(rng)
         with stage.miner(lambda _params, _device: SolvedBy(lambda _seed: honest_work(challenge))) as miner:
-            miner.client().prepare(challenge.prepare_request(), deadline_seconds=10)
+            miner.client(OTHER_VALIDATOR).prepare(challenge.prepare_request(), deadline_seconds=10)
             return self._decline_for_ever(
                 rng, lambda: prove(miner.client(), new_challenge(rng), stage.wave, stage.engine).verdict.reason
             )
