@@ -165,6 +165,15 @@ class MinerConfig(Section):
     """The miner's offer and its part in challenges."""
 
     price_micros_per_hour: int = Field(0, ge=0, description="Asking price of the host per hour, in millionths.")
+    claim_cpu: bool = Field(
+        True, description="On a host with GPUs `join` claims the processor too, which is then proven like any device."
+    )
+    network_bits_per_second: int = Field(
+        0,
+        ge=0,
+        lt=2**53,
+        description="What this host sends and receives at least, each way; `join` claims it and validators try it. 0 claims none.",
+    )
     max_proof_seconds: int = Field(120, ge=1, le=3600, description="A solver that works longer is ended.")
     proof_duty_percent: float = Field(
         2.0,

@@ -44,13 +44,17 @@ class HardwareClaim(WireModel):
         cpu_model: Name of the processor.
         cpu_milli: Offered processors in thousandths, 1000 = one full CPU.
         memory_bytes: Memory that leases may use, together.
-        devices: Devices that prove work, at most 16.
+        devices: Devices that prove work: at most 16 GPUs and the processor.
+        disk_bytes: Disk that leases may use, together; 0 claims none. Entries of before have neither of the two.
+        network_bits_per_second: What the host sends and receives at least, each way; 0 claims none.
     """
 
     cpu_model: str = Field(max_length=200)
     cpu_milli: int = Field(ge=1, lt=2**31)
     memory_bytes: int = Field(ge=1, lt=2**53)
-    devices: tuple[DeviceClaim, ...] = Field(min_length=1, max_length=16)
+    devices: tuple[DeviceClaim, ...] = Field(min_length=1, max_length=17)
+    disk_bytes: int = Field(default=0, ge=0, lt=2**53)
+    network_bits_per_second: int = Field(default=0, ge=0, lt=2**53)
 
     @field_validator("devices")
     @classmethod

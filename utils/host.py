@@ -1,9 +1,10 @@
-"""What this machine is: processor, memory; read from the operating system, never guessed."""
+"""What this machine is: processor, memory, disk; read from the operating system, never guessed."""
 
 from __future__ import annotations
 
 import os
 import platform
+import shutil
 from pathlib import Path
 
 
@@ -25,3 +26,8 @@ def cpu_count() -> int:
 def memory_bytes() -> int:
     """Return the physical memory of this machine."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def disk_free_bytes(folder: Path) -> int:
+    """Return what is free on the disk of a folder."""
+    return shutil.disk_usage(folder).free

@@ -146,7 +146,8 @@ class Market:
 
     def register_miner(self, url: str, on_measured: Callable[[DeviceClaim], None]) -> RegistryEntry:
         """Measure the miner's hardware and put its signed registry entry on the ledger."""
-        hardware = measure_hardware(Config.model_validate(self._miner_config()), self.miner_identity, on_measured)
+        config = Config.model_validate(self._miner_config())
+        hardware = measure_hardware(config, self.miner_identity, self.root / "miner", on_measured)
         return self._register(self.miner_identity, url, hardware)
 
     def add_miner(self, name: str, program: tuple[str, ...], hardware: HardwareClaim) -> Guest:

@@ -71,6 +71,7 @@ def run_join(args: argparse.Namespace) -> int:
     statement = registry_statement(
         started.config,
         started.identity,
+        started.data_dir,
         endpoint,
         on_measured=lambda device: print(f"  {device.name}: claims {device.rates_text}"),
     )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from challenges.matmul_messages import MatmulParams
 from challenges.pow_messages import PowParams
 from challenges.proofs import ProofParams
 from challenges.timing import fit_params, fit_pow_params, rate_per_second
 from neurons.miner.solver import SolverProcess
-from polarise.hardware import CPU_DEVICE, DeviceClaim, HardwareClaim
+from polarise.hardware import CPU_DEVICE, DeviceClaim
 from utils import gpu, host
 
 MEASUREMENTS = 3
@@ -25,24 +25,33 @@ CPU_CLAIM_PERCENT = 70
 GPU_CLAIM_PERCENT = 90
 
 
-def detect_devices() -> tuple[DeviceClaim, ...]:
-    """Return the devices that can prove, with claims of 1 per second: not measured.
+def detect_devices(*, claim_cpu: bool = True) -> tuple[DeviceClaim, ...]:
+    """Return the devices of this host that can prove; see `devices_of`."""
+    return devices_of(gpu.list_gpus(), claim_cpu=claim_cpu)
 
-    The GPUs where there are any, else the processor as a whole.
+
+def devices_of(cards: Iterable[gpu.Gpu], *, claim_cpu: bool) -> tuple[DeviceClaim, ...]:
+    """Return devices with claims of 1 per second: not measured.
+
+    The GPUs in the order of NVML, and after them the processor as a whole, so that a GPU's index is its place.
+
+    Args:
+        cards: The host's GPUs.
+        claim_cpu: Whether a host with GPUs has its processor proven too; one without has nothing else.
     """
-    gpus = gpu.list_gpus()
-    if gpus:
-        return tuple(
-            DeviceClaim(
-                uuid=card.uuid,
-                kind="gpu",
-                name=card.name,
-                memory_bytes=card.memory_bytes,
-                matmul_ops_per_second=1,
-                pow_hashes_per_second=1,
-            )
-            for card in gpus
+    gpus = tuple(
+        DeviceClaim(
+            uuid=card.uuid,
+            kind="gpu",
+            name=card.name,
+            memory_bytes=card.memory_bytes,
+            matmul_ops_per_second=1,
+            pow_hashes_per_second=1,
         )
+        for card in cards
+    )
+    if gpus and not claim_cpu:
+        return gpus
     processor = DeviceClaim(
         uuid=CPU_DEVICE,
         kind="cpu",
@@ -51,24 +60,23 @@ def detect_devices() -> tuple[DeviceClaim, ...]:
         matmul_ops_per_second=1,
         pow_hashes_per_second=1,
     )
-    return (processor,)
+    return (*gpus, processor)
 
 
-def measure_claim(
-    memory_bytes: int, cpu_milli: int, on_measured: Callable[[DeviceClaim], None] = lambda _device: None
-) -> HardwareClaim:
+def measure_devices(
+    detected: Iterable[DeviceClaim], on_measured: Callable[[DeviceClaim], None] = lambda _device: None
+) -> tuple[DeviceClaim, ...]:
     """Measure every device with both proofs, one after the other, and return what can be claimed.
 
     Args:
-        memory_bytes: Memory that leases may use.
-        cpu_milli: CPUs that leases may use.
+        detected: The devices, in the order of `detect_devices`.
         on_measured: Called with each device and its claims, for progress.
 
     Raises:
         SolverFailed: A device could not prove.
     """
     devices = []
-    for index, device in enumerate(detect_devices()):
+    for index, device in enumerate(detected):
         percent = CPU_CLAIM_PERCENT if device.kind == "cpu" else GPU_CLAIM_PERCENT
         name = "cpu" if device.kind == "cpu" else f"cuda:{index}"
         matmul = _measured_rate(name, MATMUL_PROBE, lambda rate: fit_params(rate, SECONDS_EACH))
@@ -80,9 +88,7 @@ def measure_claim(
         measured = device.model_copy(update=claims)
         devices.append(measured)
         on_measured(measured)
-    return HardwareClaim(
-        cpu_model=host.cpu_model()[:200], cpu_milli=cpu_milli, memory_bytes=memory_bytes, devices=tuple(devices)
-    )
+    return tuple(devices)
 
 
 def _half_second_of_hashes(rate: int) -> PowParams:

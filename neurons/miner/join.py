@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from config.schema import Config
 from neurons.miner import settings
-from neurons.miner.hardware import measure_claim
+from neurons.miner.hardware import detect_devices, measure_devices
 from polarise.errors import ConfigError, ErrorCode, RequestRejected, Unavailable
 from polarise.hardware import DeviceClaim, HardwareClaim
 from polarise.ledger_client import LedgerClient, WaitState
@@ -16,32 +17,44 @@ from polarise.registry import STATEMENT_KIND, RegistryEntry
 from polarise.signing import Certificate, Identity
 from polarise.statement import SignedStatement, sign_statement
 from polarise.transaction import SetValue, SignedTransaction, encode_value, sign_transaction
+from utils import host
 
 FINAL_SECONDS = 60.0
 SUBMIT_ATTEMPTS = 5
 
 
 def registry_statement(
-    config: Config, identity: Identity, endpoint: str, on_measured: Callable[[DeviceClaim], None]
+    config: Config, identity: Identity, folder: Path, endpoint: str, on_measured: Callable[[DeviceClaim], None]
 ) -> SignedStatement:
     """Measure the devices and sign the entry; see `measure_hardware` and `entry_statement`."""
     _certificate(identity)
-    return entry_statement(config, identity, endpoint, measure_hardware(config, identity, on_measured))
+    return entry_statement(config, identity, endpoint, measure_hardware(config, identity, folder, on_measured))
 
 
-def measure_hardware(config: Config, identity: Identity, on_measured: Callable[[DeviceClaim], None]) -> HardwareClaim:
-    """Measure every device with the real proofs.
+def measure_hardware(
+    config: Config, identity: Identity, folder: Path, on_measured: Callable[[DeviceClaim], None]
+) -> HardwareClaim:
+    """Measure every device with the real proofs, and say what else is for lease.
 
     Args:
         config: Settings; what is for lease is claimed.
         identity: The node.
+        folder: On the disk whose free space is claimed: the node's data directory.
         on_measured: Called with each device and its claims.
 
     Raises:
         SolverFailed: A device could not prove.
     """
     stock = settings.inventory(config, identity.public_key[:12])
-    return measure_claim(stock.memory_bytes, stock.cpu_milli, on_measured)
+    devices = measure_devices(detect_devices(claim_cpu=config.miner.claim_cpu), on_measured)
+    return HardwareClaim(
+        cpu_model=host.cpu_model()[:200],
+        cpu_milli=stock.cpu_milli,
+        memory_bytes=stock.memory_bytes,
+        devices=devices,
+        disk_bytes=host.disk_free_bytes(folder),
+        network_bits_per_second=config.miner.network_bits_per_second,
+    )
 
 
 def entry_statement(config: Config, identity: Identity, endpoint: str, hardware: HardwareClaim) -> SignedStatement:

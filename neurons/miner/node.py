@@ -96,7 +96,7 @@ class MinerNode(BaseNode):
             journal, receipts, miner_key=self.node_key, owner_key=settings.owner_key(self.identity), clock=clock
         )
         tracker = self.closing(ValidationTracker(files.root / "validations.sqlite"))
-        devices = detect_devices()
+        devices = detect_devices(claim_cpu=config.miner.claim_cpu)
         challenges = self.closing(
             ChallengeHandler(
                 self.identity,

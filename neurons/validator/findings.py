@@ -6,13 +6,14 @@ Rules:
 - The behaviour must agree: a child that wants more memory than there is dies at the limit, burning processes get no more
   than a quarter above their CPU time, and what must not be possible is not. "Untried" is believed only of attempts
   that need a program which the image may lack.
+- What the registry entry claims for the whole host must be there to be seen (`check_claims`): processors, memory, a disk
+  that takes a file and gives it back. Bandwidth is what we measure ourselves (`bandwidth`).
 
 What it is worth: the pinned host key and the chain of hashes show that whoever answers holds the container's host key,
 has read the receipt's nonce, and has computed a little. The rest is what a machine whose root is the miner says of
 itself. An honest mistake is found (a limit that was not set, an engine that drops an option); a dishonest miner that
 recognises the inspection, by the validator's key or by the text of the probe, can print the right answers without any
-container. So can one device that answers for several: devices are proven one after another, and until all devices of a
-host are proven in one window nothing shows that they are several.
+container. That the devices are several is not shown here but by the round, which proves all of them at one moment.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from neurons.validator import probe
+from neurons.validator import bandwidth, probe
+from neurons.validator.bandwidth import NetworkTrial
 from polarise.answers import printable
 from polarise.decode import WireModel, decode_model
 from polarise.errors import ProofRejected, RejectReason, RequestRejected
+from polarise.hardware import HardwareClaim
 from polarise.receipt import Limits, Receipt
 
 MAX_OUTPUT_BYTES = 64 * 1024
@@ -40,7 +43,10 @@ CPU_BURN_TOLERANCE_PPM = 250_000
 CPU_WALL_US_MIN = 500_000
 # sshd, the shell and the probe itself need some of the memory too.
 MEMORY_REACHED_MIN_PPM = 750_000
+# Other disk than where the leases lie may have been measured; a tenth is no misunderstanding.
+CLAIM_FLOOR_PPM = 100_000
 PPM = 1_000_000
+SINCE_CLAIMS = ("cpus_count", "memory_total_bytes", "disk")
 
 Number = Annotated[int, Field(ge=0, lt=2**53)]
 Mask = Annotated[str, Field(pattern=r"^[0-9a-f]{1,16}$")]
@@ -60,8 +66,22 @@ class MemoryTrial(WireModel):
     signal: Number
 
 
+class DiskTrial(WireModel):
+    """What a file on the container's disk came to: written through, and read back from the disk."""
+
+    total_bytes: Number
+    free_bytes: Number
+    written_bytes: Number
+    write_us: Number
+    read_us: Number
+    is_intact: bool
+
+
 class Findings(WireModel):
-    """Everything the probe prints; see `neurons.validator.probe`."""
+    """Everything the probe prints, see `neurons.validator.probe`, and what we measured from outside.
+
+    What has a default was not looked at by an earlier version; its bundles are replayed too.
+    """
 
     python_version: str = Field(max_length=32)
     cgroup_version: Literal[1, 2]
@@ -82,20 +102,30 @@ class Findings(WireModel):
     chain: str = Field(pattern=r"^[0-9a-f]{64}$")
     cpu: CpuBurn
     memory: MemoryTrial | None
+    cpus_count: Number | None = None
+    memory_total_bytes: Number | None = None
+    disk: DiskTrial | None = None
+    network: NetworkTrial | None = None
 
 
 def decode_findings(raw: bytes) -> Findings:
     """Decode the probe's output.
 
     Raises:
-        ProofRejected: SSH_FAILED, it is not what our probe prints.
+        ProofRejected: SSH_FAILED, it is not what our probe of today prints.
     """
     try:
-        return decode_model(Findings, raw, max_bytes=MAX_OUTPUT_BYTES)
+        findings = decode_model(Findings, raw, max_bytes=MAX_OUTPUT_BYTES)
     except RequestRejected as err:
         raise ProofRejected(
             RejectReason.SSH_FAILED, f"the probe's output cannot be read: {printable(err.message)}"[:400]
         ) from err
+    # What is not looked at is not judged, so that leaving it out must not be a way to pass.
+    if lacking := [name for name in SINCE_CLAIMS if getattr(findings, name) is None]:
+        raise ProofRejected(RejectReason.SSH_FAILED, f"the probe's output lacks {', '.join(lacking)}")
+    if findings.network is not None:
+        raise ProofRejected(RejectReason.SSH_FAILED, "the probe's output tells what only we can measure")
+    return findings
 
 
 def check_receipt(receipt: Receipt, *, memory_bytes: int, cpu_milli: int) -> None:
@@ -126,6 +156,26 @@ def check_findings(findings: Findings, receipt: Receipt) -> int:
         if not holds:
             raise ProofRejected(RejectReason.LIMIT_NOT_HELD, f"{name} does not hold", got=got, expected=expected)
     return len(checks) + 1
+
+
+def check_claims(findings: Findings, hardware: HardwareClaim) -> int:
+    """Compare what was seen with what the miner claims for its whole host.
+
+    Returns:
+        How many checks were made; what an earlier version did not look at is none.
+
+    Raises:
+        ProofRejected: CLAIM_NOT_MET with both figures.
+    """
+    checks = [*_host(findings, hardware), *_disk(findings.disk, hardware.disk_bytes)]
+    if findings.network is not None:
+        checks.append(bandwidth.check(findings.network, hardware.network_bits_per_second))
+    for name, got, expected, holds in checks:
+        if not holds:
+            raise ProofRejected(
+                RejectReason.CLAIM_NOT_MET, f"{name} is claimed and not there", got=got, expected=expected
+            )
+    return len(checks)
 
 
 def expected_chain(nonce: str) -> str:
@@ -175,6 +225,24 @@ def _behaviour(findings: Findings, limits: Limits) -> Iterator[_Check]:
     least = limits.memory_bytes * MEMORY_REACHED_MIN_PPM // PPM
     expected = f"{least}..{limits.memory_bytes}"
     yield "memory_bytes under load", touched, expected, least <= touched <= limits.memory_bytes
+
+
+def _host(findings: Findings, hardware: HardwareClaim) -> Iterator[_Check]:
+    if findings.cpus_count is not None:
+        milli = findings.cpus_count * 1000
+        yield "cpu_milli of the host", milli, f">= {hardware.cpu_milli}", milli >= hardware.cpu_milli
+    if findings.memory_total_bytes is not None:
+        total = findings.memory_total_bytes
+        yield "memory_bytes of the host", total, f">= {hardware.memory_bytes}", total >= hardware.memory_bytes
+
+
+def _disk(disk: DiskTrial | None, claimed_bytes: int) -> Iterator[_Check]:
+    if disk is None or claimed_bytes == 0:
+        return
+    is_usable = disk.is_intact and disk.written_bytes > 0
+    yield "a disk that keeps a file", f"{disk.written_bytes} bytes written, intact {is_usable}", "intact", is_usable
+    least = claimed_bytes * CLAIM_FLOOR_PPM // PPM
+    yield "disk_bytes of the host", disk.total_bytes, f">= {least}", disk.total_bytes >= least
 
 
 def _require(name: str, got: object, expected: object) -> None:

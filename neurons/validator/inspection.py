@@ -5,6 +5,8 @@ Rules:
 - NO_CAPACITY (409) and TOO_MANY_REQUESTS (429) mean that the miner declined: NOT_MEASURED, neutral for a while (see
   `scoring`). Every other failure to allocate, 503 included, is ALLOCATE_FAILED: a renter would stand there too.
 - Login and probe have 30 s together, in a process that is killed then (`login_process`).
+- What the registry entry claims for the host is looked at in the same login; where bandwidth is claimed, bytes go through it
+  first, and the login has that much longer.
 - The lease ends by itself after two minutes, should this process die in between.
 """
 
@@ -15,14 +17,23 @@ import time
 from dataclasses import dataclass
 from importlib import resources
 
+from neurons.validator.bandwidth import UsualRate
 from neurons.validator.budget import Budget
-from neurons.validator.findings import MAX_OUTPUT_BYTES, Findings, check_findings, check_receipt, decode_findings
+from neurons.validator.findings import (
+    MAX_OUTPUT_BYTES,
+    Findings,
+    check_claims,
+    check_findings,
+    check_receipt,
+    decode_findings,
+)
 from neurons.validator.login_process import LoginProcess
 from neurons.validator.verification import Verdict
 from polarise.answers import open_receipt, printable
 from polarise.clients import MinerClient
 from polarise.errors import ErrorCode, ProofRejected, RejectReason, RequestRejected, SubnetError
 from polarise.evidence import InspectionEvidence, VerdictRecord
+from polarise.hardware import HardwareClaim
 from polarise.messages import AllocateAnswer, AllocateRequest
 from polarise.receipt import Receipt
 from polarise.ssh_keys import generate_key_pair
@@ -33,6 +44,8 @@ logger = logging.getLogger(__name__)
 TTL_SECONDS = 120
 ALLOCATE_SECONDS = 60.0
 LOOK_SECONDS = 30.0
+TRANSFER_BYTES = 4 << 20
+TRANSFER_SECONDS = 10.0
 DECLINED = {ErrorCode.NO_CAPACITY, ErrorCode.TOO_MANY_REQUESTS}
 
 
@@ -62,15 +75,24 @@ class Inspector:
         self._memory_bytes = memory_bytes
         self._cpu_milli = cpu_milli
         self._allow_private = allow_private
+        self._usual_rate = UsualRate()
         self._probe = resources.files("neurons.validator").joinpath("probe.py").read_text(encoding="utf-8")
 
-    def inspect(self, client: MinerClient, budget: Budget | None = None) -> InspectionEvidence:
-        """Rent, look and give back within what is left of the miner's time; never raises for what the miner does."""
+    def inspect(
+        self, client: MinerClient, budget: Budget | None = None, hardware: HardwareClaim | None = None
+    ) -> InspectionEvidence:
+        """Rent, look and give back within what is left of the miner's time; never raises for what the miner does.
+
+        Args:
+            client: The miner.
+            budget: Its time.
+            hardware: What it claims; None compares nothing with it.
+        """
         budget = budget or Budget(ALLOCATE_SECONDS + LOOK_SECONDS)
         began_ns = time.monotonic_ns()
         trace = InspectionTrace()
         try:
-            self._rent_and_look(client, trace, budget)
+            self._rent_and_look(client, trace, budget, hardware)
         except ProofRejected as err:
             return self._failed(client.node_key, trace, err)
         receipt = self._receipt(client, trace)
@@ -93,12 +115,14 @@ class Inspector:
         record = VerdictRecord(reason=RejectReason.ALLOCATE_FAILED, message=printable(err, 400))
         return self._evidence(InspectionTrace(), record)
 
-    def _rent_and_look(self, client: MinerClient, trace: InspectionTrace, budget: Budget) -> None:
+    def _rent_and_look(
+        self, client: MinerClient, trace: InspectionTrace, budget: Budget, hardware: HardwareClaim | None
+    ) -> None:
         private_pem, public_line = generate_key_pair()
         answer = self._allocate(client, public_line, trace, _left(budget, ALLOCATE_SECONDS))
         is_looked_at = False
         try:
-            self._look(self._receipt(client, trace), private_pem, trace, _left(budget, LOOK_SECONDS))
+            self._look(client.node_key, self._receipt(client, trace), private_pem, trace, budget, hardware)
             is_looked_at = True
         finally:
             _terminate(client, answer.container_id, is_worse_known=not is_looked_at)
@@ -125,16 +149,36 @@ class Inspector:
         trace.receipt = answer.receipt
         return answer
 
-    def _look(self, receipt: Receipt, private_pem: str, trace: InspectionTrace, deadline_seconds: float) -> None:
+    def _look(
+        self,
+        miner_key: str,
+        receipt: Receipt,
+        private_pem: str,
+        trace: InspectionTrace,
+        budget: Budget,
+        hardware: HardwareClaim | None,
+    ) -> None:
         check_receipt(receipt, memory_bytes=self._memory_bytes, cpu_milli=self._cpu_milli)
         login = LoginProcess(receipt, private_pem, allow_private=self._allow_private)
         command = f"python3 -I - {receipt.nonce} {receipt.limits.memory_bytes} {receipt.limits.cpu_milli}"
+        is_network_claimed = hardware is not None and hardware.network_bits_per_second > 0
+        transfer_seconds = TRANSFER_SECONDS if is_network_claimed else 0.0
         try:
-            output = login.run(command, self._probe, max_bytes=MAX_OUTPUT_BYTES, deadline_seconds=deadline_seconds)
+            output = login.run(
+                command,
+                self._probe,
+                max_bytes=MAX_OUTPUT_BYTES,
+                deadline_seconds=_left(budget, LOOK_SECONDS + transfer_seconds),
+                transfer_bytes=TRANSFER_BYTES if is_network_claimed else 0,
+                transfer_seconds=transfer_seconds,
+            )
         finally:
             trace.login_ms = login.login_ms
-        trace.findings = decode_findings(output)
+        network = None if login.transfer is None else self._usual_rate.judgeable(miner_key, login.transfer)
+        trace.findings = decode_findings(output).model_copy(update={"network": network})
         trace.checks_count = check_findings(trace.findings, receipt)
+        if hardware is not None:
+            trace.checks_count += check_claims(trace.findings, hardware)
 
     def _receipt(self, client: MinerClient, trace: InspectionTrace) -> Receipt:
         if trace.receipt is None:

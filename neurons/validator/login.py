@@ -29,7 +29,9 @@ from types import TracebackType
 import paramiko
 from paramiko.hostkeys import HostKeyEntry
 
+from neurons.validator.bandwidth import Transfer
 from neurons.validator.login_process import MAX_MESSAGE_BYTES, PROCESS_SECONDS, STARTED, LoginAnswer, LoginRequest
+from neurons.validator.transfer import measure
 from polarise.addresses import connect
 from polarise.answers import printable
 from polarise.deadline import Deadline
@@ -98,6 +100,15 @@ class PinnedLogin:
         if status != 0:
             raise _failed(f"the probe ended with status {status}: {errors.decode('utf-8', 'replace')[-200:]}")
         return output
+
+    def transfer(self, size: int, seconds: float) -> Transfer:
+        """Send so many bytes through and have them back, in so many seconds at most; see `transfer.measure`."""
+        channel: paramiko.Channel | None = None
+        with contextlib.suppress(ProofRejected), self._border("no channel for the transfer"):
+            channel = self._open_channel()
+        if channel is None:
+            return Transfer(asked_bytes=size)
+        return measure(channel, size, min(seconds, self._deadline.left_seconds()))
 
     def _connect(self) -> None:
         receipt = self._receipt
@@ -207,6 +218,7 @@ def answer(request: LoginRequest) -> LoginAnswer:
     """Log in and run the command of one request."""
     began_ns = time.monotonic_ns()
     login_ms: int | None = None
+    transfer: Transfer | None = None
     try:
         with PinnedLogin(
             request.receipt,
@@ -215,12 +227,15 @@ def answer(request: LoginRequest) -> LoginAnswer:
             deadline_seconds=request.deadline_seconds,
         ) as login:
             login_ms = (time.monotonic_ns() - began_ns) // 1_000_000
+            if request.transfer_bytes > 0:
+                transfer = login.transfer(request.transfer_bytes, request.transfer_seconds)
             output = login.run(request.command, request.stdin, max_bytes=request.max_bytes)
     except ProofRejected as err:
         got, expected = (None if value is None else str(value) for value in (err.got, err.expected))
         verdict = VerdictRecord(reason=err.reason, message=err.message, got=got, expected=expected)
-        return LoginAnswer(login_ms=login_ms, output="", verdict=verdict)
-    return LoginAnswer(login_ms=login_ms, output=base64.b64encode(output).decode("ascii"), verdict=VerdictRecord())
+        return LoginAnswer(login_ms=login_ms, output="", verdict=verdict, transfer=transfer)
+    text = base64.b64encode(output).decode("ascii")
+    return LoginAnswer(login_ms=login_ms, output=text, verdict=VerdictRecord(), transfer=transfer)
 
 
 def main() -> None:

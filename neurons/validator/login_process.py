@@ -15,6 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from neurons.validator.bandwidth import Transfer
 from polarise.decode import WireModel, decode_model
 from polarise.errors import ProofRejected, RejectReason, RequestRejected
 from polarise.evidence import VerdictRecord
@@ -37,6 +38,8 @@ class LoginRequest(WireModel):
     stdin: str
     max_bytes: int
     deadline_seconds: float
+    transfer_bytes: int = 0
+    transfer_seconds: float = 0.0
 
 
 class LoginAnswer(WireModel):
@@ -46,11 +49,13 @@ class LoginAnswer(WireModel):
         login_ms: Connect to authenticated; None when it did not come so far.
         output: The command's stdout in base64.
         verdict: Why there is none.
+        transfer: What went through each way; None when it was not asked for.
     """
 
     login_ms: int | None
     output: str
     verdict: VerdictRecord
+    transfer: Transfer | None = None
 
 
 class LoginProcess:
@@ -63,6 +68,7 @@ class LoginProcess:
 
     Attributes:
         login_ms: Connect to authenticated; None as long as that did not happen.
+        transfer: What went through each way; None as long as nothing was measured.
     """
 
     def __init__(self, receipt: Receipt, private_pem: str, *, allow_private: bool) -> None:
@@ -70,8 +76,18 @@ class LoginProcess:
         self._private_pem = private_pem
         self._allow_private = allow_private
         self.login_ms: int | None = None
+        self.transfer: Transfer | None = None
 
-    def run(self, command: str, stdin: str, *, max_bytes: int, deadline_seconds: float) -> bytes:
+    def run(
+        self,
+        command: str,
+        stdin: str,
+        *,
+        max_bytes: int,
+        deadline_seconds: float,
+        transfer_bytes: int = 0,
+        transfer_seconds: float = 0.0,
+    ) -> bytes:
         """Log in, run one command with this text on its stdin, and return its stdout.
 
         Args:
@@ -79,6 +95,8 @@ class LoginProcess:
             stdin: What the command reads.
             max_bytes: More output than this is refused.
             deadline_seconds: For everything together, from here.
+            transfer_bytes: How much goes through each way before, to see how fast; 0 leaves that out.
+            transfer_seconds: How long that may take, of the deadline.
 
         Raises:
             ProofRejected: HOST_KEY_MISMATCH; SSH_FAILED: no login, no end in time or with status 0, or too much output;
@@ -92,9 +110,11 @@ class LoginProcess:
             stdin=stdin,
             max_bytes=max_bytes,
             deadline_seconds=max(deadline_seconds - PROCESS_SECONDS, deadline_seconds / 2),
+            transfer_bytes=transfer_bytes,
+            transfer_seconds=transfer_seconds,
         )
         answer = _ask(request, deadline_seconds)
-        self.login_ms = answer.login_ms
+        self.login_ms, self.transfer = answer.login_ms, answer.transfer
         if answer.verdict.reason is not None:
             verdict = answer.verdict
             raise ProofRejected(answer.verdict.reason, verdict.message, got=verdict.got, expected=verdict.expected)

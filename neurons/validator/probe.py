@@ -25,6 +25,9 @@ MEMORY_BEYOND = 64 << 20
 MEMORY_TRIED_MAX = 1 << 30
 BLOCK = 4 << 20
 UNLIMITED = 1 << 62
+DISK_BYTES = 32 << 20
+DISK_SECONDS = 5.0
+DISK_FOLDER = "/var/tmp"  # noqa: S108  of a container of our own
 
 
 def main(nonce: str, memory_bytes: int, cpu_milli: int) -> None:
@@ -34,6 +37,8 @@ def main(nonce: str, memory_bytes: int, cpu_milli: int) -> None:
         "python_version": ".".join(str(part) for part in sys.version_info[:3]),
         "cgroup_version": 1 if os.path.isdir(CGROUP + "/memory") else 2,
         "cgroup_lines": read("/proc/self/cgroup")[:4000],
+        "cpus_count": len(os.sched_getaffinity(0)),
+        "memory_total_bytes": memory_total(),
         "memory_bytes": memory_limit(),
         "swap_bytes": swap_limit(),
         "cpu_quota_us": cpu_quota()[0],
@@ -47,6 +52,7 @@ def main(nonce: str, memory_bytes: int, cpu_milli: int) -> None:
         "attempts": {name: outcome(attempt) for name, attempt in ATTEMPTS.items()},
         "chain": chain(nonce),
         "cpu": burn(cpu_milli // 1000 + 2),
+        "disk": write_and_read(DISK_FOLDER),
         "memory": exhaust(memory_bytes) if memory_bytes <= MEMORY_TRIED_MAX else None,
     }
     sys.stdout.write(encode(found) + "\n")
@@ -98,6 +104,15 @@ def own_path() -> str:
         if line.startswith("0::"):
             return line[3:].strip("/")
     return ""
+
+
+def memory_total() -> int:
+    """Return the memory of the whole machine, 0 where it is not said."""
+    for line in read("/proc/meminfo").splitlines():
+        words = line.split()
+        if len(words) == 3 and words[0] == "MemTotal:" and words[1].isdigit():
+            return int(words[1]) << 10
+    return 0
 
 
 def memory_limit() -> int | None:
@@ -266,6 +281,57 @@ def spin() -> None:
     end = time.monotonic() + CPU_SECONDS
     while time.monotonic() < end:
         pass
+
+
+def write_and_read(folder: str) -> dict[str, int | bool]:
+    """Write a file through to the disk, a quarter of what is free at most, and read it back from there."""
+    found: dict[str, int | bool] = {
+        "total_bytes": 0,
+        "free_bytes": 0,
+        "written_bytes": 0,
+        "write_us": 0,
+        "read_us": 0,
+        "is_intact": False,
+    }
+    path = f"{folder}/disk-{os.getpid()}"
+    try:
+        size = os.statvfs(folder)
+        found["total_bytes"], found["free_bytes"] = size.f_blocks * size.f_frsize, size.f_bavail * size.f_frsize
+        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+    except OSError:
+        return found
+    try:
+        written = write_through(file, min(DISK_BYTES, found["free_bytes"] // 4), found)
+        found["is_intact"] = read_back(file, found) == written
+    except OSError:
+        pass
+    finally:
+        os.close(file)
+        os.unlink(path)
+    return found
+
+
+def write_through(file: int, wanted_bytes: int, found: dict[str, int | bool]) -> str:
+    """Write what no disk can make small, for some seconds at most, and return its hash."""
+    block, digest, began = os.urandom(BLOCK), hashlib.sha256(), time.monotonic()
+    while found["written_bytes"] < wanted_bytes and time.monotonic() < began + DISK_SECONDS:
+        done = os.write(file, block[: wanted_bytes - found["written_bytes"]])
+        digest.update(block[:done])
+        found["written_bytes"] += done
+    os.fsync(file)
+    found["write_us"] = int((time.monotonic() - began) * 1e6)
+    return digest.hexdigest()
+
+
+def read_back(file: int, found: dict[str, int | bool]) -> str:
+    """Read a file that the kernel was told to forget, and return its hash."""
+    os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.lseek(file, 0, os.SEEK_SET)
+    digest, began = hashlib.sha256(), time.monotonic()
+    while block := os.read(file, BLOCK):
+        digest.update(block)
+    found["read_us"] = int((time.monotonic() - began) * 1e6)
+    return digest.hexdigest()
 
 
 def exhaust(memory_bytes: int) -> dict[str, int]:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from challenges import draw
 from neurons.validator.challenges import KINDS, claimed_rate
 from neurons.validator.drawing import draw_for
-from neurons.validator.findings import Findings, check_findings, check_receipt
+from neurons.validator.findings import Findings, check_claims, check_findings, check_receipt
 from neurons.validator.replay_proof import Finding, beacon_of, replay_proof, witnessed
 from neurons.validator.scoring import KNOWN_VERSIONS, RulesUnknown, recompute_score
 from polarise.answers import open_receipt, printable
@@ -44,7 +44,7 @@ def replay(bundle: EvidenceBundle) -> list[Finding]:
     for proof in bundle.proofs:
         findings.extend(replay_proof(bundle, entry, proof))
     if bundle.inspection is not None:
-        findings.extend(_inspection(bundle, bundle.inspection))
+        findings.extend(_inspection(bundle, entry, bundle.inspection))
     if bundle.telemetry is not None:
         findings.extend(_telemetry(bundle.miner_key, bundle.telemetry))
     findings.extend(_score(bundle))
@@ -107,7 +107,7 @@ def _commit(bundle: EvidenceBundle) -> Finding:
     return Finding("challenge commit", commit.hex() == bundle.challenge_commit)
 
 
-def _inspection(bundle: EvidenceBundle, inspection: InspectionEvidence) -> Iterator[Finding]:
+def _inspection(bundle: EvidenceBundle, entry: RegistryEntry, inspection: InspectionEvidence) -> Iterator[Finding]:
     if inspection.receipt is None:
         yield witnessed("inspection", inspection.verdict.reason)
         return
@@ -124,7 +124,9 @@ def _inspection(bundle: EvidenceBundle, inspection: InspectionEvidence) -> Itera
             yield witnessed("inspection", inspection.verdict.reason)
             return
         raw = canonical_bytes(inspection.findings)  # type: ignore[arg-type]  # came through JSON, so it is JSON
-        check_findings(decode_model(Findings, raw), receipt)
+        findings = decode_model(Findings, raw)
+        check_findings(findings, receipt)
+        check_claims(findings, entry.hardware)
     except (SubnetError, ValueError) as err:
         reason = err.reason if isinstance(err, ProofRejected) else RejectReason.SSH_FAILED
     found = inspection.verdict.reason

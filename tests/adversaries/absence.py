@@ -82,7 +82,7 @@ class RentsItself(Cheat):
         return self._decline_for_ever(rng, lambda: RejectReason.NOT_MEASURED)
 
     def play_live(self, rng: random.Random, stage: Stage) -> Outcome:
-        """Answer 429 in each round: the device is held for a friend, by a challenge that never ends."""
+        """Answer 429 in each round: the device is held by another validator's challenge that never ends."""
         challenge = new_challenge(rng)
         with stage.miner(lambda _params, _device: SolvedBy(lambda _seed: honest_work(challenge))) as miner:
             miner.client(OTHER_VALIDATOR).prepare(challenge.prepare_request(), deadline_seconds=10)

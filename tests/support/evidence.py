@@ -106,5 +106,15 @@ def findings_wire(**changes: object) -> dict[str, object]:
         "chain": expected_chain(NONCE),
         "cpu": {"spent_us": 370_000, "wall_us": 702_000},
         "memory": {"touched_bytes": 244 << 20, "signal": 9},
+        "cpus_count": 2,
+        "memory_total_bytes": 1 << 30,
+        "disk": {
+            "total_bytes": 10 << 30,
+            "free_bytes": 8 << 30,
+            "written_bytes": 32 << 20,
+            "write_us": 80_000,
+            "read_us": 20_000,
+            "is_intact": True,
+        },
         **changes,
     }

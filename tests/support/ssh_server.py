@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import socket
 import struct
@@ -15,6 +16,8 @@ from paramiko.common import cMSG_CHANNEL_WINDOW_ADJUST
 from polarise.receipt import Receipt
 from polarise.ssh_keys import fingerprint, generate_key_pair
 from tests.support.evidence import receipt
+
+TRANSFERRED_BYTES = 1 << 20
 
 Serve = Callable[[socket.socket, paramiko.PKey, threading.Event], None]
 Behave = Callable[[paramiko.Channel], None]
@@ -81,6 +84,34 @@ def answering(channel: paramiko.Channel) -> None:
     channel.sendall_stderr(b"setlocale: no such locale\n")
     channel.sendall(b"hello")
     channel.send_exit_status(0)
+    channel.close()
+
+
+def echoing(channel: paramiko.Channel) -> None:
+    """Do what `neurons.validator.transfer` asks of a container."""
+    payload = _begin_transfer(channel)
+    channel.sendall(hashlib.sha256(payload).digest())
+    channel.recv(1)
+    channel.sendall(payload)
+    channel.close()
+
+
+def echoing_another_file(channel: paramiko.Channel) -> None:
+    """Have the bytes, and send back others that were there before they were asked for."""
+    payload = _begin_transfer(channel)
+    channel.sendall(hashlib.sha256(payload).digest())
+    channel.sendall(bytes(len(payload)))
+
+
+def guessing_the_hash(channel: paramiko.Channel) -> None:
+    """Answer before the bytes are there."""
+    channel.sendall(b"r" + bytes(32))
+    _read_input(channel)
+
+
+def hanging_up(channel: paramiko.Channel) -> None:
+    """Begin, and be gone."""
+    channel.sendall(b"r")
     channel.close()
 
 
@@ -182,6 +213,14 @@ def _paramiko(behave: Behave, *, answers_exec: bool, window_bytes: int | None) -
         transport.close()
 
     return serve
+
+
+def _begin_transfer(channel: paramiko.Channel) -> bytes:
+    channel.sendall(b"r")
+    payload = b""
+    while len(payload) < TRANSFERRED_BYTES:
+        payload += channel.recv(TRANSFERRED_BYTES - len(payload))
+    return payload
 
 
 def _read_input(channel: paramiko.Channel) -> None:

@@ -159,8 +159,8 @@ def test_what_is_no_plain_file_neither_blocks_nor_fills_the_reader(
     assert peak_bytes < 4 << 20
 
 
-@pytest.mark.parametrize(("count", "is_accepted"), [(16, True), (17, False)])
+@pytest.mark.parametrize(("count", "is_accepted"), [(17, True), (18, False)])
 def test_host_offers_no_more_devices_than_an_epoch_can_examine(count: int, is_accepted: bool) -> None:
     devices = tuple(DEVICE.model_copy(update={"uuid": f"GPU-{index}"}) for index in range(count))
-    with contextlib.nullcontext() if is_accepted else pytest.raises(ValueError, match="at most 16"):
+    with contextlib.nullcontext() if is_accepted else pytest.raises(ValueError, match="at most 17"):
         HardwareClaim(cpu_model="Test", cpu_milli=1000, memory_bytes=1 << 30, devices=devices)

@@ -18,7 +18,7 @@ from challenges.proofs import MatmulProver, PowProver, Work
 from challenges.solver import NumpyBackend
 from neurons.cli import main
 from neurons.validator.challenges import Challenge
-from neurons.validator.findings import Findings
+from neurons.validator.findings import SINCE_CLAIMS, Findings
 from neurons.validator.metrics import FILE_NAME, MetricsHandler, StoredScore
 from neurons.validator.proof_trace import ProofTrace, check_commitment, signed_bytes
 from neurons.validator.replay import replay
@@ -106,6 +106,27 @@ def test_bundle_survives_the_disk_and_replays(bundle: EvidenceBundle, tmp_path: 
     assert all(finding.holds for finding in replay(bundle))
 
 
+def test_findings_of_an_earlier_version_replay(bundle: EvidenceBundle) -> None:
+    """They have no figures of processors, memory and disk; nothing is concluded from that."""
+    wire = json.loads(canonical_bytes(bundle.to_wire()))
+    for name in (*SINCE_CLAIMS, "network"):
+        del wire["inspection"]["findings"][name]
+    old = EvidenceBundle.model_validate_json(json.dumps(wire))
+    assert old.to_wire() == wire
+    assert all(finding.holds for finding in replay(old))
+
+
+def test_broken_claim_is_found_again_from_the_figures(bundle: EvidenceBundle) -> None:
+    assert bundle.inspection is not None
+    findings = {**dict(bundle.inspection.findings or {}), "cpus_count": 1}
+    verdict = VerdictRecord(reason=RejectReason.CLAIM_NOT_MET)
+    inspection = bundle.inspection.model_copy(update={"findings": findings, "verdict": verdict})
+    score = ScoringSystem().calculate_score(bundle.proofs, inspection, None, draw=DRAWN)
+    assert score.gate == 0
+    judged = bundle.model_copy(update={"inspection": inspection, "score": score})
+    assert [finding.what for finding in replay(judged) if not finding.holds] == []
+
+
 def test_name_stays_when_openings_are_thrown_away(bundle: EvidenceBundle, tmp_path: Path) -> None:
     write_bundle(tmp_path, bundle)
     path = write_bundle(tmp_path, bundle.without_openings())
@@ -164,6 +185,8 @@ def _set(*path: str | int, value: object) -> Callable[[Wire], None]:
         _set("inspection", "receipt", "body", "expires_unix_ms", value=3),
         _set("inspection", "asked_memory_bytes", value=512 << 20),
         _set("inspection", "findings", "pids_count", value=513),
+        _set("inspection", "findings", "cpus_count", value=1),
+        _set("inspection", "findings", "disk", "is_intact", value=1),
         _set("inspection", "findings", value=None),
         _set("inspection", value=None),
         _set("score", "score_ppm", value=999_999),

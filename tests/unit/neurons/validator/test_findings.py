@@ -6,13 +6,25 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from neurons.validator import probe
-from neurons.validator.findings import check_findings, check_receipt, decode_findings
+from neurons.validator.bandwidth import NetworkTrial
+from neurons.validator.findings import (
+    SINCE_CLAIMS,
+    Findings,
+    check_claims,
+    check_findings,
+    check_receipt,
+    decode_findings,
+)
+from polarise.decode import decode_model
 from polarise.errors import ProofRejected, RejectReason
+from polarise.hardware import HardwareClaim
 from tests.support.evidence import LIMITS, findings_wire, receipt
+from tests.support.proving_miner import CPU
 
 TRIED_ALWAYS = sorted(set(probe.ATTEMPTS) - probe.NEED_PROGRAM)
 
@@ -57,6 +69,101 @@ def test_each_limit_that_does_not_hold_is_named(changes: dict[str, object]) -> N
     with pytest.raises(ProofRejected) as caught:
         _check(**changes)
     assert caught.value.reason is RejectReason.LIMIT_NOT_HELD
+
+
+CLAIMED = HardwareClaim(
+    cpu_model="a processor",
+    cpu_milli=2000,
+    memory_bytes=1 << 30,
+    devices=(CPU,),
+    disk_bytes=100 << 30,
+    network_bits_per_second=1_000_000_000,
+)
+DISK = {"total_bytes": 10 << 30, "free_bytes": 1, "written_bytes": 1, "write_us": 1, "read_us": 1, "is_intact": True}
+TRIAL = NetworkTrial(
+    asked_bytes=1 << 20,
+    sent_bytes=1 << 20,
+    send_us=800_000,
+    received_bytes=1 << 20,
+    receive_us=8 << 20,
+    usual_bits_per_second=10_000_000,
+)
+
+
+def _claims(claimed: HardwareClaim = CLAIMED, network: NetworkTrial | None = TRIAL, **changes: object) -> int:
+    found = decode_findings(json.dumps(findings_wire(**changes)).encode())
+    return check_claims(found.model_copy(update={"network": network}), claimed)
+
+
+def test_host_that_has_what_it_claims_passes_at_the_bound() -> None:
+    """Two processors for 2000, a gibibyte for one, a tenth of the disk and of what is usual."""
+    assert _claims(disk=DISK) == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "claim"),
+    [
+        ({"cpus_count": 1}, "cpu_milli"),
+        ({"memory_total_bytes": (1 << 30) - 1}, "memory_bytes"),
+        ({"disk": {**DISK, "total_bytes": (10 << 30) - 1}}, "disk_bytes"),
+        ({"disk": {**DISK, "is_intact": False}}, "disk"),
+        ({"disk": {**DISK, "written_bytes": 0}}, "disk"),
+        ({"network": TRIAL.model_copy(update={"receive_us": (8 << 20) + 9})}, "network_bits_per_second"),
+        ({"network": TRIAL.model_copy(update={"sent_bytes": 0})}, "network_bits_per_second"),
+    ],
+)
+def test_claim_that_is_broken_by_the_least_is_named_with_both_figures(changes: dict[str, Any], claim: str) -> None:
+    with pytest.raises(ProofRejected, match=claim) as caught:
+        _claims(**{"disk": DISK, **changes})
+    assert caught.value.reason is RejectReason.CLAIM_NOT_MET
+    assert caught.value.got is not None
+    assert caught.value.expected is not None
+
+
+def test_what_is_not_claimed_is_not_judged() -> None:
+    claimed = CLAIMED.model_copy(update={"disk_bytes": 0, "network_bits_per_second": 0})
+    nothing = TRIAL.model_copy(update={"sent_bytes": 0})
+    assert _claims(claimed, nothing, disk={**DISK, "written_bytes": 0}) == 3
+
+
+@pytest.mark.parametrize("name", ["cpus_count", "memory_total_bytes", "disk"])
+def test_findings_of_an_earlier_version_are_read_and_a_probe_of_today_leaves_nothing_out(name: str) -> None:
+    """A bundle that is replayed has none of it; what a container prints today has all of it."""
+    old = {key: value for key, value in findings_wire().items() if key not in SINCE_CLAIMS}
+    kept = decode_model(Findings, json.dumps(old).encode())
+    assert check_findings(kept, receipt()) > 20
+    assert check_claims(kept, CLAIMED) == 0
+    wire = findings_wire()
+    del wire[name]
+    with pytest.raises(ProofRejected, match=name) as caught:
+        decode_findings(json.dumps(wire).encode())
+    assert caught.value.reason is RejectReason.SSH_FAILED
+
+
+def test_container_cannot_tell_how_fast_it_is() -> None:
+    with pytest.raises(ProofRejected, match="only we can measure"):
+        decode_findings(json.dumps(findings_wire(network=TRIAL.to_wire())).encode())
+
+
+def test_disk_that_cannot_be_written_is_told_and_nothing_stays(tmp_path: Path) -> None:
+    found = probe.write_and_read(str(tmp_path))
+    assert found["is_intact"] is True
+    assert found["written_bytes"] == min(probe.DISK_BYTES, int(found["free_bytes"]) // 4)
+    assert list(tmp_path.iterdir()) == []
+    missing = probe.write_and_read(str(tmp_path / "nowhere"))
+    assert (missing["written_bytes"], missing["is_intact"]) == (0, False)
+
+
+def test_disk_is_filled_by_a_quarter_at_most(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("w+b") as file:
+        found: dict[str, int | bool] = {"written_bytes": 0}
+        digest = probe.write_through(file.fileno(), 3_000_001, found)
+        assert found["written_bytes"] == (tmp_path / "file").stat().st_size == 3_000_001
+        assert probe.read_back(file.fileno(), found) == digest
+        file.seek(0)
+        file.write(b"x")
+        file.flush()
+        assert probe.read_back(file.fileno(), found) != digest
 
 
 def test_attempt_whose_program_is_missing_is_no_broken_promise() -> None:

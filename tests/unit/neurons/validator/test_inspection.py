@@ -8,8 +8,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import paramiko
 import pytest
 
+from neurons.validator.bandwidth import Transfer
 from neurons.validator.inspection import Inspector
 from neurons.validator.login import PinnedLogin
 from neurons.validator.login_process import LoginProcess
@@ -19,13 +21,19 @@ from polarise.ssh_keys import fingerprint, generate_key_pair, parse_public_key
 from tests.support.evidence import receipt
 from tests.support.proving_miner import MINER, VALIDATOR
 from tests.support.ssh_server import (
+    TRANSFERRED_BYTES,
+    Behave,
     Serve,
     SshServer,
     answering,
     complaining,
+    echoing,
+    echoing_another_file,
     endless_packet,
     failing,
     granting_a_byte_at_a_time,
+    guessing_the_hash,
+    hanging_up,
     mute,
     never_answering_exec,
     no_text,
@@ -116,6 +124,62 @@ def test_whatever_a_server_does_is_an_ssh_failure(serve: Serve) -> None:
         _run(server)
     assert caught.value.reason is RejectReason.SSH_FAILED
     assert caught.value.message.isprintable()
+
+
+def _transfer(serve: Serve, seconds: float = 20.0) -> Transfer:
+    private, _ = generate_key_pair()
+    with (
+        SshServer(serve) as server,
+        PinnedLogin(server.receipt(), private, allow_private=True, deadline_seconds=30) as login,
+    ):
+        return login.transfer(TRANSFERRED_BYTES, seconds)
+
+
+def test_bytes_that_come_through_both_ways_are_counted_on_our_clock() -> None:
+    found = _transfer(running(echoing))
+    assert found.sent_bytes == found.received_bytes == found.asked_bytes == TRANSFERRED_BYTES
+    assert found.bits_per_second > 0
+    assert min(found.send_us, found.receive_us) > 0
+
+
+@pytest.mark.parametrize(
+    ("serve", "sent_bytes"),
+    [
+        (running(echoing_another_file), TRANSFERRED_BYTES),
+        (running(guessing_the_hash), 0),
+        (running(hanging_up), 0),
+        (running(silent), 0),
+        (running(shouting), 0),
+        (running(granting_a_byte_at_a_time, window_bytes=1), 0),
+        (never_answering_exec(), 0),
+    ],
+)
+def test_transfer_that_does_not_come_back_whole_is_worth_nothing(serve: Serve, sent_bytes: int) -> None:
+    found = _transfer(serve, 0.5)
+    assert (found.sent_bytes, found.received_bytes, found.bits_per_second) == (sent_bytes, 0, 0)
+
+
+def test_process_brings_the_transfer_back_beside_the_output() -> None:
+    """The second command of the same login is the probe."""
+    commands: list[Behave] = [echoing, answering]
+
+    def behave(channel: paramiko.Channel) -> None:
+        commands.pop(0)(channel)
+
+    private, _ = generate_key_pair()
+    with SshServer(running(behave)) as server:
+        login = LoginProcess(server.receipt(), private, allow_private=True)
+        output = login.run(
+            "python3 -",
+            "",
+            max_bytes=65536,
+            deadline_seconds=30,
+            transfer_bytes=TRANSFERRED_BYTES,
+            transfer_seconds=10,
+        )
+    assert output == b"hello"
+    assert login.transfer is not None
+    assert login.transfer.received_bytes == TRANSFERRED_BYTES
 
 
 def test_receipt_does_not_lead_into_our_own_network() -> None:
