@@ -26,7 +26,7 @@ from neurons.validator.rounds import proof_evidence
 from neurons.validator.scoring import ScoringSystem
 from neurons.validator.verification import VerificationEngine, check_answer, judge
 from polarise.canonical import canonical_bytes
-from polarise.errors import RequestRejected
+from polarise.errors import RejectReason, RequestRejected
 from polarise.evidence import (
     DrawEvidence,
     EvidenceBundle,
