@@ -106,15 +106,17 @@ class ChallengeHandler:
             self._give_back(earlier, "failed: superseded by a later challenge of the same validator")
         try:
             lease = self._shown_lease(running)
-            if lease is not None:
-                self._proving.drop(running)
-                return PrepareAnswer(status="rented", lease=lease)
-            self._refuse_beyond_duty(request.device)
-        except RequestRejected:
-            self._proving.drop(running)
+            if lease is None:
+                self._refuse_beyond_duty(request.device)
+                self._warm_up(running)
+                return PrepareAnswer()
+        except BaseException:
+            # Whatever went wrong, the device is not left taken.
+            if self._proving.drop(running):
+                _end_solver(running)
             raise
-        self._warm_up(running)
-        return PrepareAnswer()
+        self._proving.drop(running)
+        return PrepareAnswer(status="rented", lease=lease)
 
     def start(self, request: StartRequest, validator_key: str) -> SignedStatement:
         """Do the work and return the signed commitment.

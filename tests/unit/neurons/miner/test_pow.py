@@ -12,7 +12,7 @@ from neurons.miner.inventory import Inventory
 from neurons.miner.lease import Expiry, Lease, LeaseState
 from neurons.miner.receipts import ReceiptWriter
 from neurons.miner.validations import ValidationTracker
-from polarise.errors import ErrorCode, RequestRejected
+from polarise.errors import ErrorCode, RequestRejected, Unavailable
 from polarise.hardware import DeviceClaim
 from polarise.messages import CommitAnswer, PowSizes, PrepareAnswer, PrepareRequest, StartRequest
 from polarise.rented import check_rented, countersign
@@ -331,6 +331,15 @@ def test_proof_that_comes_while_a_gpu_is_being_handed_out_finds_it_taken(
         miner.journal.reserve(decide)
         assert refusal(asked[0].result).code is ErrorCode.TOO_MANY_REQUESTS
         assert miner.handler.proving() == frozenset()
+
+
+def test_solver_that_talks_nonsense_leaves_no_device_taken(tmp_path: Path) -> None:
+    """A defect of the solver's is answered as one, and the next challenge finds the device free."""
+    with proving_miner(tmp_path, program="print('nonsense', flush=True); input()") as miner:
+        for number, who in enumerate((VALIDATOR, OTHER_VALIDATOR)):
+            with pytest.raises(Unavailable, match="500"):
+                prepare(miner, number, who=who)
+            assert miner.handler.proving() == frozenset()
 
 
 def test_solver_dies_with_the_processes_it_started(tmp_path: Path, steps: Steps) -> None:
