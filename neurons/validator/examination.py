@@ -142,7 +142,7 @@ class Examiner:
             client = self._clients(entry)
         except Unavailable as err:
             return self._inspector.unreachable(err)
-        return self._inspector.inspect(client, Budget(INSPECTION_SECONDS))
+        return self._inspector.inspect(client, Budget(INSPECTION_SECONDS), entry.hardware)
 
     def _keep(
         self,
