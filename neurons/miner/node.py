@@ -92,8 +92,14 @@ class MinerNode(BaseNode):
         admission = Admission(settings.allocation_defaults(config))
         leases = RunningLeases(manager, journal, admission, events, clock, self.reach)
         receipts = ReceiptWriter(self.identity, config.network.advertised_host)
+        inventory = settings.inventory(config, self.node_id)
         rented = RentedDevices(
-            journal, receipts, miner_key=self.node_key, owner_key=settings.owner_key(self.identity), clock=clock
+            journal,
+            receipts,
+            miner_key=self.node_key,
+            owner_key=settings.owner_key(self.identity),
+            clock=clock,
+            cpu_milli=inventory.cpu_milli,
         )
         tracker = self.closing(ValidationTracker(files.root / "validations.sqlite"))
         devices = detect_devices(claim_cpu=config.miner.claim_cpu)
@@ -111,7 +117,7 @@ class MinerNode(BaseNode):
         )
         self.allocator = ResourceAllocator(
             leases,
-            settings.inventory(config, self.node_id),
+            inventory,
             admission,
             clock,
             self.reach,

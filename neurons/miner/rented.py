@@ -5,6 +5,8 @@ Rules:
   signature over the old one is refused and no longer shown.
 - It is checked when it comes and again when it is shown, by the very check that the validator makes: what would cost
   points there is not shown, and the validator hears that the device is busy instead.
+- The processor is never rented as a device. While leases hold more of it than the claim leaves free, it is busy: `join`
+  claims 70 % of what it measures, and what tenants use cannot be proven as well.
 """
 
 from __future__ import annotations
@@ -17,12 +19,16 @@ from neurons.miner.lease import Lease, LeaseState
 from neurons.miner.receipts import ReceiptWriter
 from neurons.miner.running import not_found
 from polarise.errors import ErrorCode, ProofRejected, RequestRejected
+from polarise.hardware import CPU_DEVICE
 from polarise.rented import STATEMENT_KIND, Countersignature, CountersignedReceipt, check_countersigned, check_rented
 from polarise.signing import SignatureInvalid
 from polarise.statement import SignedStatement
 from utils.clock import Clock
 
 logger = logging.getLogger(__name__)
+
+# What a claim of 70 % leaves free.
+CPU_SPARE_PERCENT = 30
 
 
 class RentedDevices:
@@ -34,16 +40,25 @@ class RentedDevices:
         miner_key: The node's public key.
         owner_key: Who certified it; its own key where nobody did.
         clock: Wall clock.
+        cpu_milli: CPUs that leases may have together, in thousandths.
     """
 
     def __init__(
-        self, journal: Journal, receipts: ReceiptWriter, *, miner_key: str, owner_key: str, clock: Clock
+        self,
+        journal: Journal,
+        receipts: ReceiptWriter,
+        *,
+        miner_key: str,
+        owner_key: str,
+        clock: Clock,
+        cpu_milli: int,
     ) -> None:
         self._journal = journal
         self._receipts = receipts
         self._miner_key = miner_key
         self._owner_key = owner_key
         self._clock = clock
+        self._cpu_milli = cpu_milli
 
     def countersign(self, lease: Lease, statement: SignedStatement) -> None:
         """Verify and keep the renter's signature.
@@ -81,8 +96,12 @@ class RentedDevices:
         """Return what shows that a device is rented; None where it is free.
 
         Raises:
-            RequestRejected: TOO_MANY_REQUESTS (429), it is leased and nothing shows it.
+            RequestRejected: TOO_MANY_REQUESTS (429), it is leased and nothing shows it, or it is the processor and tenants
+                have too much of it.
         """
+        if device == CPU_DEVICE:
+            self._refuse_leased_processor()
+            return None
         lease = self._journal.by_device(device)
         if lease is None:
             return None
@@ -99,6 +118,17 @@ class RentedDevices:
         except ProofRejected as err:
             raise _busy(device, err.message) from err
         return lease.countersigned
+
+    def _refuse_leased_processor(self) -> None:
+        leased = sum(lease.limits.cpu_milli for lease in self._journal.all() if lease.state is LeaseState.ACTIVE)
+        if leased * 100 > self._cpu_milli * CPU_SPARE_PERCENT:
+            raise RequestRejected(
+                ErrorCode.TOO_MANY_REQUESTS,
+                f"tenants hold {leased / 1000:g} of {self._cpu_milli / 1000:g} CPUs",
+                hint="ask again later; this costs no score",
+                field="device",
+                status=429,
+            )
 
 
 def _refused(code: ErrorCode, message: str) -> RequestRejected:

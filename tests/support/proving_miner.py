@@ -51,6 +51,7 @@ CPU = DeviceClaim(
 # No ledger signed it: whoever checks one proof alone needs a block's hash and not its signature.
 BEACON_BLOCK = "ledger.polarise/test\n0\n" + "A" * 43 + "=\n\n\u2014 nobody " + "A" * 92 + "\n"
 BEACON = bytes.fromhex(block_hash(BEACON_BLOCK.encode()))
+CPU_MILLI = 2000
 PROVE_ONLY = RouteAccess({Role.VALIDATOR: Scope.OWN}, needs_signature=True)
 TABLE = {
     ("POST", "/challenge/prepare"): PROVE_ONLY,
@@ -152,6 +153,7 @@ def proving_miner(
         miner_key=identity.public_key,
         owner_key=OWNER.public_key,
         clock=clock,
+        cpu_milli=CPU_MILLI,
     )
     handler = ChallengeHandler(
         identity,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,7 @@ from tests.support.http import Answer, send, signed
 from tests.support.identities import People, node_identity
 from tests.support.leases import lease
 from tests.support.miners import RunningMiner, engineless, running
+from tests.support.proving_miner import VALIDATOR, challenge_of, entry_of, proving_miner
 from utils.clock import SystemClock
 
 CONTAINER = "a" * 64
@@ -143,6 +144,7 @@ def test_who_rents_from_itself_has_rented_nothing(rented: Rented, who: str) -> N
         miner_key=node.node_key,
         owner_key=rented.people.owner.public_key,
         clock=SystemClock(),
+        cpu_milli=2000,
     )
     own = journal.reserve(
         lambda _leases: lease(3, renter_key=identity.public_key, state=LeaseState.ACTIVE, container_id="c" * 64)
@@ -173,3 +175,21 @@ def test_countersignature_survives_a_restart(people: People, tmp_path: Path) -> 
         client.countersign(client.renew(CONTAINER).receipt)
     with running(MinerNode(engineless(people), tmp_path / "node", identity)) as miner:
         assert Rented(miner, people).is_kept()
+
+
+@pytest.mark.parametrize(("leased_milli", "is_busy"), [(600, False), (601, True)])
+def test_processor_is_busy_while_tenants_have_more_than_its_claim_leaves_free(
+    tmp_path: Path, leased_milli: int, is_busy: bool
+) -> None:
+    """Of two CPUs 30 % are 600 thousandths."""
+    with proving_miner(tmp_path) as miner:
+        held = lease(3, renter_key=VALIDATOR.public_key, state=LeaseState.ACTIVE, container_id="c" * 64)
+        limits = held.limits.model_copy(update={"cpu_milli": leased_milli})
+        miner.journal.reserve(lambda _leases: replace(held, limits=limits))
+        request = challenge_of(entry_of())[1].prepare_request()
+        if not is_busy:
+            miner.client().prepare(request, deadline_seconds=30)
+            return
+        with pytest.raises(RequestRejected, match="tenants hold 0.601 of 2 CPUs") as refused:
+            miner.client().prepare(request, deadline_seconds=30)
+        assert refused.value.status == 429
