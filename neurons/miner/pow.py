@@ -203,9 +203,7 @@ class ChallengeHandler:
         self.close()
 
     def _shown_lease(self, running: RunningProof) -> CountersignedReceipt | None:
-        # A processor is shared by whatever runs on it; only a GPU is in somebody's hands alone.
-        is_gpu = self._devices[running.device_index].kind == "gpu"
-        return self._rented.shown(running.device) if is_gpu else None
+        return self._rented.shown(running.device)
 
     def _refuse_beyond_duty(self, device: str) -> None:
         now_unix_ms = self._clock.wall_unix_ms()

@@ -190,6 +190,6 @@ def test_processor_is_busy_while_tenants_have_more_than_its_claim_leaves_free(
         if not is_busy:
             miner.client().prepare(request, deadline_seconds=30)
             return
-        with pytest.raises(RequestRejected, match="tenants hold 0.601 of 2 CPUs") as refused:
+        with pytest.raises(RequestRejected, match=r"tenants hold 0\.601 of 2 CPUs") as refused:
             miner.client().prepare(request, deadline_seconds=30)
         assert refused.value.status == 429
