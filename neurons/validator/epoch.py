@@ -31,6 +31,7 @@ from neurons.validator.retention import Retention
 from neurons.validator.rounds import ProofRounds
 from neurons.validator.verdicts import VerdictSender
 from polarise.errors import Unavailable
+from polarise.rate_average import RateAverage, RateSample
 from utils.clock import Clock
 
 logger = logging.getLogger(__name__)
@@ -136,33 +137,17 @@ class EpochService:
         beacon = self._commit(secret, len(miners), stop)
         if beacon is None:
             return
-        drawn = self._draw(beacon, miners)
         averages = self._metrics.averages()
-        outcome = self._rounds.run(
-            secret,
-            beacon,
-            [miner.entry for miner in drawn if miner.draw.is_proven],
-            stop,
-            {(average.model, average.kind): average for average in averages},
-        )
-        if outcome is None:
+        proven = self._prove(secret, beacon, self._draw(beacon, miners), averages, stop)
+        if proven is None:
             return
-        self._examine_all(
-            secret,
-            beacon,
-            [
-                replace(miner, proofs=outcome.proofs[miner.entry.node_key], round=outcome.evidence)
-                if miner.draw.is_proven
-                else miner
-                for miner in drawn
-            ],
-            stop,
-        )
+        examined, samples = proven
+        self._examine_all(secret, beacon, examined, stop)
         self._retention.prune()
         if stop.is_set():
             return
         # Only a finished epoch teaches: an auditor has no other to learn from.
-        self._metrics.keep_averages(secret.epoch, advance(averages, outcome.samples))
+        self._metrics.keep_averages(secret.epoch, advance(averages, samples))
         self._finish(secret.epoch, miners, began_ns)
 
     def _begin(self, miners: Miners) -> EpochSecret:
@@ -209,6 +194,28 @@ class EpochService:
             extra={"miners_count": len(found), "proven_count": sum(miner.draw.is_proven for miner in found)},
         )
         return found
+
+    def _prove(
+        self,
+        secret: EpochSecret,
+        beacon: Beacon,
+        miners: Sequence[Examined],
+        averages: Sequence[RateAverage],
+        stop: threading.Event,
+    ) -> tuple[list[Examined], tuple[RateSample, ...]] | None:
+        """Run the round; returns all miners, those drawn with their proofs, and what was learned of usual rates."""
+        drawn = [miner.entry for miner in miners if miner.draw.is_proven]
+        known = {(average.model, average.kind): average for average in averages}
+        outcome = self._rounds.run(secret, beacon, drawn, stop, known)
+        if outcome is None:
+            return None
+        examined = [
+            replace(miner, proofs=outcome.proofs[miner.entry.node_key], round=outcome.evidence)
+            if miner.draw.is_proven
+            else miner
+            for miner in miners
+        ]
+        return examined, outcome.samples
 
     def _examine_all(
         self, secret: EpochSecret, beacon: Beacon, miners: Sequence[Examined], stop: threading.Event
