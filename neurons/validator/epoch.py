@@ -30,6 +30,7 @@ from neurons.validator.records import EpochRecorder
 from neurons.validator.retention import Retention
 from neurons.validator.rounds import ProofRounds
 from neurons.validator.verdicts import VerdictSender
+from neurons.validator.verification import Averages
 from polarise.errors import Unavailable
 from polarise.rate_average import RateAverage, RateSample
 from utils.clock import Clock
@@ -205,7 +206,7 @@ class EpochService:
     ) -> tuple[list[Examined], tuple[RateSample, ...]] | None:
         """Run the round; returns all miners, those drawn with their proofs, and what was learned of usual rates."""
         drawn = [miner.entry for miner in miners if miner.draw.is_proven]
-        known = {(average.model, average.kind): average for average in averages}
+        known: Averages = {(average.model, str(average.kind)): average for average in averages}
         outcome = self._rounds.run(secret, beacon, drawn, stop, known)
         if outcome is None:
             return None
