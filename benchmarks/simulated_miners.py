@@ -14,11 +14,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import multiprocessing
+import os
 import random
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -124,7 +126,7 @@ class Simulation:
         self._miners = {address_of(number): _Miner(number, identity_of(number)) for number in range(count)}
         self._stamps: list[tuple[str, int, int]] = []
         self._random = random.Random(7)
-        self._work = ThreadPoolExecutor(1)
+        self._work = ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn"))
 
     async def serve(self, port: int) -> None:
         """Listen on every miner's address and say on stdout that it does; runs until it is killed."""
@@ -151,9 +153,8 @@ class Simulation:
     async def _route(
         self, miner: _Miner, target: str, body: bytes, arrived_ns: int, writer: asyncio.StreamWriter
     ) -> None:
-        loop = asyncio.get_running_loop()
         if target == "POST /challenge/prepare":
-            await loop.run_in_executor(self._work, self._prepare, miner, json.loads(body))
+            await self._prepare(miner, json.loads(body))
             _write(writer, b'{"status":"success"}')
         elif target == "POST /challenge/start":
             challenge_id = json.loads(body)["challenge_id"]
@@ -170,39 +171,13 @@ class Simulation:
         else:  # pings, verdicts, cosignatures
             _write(writer, b'{"status":"success"}')
 
-    def _prepare(self, miner: _Miner, request: dict[str, object]) -> None:
-        control = json.loads(self._control.read_text())
-        opening_key, beacon = bytes.fromhex(control["opening_key"]), bytes.fromhex(control["beacon"])
-        kind, device = ChallengeKind(str(request["kind"])), str(request["device"])
-        sizes = request["sizes"]
-        params = read_params(kind, sizes if isinstance(sizes, dict) else {})
-        seed = draw.seed(
-            SeedInputs(
-                kind=kind,
-                params=params.encode(),
-                epoch=int(control["epoch"]),
-                beacon=beacon,
-                validator_key=self._validator_key,
-                nonce=draw.nonce(opening_key, beacon, device, kind),
-                miner_key=bytes.fromhex(miner.identity.public_key),
-                device_uuid=device,
-                device_index=0,
-            )
+    async def _prepare(self, miner: _Miner, request: dict[str, object]) -> None:
+        loop = asyncio.get_running_loop()
+        told = self._control.read_text()
+        answer = await loop.run_in_executor(
+            self._work, _answer, miner.number, self._validator_key, told, request, self._random.uniform(0.75, 0.95)
         )
-        openings: list[TileOpening] = []
-        if isinstance(params, MatmulParams):
-            positions = draw.draw_positions(opening_key, device, kind, b"", bounds=params.bounds, count=params.openings)
-            commitment, openings = _forge(params, seed, positions)
-            proof, seconds = commitment.to_wire(), params.operations / MATMUL_RATE
-        else:
-            proof, seconds = _search(params, seed), params.operations / POW_RATE
-        body = CommitmentBody(challenge_id=str(request["challenge_id"]), device=device, seed=seed.hex(), proof=proof)
-        statement = sign_statement(miner.identity, "commitment", body)
-        raw = canonical_bytes({"status": "success", "commitment": statement.to_wire()})
-        # Claims are met with a little room, as `join` sees to; no two answers are due at the same moment.
-        answer = _Answer(raw, seconds * self._random.uniform(0.75, 0.95))
-        answer.openings = {tuple(opening.position): opening.to_wire() for opening in openings}  # type: ignore[misc]
-        miner.answers[body.challenge_id] = answer
+        miner.answers[str(request["challenge_id"])] = answer
 
     def _stream(self, miner: _Miner) -> bytes:
         """Return an epoch's lines, with the checkpoint before and the one that covers them."""
@@ -218,6 +193,40 @@ class Simulation:
         miner.note = sign_checkpoint(checkpoint, subkey.key).raw
         frames.append(Frame("checkpoint", miner.note))
         return b"".join(frame.encode() for frame in frames)
+
+
+def _answer(number: int, validator_key: bytes, told: str, request: dict[str, object], share_of_claim: float) -> _Answer:
+    """Compute the whole answer to a challenge, by what the validator told of its epoch."""
+    control, identity = json.loads(told), identity_of(number)
+    opening_key, beacon = bytes.fromhex(control["opening_key"]), bytes.fromhex(control["beacon"])
+    kind, device, sizes = ChallengeKind(str(request["kind"])), str(request["device"]), request["sizes"]
+    params = read_params(kind, sizes if isinstance(sizes, dict) else {})
+    seed = draw.seed(
+        SeedInputs(
+            kind=kind,
+            params=params.encode(),
+            epoch=int(control["epoch"]),
+            beacon=beacon,
+            validator_key=validator_key,
+            nonce=draw.nonce(opening_key, beacon, device, kind),
+            miner_key=bytes.fromhex(identity.public_key),
+            device_uuid=device,
+            device_index=0,
+        )
+    )
+    openings: list[TileOpening] = []
+    if isinstance(params, MatmulParams):
+        positions = draw.draw_positions(opening_key, device, kind, b"", bounds=params.bounds, count=params.openings)
+        commitment, openings = _forge(params, seed, positions)
+        proof, seconds = commitment.to_wire(), params.operations / MATMUL_RATE
+    else:
+        proof, seconds = _search(params, seed), params.operations / POW_RATE
+    body = CommitmentBody(challenge_id=str(request["challenge_id"]), device=device, seed=seed.hex(), proof=proof)
+    statement = sign_statement(identity, "commitment", body)
+    raw = canonical_bytes({"status": "success", "commitment": statement.to_wire()})
+    # Claims are met with a little room, as `join` sees to; no two answers are due at the same moment.
+    opened = {tuple(opening.position): opening.to_wire() for opening in openings}
+    return _Answer(raw, seconds * share_of_claim, opened)  # type: ignore[arg-type]  # three numbers each
 
 
 def _forge(

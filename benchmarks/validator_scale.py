@@ -26,6 +26,7 @@ import logging
 import multiprocessing
 import os
 import resource
+import signal
 import socket
 import statistics
 import subprocess
@@ -274,14 +275,15 @@ def _miners(count: int, control: Path) -> Iterator[int]:
     port = _free_port()
     arguments = [str(count), str(port), VALIDATOR.public_key, str(control)]
     command = [sys.executable, "-m", "benchmarks.simulated_miners", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
         _others.add(process.pid)
         try:
             if process.stdout is None or process.stdout.readline() != b"ready\n":
                 raise RuntimeError("the simulated miners did not start")
             yield port
         finally:
-            process.kill()
+            # Its workers too, which wait for work and would not notice.
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _register(count: int, port: int, url: str, genesis: Genesis) -> None:
