@@ -217,10 +217,14 @@ class ValidatorConfig(Section):
         False, description="Call endpoints on loopback and private addresses (one machine, test nets)."
     )
     evidence_retention_hours: int = Field(
-        48, ge=1, le=87600, description="Openings are kept this long, verdicts for ever."
+        48,
+        ge=1,
+        le=87600,
+        description="Openings are kept this long, and every bundle says so; verdicts for ever.",
     )
     evidence_max_size: SizeText = Field(
-        "20g", description="Room of all bundles with openings; beyond it the oldest openings go before their time."
+        "20g",
+        description="Room of all bundles with openings; beyond it the oldest openings go before their time, and audits show it.",
     )
 
 

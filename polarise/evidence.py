@@ -4,7 +4,8 @@ Rules:
 - Integers, texts and signed statements as received; what cannot be recomputed (stamps, what was seen inside the
   container) is the validator's word and stands beside what can.
 - The name of a bundle is the SHA-256 of its canonical bytes *without* the openings, which are bound by digests of their
-  own: throwing them away after their retention changes no name.
+  own: throwing them away after their retention changes no name. What was said of openings that went earlier is no part of
+  it either (`polarise.openings`).
 - A bundle is read with a bound, strictly; a digest that does not fit its openings is refused.
 """
 
@@ -30,6 +31,7 @@ from polarise.statement import SignedStatement
 
 MAX_BUNDLE_BYTES = 16 * 1024 * 1024
 TEXT_CHARS_MAX = 500
+RETENTION_HOURS_MAX = 87_600
 
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 COUNT_MAX = 2**53 - 1
@@ -316,6 +318,8 @@ class EvidenceBundle(WireModel):
         score: The score that follows.
         draw: Whether it was to be proven and inspected.
         round: The round it was proven in; None where it was not drawn.
+        retention_hours: Hours after the examination for which the openings are shown.
+        openings_gone: The validator's word that they went earlier; see `polarise.openings`.
     """
 
     version: Literal[1, 2] = 2
@@ -336,6 +340,8 @@ class EvidenceBundle(WireModel):
     score: ScoreRecord
     draw: DrawEvidence | None = None
     round: RoundEvidence | None = None
+    retention_hours: int | None = Field(default=None, ge=1, le=RETENTION_HOURS_MAX)
+    openings_gone: SignedStatement | None = None
 
     def to_wire(self) -> dict[str, JsonValue]:
         """Return the bundle as JSON-ready values; one of version 1 without what came later, so that its name stays."""
@@ -349,9 +355,9 @@ class EvidenceBundle(WireModel):
         return hashlib.sha256(canonical_bytes(self.without_openings().to_wire())).hexdigest()
 
     def without_openings(self) -> EvidenceBundle:
-        """Return what is kept for ever."""
+        """Return what is kept for ever, and what the bundle's name is made of."""
         proofs = tuple(proof.model_copy(update={"openings": None}) for proof in self.proofs)
-        return self.model_copy(update={"proofs": proofs})
+        return self.model_copy(update={"proofs": proofs, "openings_gone": None})
 
 
 _SCORE_SINCE_2: dict[str, object] = {
@@ -364,6 +370,8 @@ _SCORE_SINCE_2: dict[str, object] = {
 _SINCE_VERSION_2 = {
     "draw": True,
     "round": True,
+    "retention_hours": True,
+    "openings_gone": True,
     "proofs": {"__all__": dict.fromkeys(("attempt", "started_after_ns", "rented", "average", "flag"), True)},
     "previous": _SCORE_SINCE_2,
     "score": _SCORE_SINCE_2,

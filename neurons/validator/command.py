@@ -132,6 +132,7 @@ def run_replay(args: argparse.Namespace) -> int:
     """Check a bundle; exit status 7 when something does not hold."""
     from neurons.validator.replay import replay
     from polarise.errors import RequestRejected
+    from utils.clock import SystemClock
 
     path = args.bundle
     try:
@@ -141,7 +142,7 @@ def run_replay(args: argparse.Namespace) -> int:
     except RequestRejected as err:
         print(f"{path}: does not hold: {err}")
         return EXIT_NOT_VERIFIED
-    findings = [_name("name", args.bundle, bundle), *replay(bundle)]
+    findings = [_name("name", args.bundle, bundle), *replay(bundle, SystemClock().wall_unix_ms())]
     if previous is not None:
         findings.append(_name("name of the previous bundle", path, previous))
     findings.append(_previous(bundle, previous))

@@ -4,7 +4,8 @@ Rules:
 - A bundle holds the epoch's opening key, which would tell every miner its questions in advance; until the epoch is
   recorded it is refused, with the way to know when.
 - Only names that a score rests on are served; a name never reaches the file system otherwise.
-- A name is the SHA-256 of the bundle without its openings, so bytes whose hash is the name hold none.
+- A name is the SHA-256 of the bundle without its openings and without what was said of them, so bytes whose hash is the
+  name hold neither.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from enum import StrEnum
 from pathlib import Path
 
 from neurons.validator.metrics import MetricsHandler
+from polarise.decode import decode_model
 from polarise.errors import ErrorCode, RequestRejected, Unavailable
-from polarise.evidence import MAX_BUNDLE_BYTES
+from polarise.evidence import MAX_BUNDLE_BYTES, EvidenceBundle
 
 NAME_PATTERN = r"[0-9a-f]{64}"
 
@@ -80,9 +82,9 @@ class EvidenceFiles:
                 status=409,
             )
         raw = self._bytes(name)
-        if hashlib.sha256(raw).hexdigest() != name:
-            return ServedBundle(raw, Openings.PRESENT)
-        return ServedBundle(raw, Openings.PRUNED if kept.is_pruned else Openings.NONE)
+        if hashlib.sha256(raw).hexdigest() == name:
+            return ServedBundle(raw, Openings.PRUNED if kept.is_pruned else Openings.NONE)
+        return ServedBundle(raw, Openings.PRUNED if kept.is_pruned and _says_gone(raw) else Openings.PRESENT)
 
     def _bytes(self, name: str) -> bytes:
         try:
@@ -93,3 +95,11 @@ class EvidenceFiles:
         if len(raw) > MAX_BUNDLE_BYTES:
             raise Unavailable(f"evidence {name} is larger than any bundle", retry_after_seconds=3600)
         return raw
+
+
+def _says_gone(raw: bytes) -> bool:
+    """Whether a bundle holds the word that its openings went early; what is no bundle, its reader will find out."""
+    try:
+        return decode_model(EvidenceBundle, raw, max_bytes=MAX_BUNDLE_BYTES).openings_gone is not None
+    except RequestRejected:
+        return False

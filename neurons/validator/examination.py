@@ -34,7 +34,9 @@ from polarise.evidence import (
     TelemetryEvidence,
     write_bundle,
 )
+from polarise.openings import GoneReason, thrown_away
 from polarise.registry import RegistryEntry
+from polarise.signing import Identity
 from polarise.statement import SignedStatement
 from utils.clock import Clock
 
@@ -71,7 +73,7 @@ class Examiner:
     """Examines miners; several at a time.
 
     Args:
-        validator_key: Our public key.
+        identity: The validator's.
         generator: Made the challenges.
         inspector: Rents containers; None to leave that out.
         telemetry: Reads the miners' logs; None to leave that out.
@@ -80,11 +82,12 @@ class Examiner:
         evidence: Folder of the bundles.
         clients: Registry entry -> client.
         clock: Wall clock.
+        retention_hours: For how long the openings are shown; every bundle says so.
     """
 
     def __init__(
         self,
-        validator_key: str,
+        identity: Identity,
         generator: ChallengeGenerator,
         inspector: Inspector | None,
         telemetry: TelemetryReader | None,
@@ -93,8 +96,11 @@ class Examiner:
         evidence: Path,
         clients: ClientFactory,
         clock: Clock,
+        *,
+        retention_hours: int,
     ) -> None:
-        self._validator_key = validator_key
+        self._identity = identity
+        self._retention_hours = retention_hours
         self._generator = generator
         self._inspector = inspector
         self._telemetry = telemetry
@@ -157,7 +163,7 @@ class Examiner:
         bundle = EvidenceBundle(
             epoch=secret.epoch,
             examined_unix_ms=now_unix_ms,
-            validator_key=self._validator_key,
+            validator_key=self._identity.public_key,
             miner_key=miner.statement.signer,
             registry=miner.statement,
             target_seconds=self._generator.target_seconds,
@@ -172,6 +178,7 @@ class Examiner:
             score=score,
             draw=miner.draw,
             round=miner.round,
+            retention_hours=self._retention_hours,
         )
         path = self._write(bundle)
         self._record(bundle, path.stem)
@@ -204,4 +211,5 @@ class Examiner:
         except ValueError as err:
             # The name stays the same, and a score without its openings is more than no score.
             logger.warning("openings not kept", extra={"miner_key": bundle.miner_key, "cause": str(err)})
-            return write_bundle(self._evidence, bundle.without_openings())
+            bare = thrown_away(self._identity, bundle, GoneReason.SIZE, bundle.examined_unix_ms)
+            return write_bundle(self._evidence, bare)

@@ -102,7 +102,7 @@ class ValidatorNode(BaseNode):
         wave = Wave(self.closing(Stamper()), self.clock)
         rounds = ProofRounds(generator, wave, engine, self.client, same_host=settings.same_host)
         examiner = Examiner(
-            key,
+            self.identity,
             generator,
             inspector if settings.inspect else None,
             self.telemetry_reader(cosigner) if settings.read_telemetry else None,
@@ -111,6 +111,7 @@ class ValidatorNode(BaseNode):
             files.evidence,
             self.client,
             self.clock,
+            retention_hours=settings.evidence_retention_hours,
         )
         facts = RecordFacts(config_hash=self.config_hash(), uri=self.public_url)
         counters = MetricsTracker()
@@ -123,6 +124,7 @@ class ValidatorNode(BaseNode):
             EpochRecorder(self.identity, chain, metrics, facts, self.clock),
             metrics,
             Retention(
+                self.identity,
                 metrics,
                 files.evidence,
                 self.clock,

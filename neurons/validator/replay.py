@@ -31,8 +31,13 @@ from polarise.signing import SignatureInvalid
 from polarise.stream import SYSTEM, log_verifier
 
 
-def replay(bundle: EvidenceBundle) -> list[Finding]:
-    """Check everything in a bundle that can be checked."""
+def replay(bundle: EvidenceBundle, now_unix_ms: int = 0) -> list[Finding]:
+    """Check everything in a bundle that can be checked.
+
+    Args:
+        bundle: As it was read.
+        now_unix_ms: Wall clock of whoever checks: openings may be missing when their retention is over. It never is at 0.
+    """
     try:
         entry = open_entry(bundle.registry)
     except (SignatureInvalid, ValueError) as err:
@@ -42,7 +47,7 @@ def replay(bundle: EvidenceBundle) -> list[Finding]:
     if bundle.draw is None or bundle.draw.is_proven:
         findings.append(Finding("one proof per device and kind", _is_complete(bundle, entry)))
     for proof in bundle.proofs:
-        findings.extend(replay_proof(bundle, entry, proof))
+        findings.extend(replay_proof(bundle, entry, proof, now_unix_ms))
     if bundle.inspection is not None:
         findings.extend(_inspection(bundle, entry, bundle.inspection))
     if bundle.telemetry is not None:

@@ -18,6 +18,7 @@ from challenges.timing import WorkTooSmall
 from ledger.state import FUTURE_MS_MAX
 from neurons.validator.challenges import Challenge, fitted_params, recompute
 from neurons.validator.proof_trace import ProofTrace, check_commitment, signed_bytes
+from neurons.validator.replay_openings import missing_openings
 from neurons.validator.verification import check_answer, judge
 from polarise.answers import printable
 from polarise.block import block_hash, block_of
@@ -76,8 +77,10 @@ def witnessed(what: str, reason: RejectReason | None) -> Finding:
     return Finding(what, False, f"{reason or 'passed'} without evidence")
 
 
-def replay_proof(bundle: EvidenceBundle, entry: RegistryEntry, proof: ProofEvidence) -> Iterator[Finding]:
-    """Check one proof."""
+def replay_proof(
+    bundle: EvidenceBundle, entry: RegistryEntry, proof: ProofEvidence, now_unix_ms: int
+) -> Iterator[Finding]:
+    """Check one proof; see `neurons.validator.replay.replay`."""
     name = f"{proof.kind} proof of {printable(proof.device, 40)}"
     try:
         challenge = _challenge(bundle, entry, proof)
@@ -93,7 +96,7 @@ def replay_proof(bundle: EvidenceBundle, entry: RegistryEntry, proof: ProofEvide
     elif proof.rented is not None:
         yield from _rented(name, bundle, entry, proof, proof.rented)
     else:
-        yield from _answer(name, bundle, challenge, proof)
+        yield from _answer(name, bundle, challenge, proof, now_unix_ms)
 
 
 def _rented(
@@ -161,7 +164,9 @@ def _unasked(name: str, too_small: WorkTooSmall, proof: ProofEvidence) -> Iterat
     yield Finding(f"{name}: nothing was asked", is_bare)
 
 
-def _answer(name: str, bundle: EvidenceBundle, challenge: Challenge, proof: ProofEvidence) -> Iterator[Finding]:
+def _answer(
+    name: str, bundle: EvidenceBundle, challenge: Challenge, proof: ProofEvidence, now_unix_ms: int
+) -> Iterator[Finding]:
     if proof.commitment is None:
         yield witnessed(name, proof.verdict.reason)
         return
@@ -174,7 +179,7 @@ def _answer(name: str, bundle: EvidenceBundle, challenge: Challenge, proof: Proo
     kept = tuple((p.round_index, p.tile_row, p.tile_column) for p in proof.positions)
     yield Finding(f"{name}: positions", positions == kept)
     answer = f"{name}: {'openings' if challenge.has_openings else 'shares'}"
-    if (amiss := _openings_amiss(answer, challenge, proof)) is not None:
+    if (amiss := _openings_amiss(answer, bundle, challenge, proof, now_unix_ms)) is not None:
         yield amiss
         return
     checked = check_answer(challenge.params, challenge.seed, commitment, positions, proof.openings)
@@ -193,7 +198,9 @@ def _answer(name: str, bundle: EvidenceBundle, challenge: Challenge, proof: Proo
         yield Finding(f"{name}: flag", False, f"recomputed {flag}, bundle says {proof.flag}")
 
 
-def _openings_amiss(what: str, challenge: Challenge, proof: ProofEvidence) -> Finding | None:
+def _openings_amiss(
+    what: str, bundle: EvidenceBundle, challenge: Challenge, proof: ProofEvidence, now_unix_ms: int
+) -> Finding | None:
     """Return what ends the replay of an answer early: openings that are not there, or there though the kind has none."""
     if not challenge.has_openings:
         is_bare = proof.openings is None and proof.openings_digest is None
@@ -201,7 +208,7 @@ def _openings_amiss(what: str, challenge: Challenge, proof: ProofEvidence) -> Fi
     if proof.openings_digest is None:
         return witnessed(what, proof.verdict.reason)
     if proof.openings is None:
-        return Finding(what, None, "thrown away after their retention; their digest stands")
+        return Finding(what, *missing_openings(bundle, now_unix_ms))
     return None
 
 

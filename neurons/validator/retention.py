@@ -2,6 +2,8 @@
 
 Rules:
 - Openings past their time go first; then, while all that are kept take more room than they may, the oldest.
+- What a bundle says of its openings' time is kept, also where the settings say less by now.
+- Openings that go while they are owed leave a signed word in their bundle, which every audit shows and counts.
 - A bundle keeps its name when its openings go: they are bound by digests of their own.
 - A bundle that cannot be read or written is noted and passed over: it must not keep the others from being looked at.
 """
@@ -14,6 +16,8 @@ from pathlib import Path
 from neurons.validator.metrics import MetricsHandler
 from polarise.errors import RequestRejected
 from polarise.evidence import read_bundle, write_bundle
+from polarise.openings import HOUR_MS, GoneReason, owed_until_unix_ms, thrown_away
+from polarise.signing import Identity
 from utils.clock import Clock
 
 logger = logging.getLogger(__name__)
@@ -23,6 +27,7 @@ class Retention:
     """Throws openings away.
 
     Args:
+        identity: The validator's; signs what goes before its time.
         metrics: Knows which bundles have openings.
         folder: Where the bundles lie.
         clock: Wall clock.
@@ -30,7 +35,17 @@ class Retention:
         bytes_max: Room of all bundles that have openings, together.
     """
 
-    def __init__(self, metrics: MetricsHandler, folder: Path, clock: Clock, *, hours: int, bytes_max: int) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        metrics: MetricsHandler,
+        folder: Path,
+        clock: Clock,
+        *,
+        hours: int,
+        bytes_max: int,
+    ) -> None:
+        self._identity = identity
         self._metrics = metrics
         self._folder = folder
         self._clock = clock
@@ -39,9 +54,9 @@ class Retention:
 
     def prune(self) -> None:
         """Throw away what is too old, then what is too much."""
-        before_unix_ms = self._clock.wall_unix_ms() - self._hours * 3_600_000
-        for name in self._metrics.unpruned_before(before_unix_ms):
-            self._prune_one(name)
+        now_unix_ms = self._clock.wall_unix_ms()
+        for name in self._metrics.unpruned_before(now_unix_ms - self._hours * HOUR_MS):
+            self._prune_one(name, now_unix_ms, is_room_needed=False)
         kept = [(name, self._size(name)) for name in self._metrics.unpruned_before(2**53)]
         excess = sum(size for _, size in kept) - self._bytes_max
         if excess > 0:
@@ -52,12 +67,18 @@ class Retention:
         for name, size in kept:
             if excess <= 0:
                 return
-            self._prune_one(name)
+            self._prune_one(name, now_unix_ms, is_room_needed=True)
             excess -= size
 
-    def _prune_one(self, name: str) -> None:
+    def _prune_one(self, name: str, now_unix_ms: int, *, is_room_needed: bool) -> None:
         try:
-            write_bundle(self._folder, read_bundle(self._path(name)).without_openings())
+            bundle = read_bundle(self._path(name))
+            if now_unix_ms >= owed_until_unix_ms(bundle):
+                write_bundle(self._folder, bundle.without_openings())
+            elif is_room_needed:
+                write_bundle(self._folder, thrown_away(self._identity, bundle, GoneReason.ROOM, now_unix_ms))
+            else:
+                return  # it was promised for longer than the settings say by now
         except (OSError, RequestRejected) as err:
             logger.warning("evidence not pruned", extra={"evidence": name, "cause": str(err)})
         self._metrics.mark_pruned(name)

@@ -211,6 +211,7 @@ class _Exchange(asyncio.Protocol):
     first_byte_ns: int | None = None
     last_byte_ns: int | None = None
     expected_bytes: int | None = None
+    has_head: bool = False
     transport: asyncio.Transport | None = None
     done: asyncio.Future[StampFailure | None] = field(init=False)
 
@@ -238,14 +239,14 @@ class _Exchange(asyncio.Protocol):
         if len(self.raw) > self.max_bytes + MAX_HEAD_BYTES:
             self.end(StampFailure.TOO_LARGE)
             return
-        if self.expected_bytes is None:
-            self._look_for_length()
+        if not self.has_head:
+            self._look_for_length(len(data))
         if self.expected_bytes is not None and len(self.raw) >= self.expected_bytes:
             self.end(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
         # Without a length the end of the connection is the end of the answer.
-        is_complete = exc is None and self.expected_bytes is None and _HEAD_END in self.raw
+        is_complete = exc is None and self.expected_bytes is None and self.has_head
         self.end(None if is_complete else StampFailure.BROKEN_OFF)
 
     def end(self, failure: StampFailure | None) -> None:
@@ -258,12 +259,15 @@ class _Exchange(asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort()
 
-    def _look_for_length(self) -> None:
-        head_bytes = self.raw.find(_HEAD_END, 0, MAX_HEAD_BYTES)
+    def _look_for_length(self, new_bytes: int) -> None:
+        """Look at every byte of the head once, however small the pieces are: the other answers' stamps wait meanwhile."""
+        first = max(len(self.raw) - new_bytes - len(_HEAD_END) + 1, 0)
+        head_bytes = self.raw.find(_HEAD_END, first, MAX_HEAD_BYTES)
         if head_bytes < 0:
             if len(self.raw) >= MAX_HEAD_BYTES:
                 self.end(StampFailure.TOO_LARGE)
             return
+        self.has_head = True
         found = _LENGTH.search(self.raw, 0, head_bytes + 2)
         if found is not None:
             body_bytes = int(found[1])

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from challenges import prng
+from ledger.state import FUTURE_MS_MAX
 from neurons.validator.replay import replay
 from neurons.validator.scoring import DECLINES_NEUTRAL
 from polarise.errors import RejectReason
+from polarise.openings import GoneReason, owed_until_unix_ms, thrown_away
 from tests.adversaries.absence import score_of
 from tests.adversaries.cheat import Cheat
 from tests.adversaries.easy_tiles import Conspiracy, failures
@@ -24,6 +26,7 @@ from tests.adversaries.shares import ShareCheat, params_of, shares_of
 from tests.adversaries.sharing import OneForSeveral, Oversold, SharedDevice
 from tests.adversaries.skipping import GRINDING, Grinder, HangsUp, TileSkipper
 from tests.adversaries.structure import hankel, low_rank, toeplitz
+from tests.support.proving_miner import VALIDATOR
 
 N = 32
 PLAYS = 20
@@ -124,13 +127,26 @@ def test_skipped_tiles_that_are_shown_are_found_by_anyone() -> None:
     assert "recomputed TILE_MISMATCH" in found[0].detail
 
 
-def test_withheld_openings_rest_on_the_validators_word() -> None:
-    """A limit: who throws the openings away at once cannot be told from one whose retention is over."""
+@pytest.mark.parametrize(("after_ms", "holds"), [(-1, False), (0, None)])
+def test_withheld_openings_are_found_while_they_are_owed(after_ms: int, holds: bool | None) -> None:
+    """Who throws them away at once is caught by whoever looks in time; when they are over, they are its word."""
     rng = random.Random(5)
     plot = Conspiracy.begin(rng)
     bundle = plot.bundle(rng, plot.drawn, plot.opening_key).without_openings()
-    doubts = [finding for finding in replay(bundle) if finding.holds is not True]
-    assert [(finding.what, finding.holds) for finding in doubts] == [("matmul proof of cpu: openings", None)]
+    now_unix_ms = owed_until_unix_ms(bundle) - FUTURE_MS_MAX + after_ms
+    doubts = [finding for finding in replay(bundle, now_unix_ms) if finding.holds is not True]
+    assert [(finding.what, finding.holds) for finding in doubts] == [("matmul proof of cpu: openings", holds)]
+
+
+def test_withheld_openings_cost_a_signed_word() -> None:
+    """A limit: a validator in league can say that it had no room. It has to sign so, and every audit counts it."""
+    rng = random.Random(5)
+    plot = Conspiracy.begin(rng)
+    bundle = plot.bundle(rng, plot.drawn, plot.opening_key)
+    lost = thrown_away(VALIDATOR, bundle, GoneReason.ROOM, bundle.examined_unix_ms)
+    doubts = [finding for finding in replay(lost, bundle.examined_unix_ms) if finding.holds is not True]
+    assert [finding.holds for finding in doubts] == [None]
+    assert "before their time" in doubts[0].detail
 
 
 def test_device_shared_fairly_gives_each_its_part_of_the_rate() -> None:

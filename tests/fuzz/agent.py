@@ -41,8 +41,8 @@ class NoCards:
 
 
 @contextlib.contextmanager
-def _agent() -> Iterator[tuple[Doors, Control]]:
-    """The parts of an agent that listen, over real logs; nothing runs by itself."""
+def small_agent() -> Iterator[tuple[Doors, Control, Streams, Path]]:
+    """The parts of an agent that listen, its logs and its folder; nothing runs by itself."""
     # The name is short: a socket's path has 107 bytes.
     with tempfile.TemporaryDirectory(prefix="pl-") as name:
         folder, clock = Path(name), ManualClock()
@@ -55,7 +55,7 @@ def _agent() -> Iterator[tuple[Doors, Control]]:
             sampling = Sampling(streams, Sampler(NoCards()), Thresholds(Limits()), clock)
             with Cosignatures(folder / "cosignatures.sqlite") as kept:
                 cosigned = Cosigned(streams, kept, clock)
-                yield doors, Control(folder, streams, cosigned, doors, sampling, metrics)
+                yield doors, Control(folder / "run", streams, cosigned, doors, sampling, metrics), streams, folder
                 for stream in streams.open_leases():
                     doors.close(stream.lease_id)
 
@@ -63,7 +63,7 @@ def _agent() -> Iterator[tuple[Doors, Control]]:
 @contextlib.contextmanager
 def _door() -> Iterator[Call]:
     """A container's connection; the answer is the number of lines that are dealt with, or the door is shut."""
-    with _agent() as (doors, _control):
+    with small_agent() as (doors, _control, _streams, _folder):
         stop = threading.Event()
         thread = threading.Thread(target=doors.run, args=(stop,), name="doors")
         thread.start()
@@ -87,7 +87,7 @@ def _door() -> Iterator[Call]:
 
 @contextlib.contextmanager
 def _control() -> Iterator[Call]:
-    with _agent() as (_doors, control):
+    with small_agent() as (_doors, control, _streams, _folder):
 
         def call(raw: bytes) -> object:
             answer = control.answer(raw)

@@ -27,6 +27,7 @@ TEXTS = (
     "http://127.0.0.1:1",
     "0" * 64 + "/system",
     "argon2id",
+    "most",
 )
 Schema = Mapping[str, object]
 

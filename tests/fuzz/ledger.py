@@ -54,7 +54,8 @@ def transactions() -> list[bytes]:
 
 
 @contextlib.contextmanager
-def _small_ledger(path: Path) -> Iterator[EmbeddedLedger]:
+def small_ledger(path: Path) -> Iterator[EmbeddedLedger]:
+    """A ledger with a block over all of `transactions`."""
     with EmbeddedLedger(path, GENESIS, LOG_KEY, ManualClock()) as ledger:
         for raw in transactions():
             ledger.submit(raw)
@@ -64,7 +65,7 @@ def _small_ledger(path: Path) -> Iterator[EmbeddedLedger]:
 
 def _made() -> tuple[list[bytes], list[bytes]]:
     """Leaves and blocks of a small ledger."""
-    with tempfile.TemporaryDirectory() as folder, _small_ledger(Path(folder) / "ledger.sqlite") as ledger:
+    with tempfile.TemporaryDirectory() as folder, small_ledger(Path(folder) / "ledger.sqlite") as ledger:
         return ledger.log.read(0, 10), ledger.blocks(0, 10)
 
 
@@ -88,7 +89,7 @@ def _answers() -> list[bytes]:
         {"old": 0, "new": 3, "hashes": ["0" * 64]},
         {"size": 0, "hashes": []},
     ]
-    with tempfile.TemporaryDirectory() as folder, _small_ledger(Path(folder) / "ledger.sqlite") as ledger:
+    with tempfile.TemporaryDirectory() as folder, small_ledger(Path(folder) / "ledger.sqlite") as ledger:
         proof = ledger.prove(1).encode()
     return [*(json.dumps(body).encode() for body in bodies), *blocks, proof]
 
@@ -150,7 +151,7 @@ def _client_feed() -> Iterator[Call]:
 @contextlib.contextmanager
 def _submit() -> Iterator[Call]:
     """Sign whatever is to be written, and hand it in."""
-    with tempfile.TemporaryDirectory() as folder, _small_ledger(Path(folder) / "ledger.sqlite") as ledger:
+    with tempfile.TemporaryDirectory() as folder, small_ledger(Path(folder) / "ledger.sqlite") as ledger:
 
         def call(raw: bytes) -> object:
             body = decode_json(raw)
@@ -226,7 +227,7 @@ def _stored() -> Iterator[Call]:
 def _ledger_file() -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ledger.sqlite"
-        with _small_ledger(path):
+        with small_ledger(path):
             pass
         with contextlib.closing(sqlite3.connect(path)) as connection:
             connection.execute("PRAGMA journal_mode=DELETE")

@@ -20,6 +20,7 @@ from neurons.base.nonces import NonceStore
 from neurons.base.tokens import TokenIssuer
 from neurons.ledger.access_table import LEDGER_ACCESS
 from neurons.ledger.http_server import LedgerRoutes
+from neurons.ledger.state_routes import StateRoutes
 from polarise.addresses import is_public
 from polarise.clients import MinerClient, read_status
 from polarise.errors import LogFork, ProofRejected, RequestRejected, Unavailable
@@ -128,8 +129,8 @@ def _puller() -> Iterator[Call]:
 @contextlib.contextmanager
 def _server() -> Iterator[Call]:
     """A real server; whatever is sent, it answers in its own shape or hangs up, and no thread of it dies."""
-    with _serving(TABLE, _register) as port:
-        yield lambda raw: _exchange(port, raw)
+    with serving(TABLE, _register) as port:
+        yield lambda raw: exchange(port, raw)
 
 
 @contextlib.contextmanager
@@ -142,15 +143,24 @@ def _ledger_routes() -> Iterator[Call]:
         for raw in transactions():
             ledger.submit(raw)
         ledger.make_block()
-        routes = LedgerRoutes(NODE.public_key, ledger, Health({}), MetricsTracker())
-        with _serving(LEDGER_ACCESS, routes.register) as port:
+        with serving(LEDGER_ACCESS, ledger_routes(ledger)) as port:
 
             def call(raw: bytes) -> bytes:
                 # A stream has no end, and a second line would be another request.
                 target = raw.partition(b"\r")[0].partition(b"\n")[0].replace(b"subscribe", b"status")
-                return _exchange(port, b"GET %s HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n" % target)
+                return exchange(port, b"GET %s HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n" % target)
 
             yield call
+
+
+def ledger_routes(ledger: EmbeddedLedger) -> Callable[[HttpApp], None]:
+    """Return what registers all routes of a ledger."""
+
+    def register(app: HttpApp) -> None:
+        LedgerRoutes(NODE.public_key, ledger, Health({}), MetricsTracker()).register(app)
+        StateRoutes(ledger).register(app)
+
+    return register
 
 
 def _register(app: HttpApp) -> None:
@@ -164,7 +174,8 @@ def _register(app: HttpApp) -> None:
 
 
 @contextlib.contextmanager
-def _serving(table: AccessTable, register: Callable[[HttpApp], None]) -> Iterator[int]:
+def serving(table: AccessTable, register: Callable[[HttpApp], None]) -> Iterator[int]:
+    """Serve some routes as a node would, and give the port."""
     with tempfile.TemporaryDirectory() as folder:
         nonces = NonceStore(Path(folder) / "nonces.sqlite")
         tokens = TokenIssuer(["s" * 32], 60, NODE.public_key)
@@ -184,7 +195,8 @@ def _serving(table: AccessTable, register: Callable[[HttpApp], None]) -> Iterato
             nonces.close()
 
 
-def _exchange(port: int, raw: bytes) -> bytes:
+def exchange(port: int, raw: bytes) -> bytes:
+    """Send bytes, and return all that comes back: no answer is a defect of the server's."""
     received = b""
     with socket.create_connection(("127.0.0.1", port), timeout=30) as connection, contextlib.suppress(ConnectionError):
         connection.sendall(raw)
@@ -295,10 +307,13 @@ TARGETS = (
             b"/blocks?from=0&limit=9",
             b"/leaves?from=1&limit=1",
             b"/tile/entries/000.p/3",
+            b"/state?path=/registry/" + MINER.public_key.encode() + b"&height=1",
+            b"/state/values?path=/registry&after=/registry/a",
         ],
         (),
         64 * KIB,
         memory_base_bytes=4096 * KIB,
+        covers=("neurons.ledger.state_routes.StateRoutes",),
         weight=8,
     ),
 )

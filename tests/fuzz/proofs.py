@@ -38,13 +38,16 @@ from polarise.decode import MAX_BODY_BYTES, decode_json, decode_model
 from polarise.errors import ProofRejected, RequestRejected, SubnetError
 from polarise.evidence import (
     MAX_BUNDLE_BYTES,
+    DrawEvidence,
     EvidenceBundle,
     InspectionEvidence,
     ProofEvidence,
+    RoundEvidence,
     VerdictRecord,
     read_bundle,
 )
 from polarise.messages import CommitmentBody
+from polarise.openings import GoneReason, thrown_away
 from polarise.statement import SignedStatement, sign_statement
 from tests.fuzz.target import MEMORY_BASE_BYTES, Call, Target, plain, text_of
 from tests.support.evidence import LIMITS, findings_wire, receipt, receipt_statement
@@ -52,6 +55,7 @@ from tests.support.proving_miner import BEACON_BLOCK, MINER, VALIDATOR, challeng
 
 PARAMS = MatmulParams(n=256, rounds=2, tile=64, openings=2)
 RECEIPT = receipt()
+EVERYBODY = DrawEvidence(proof_every=1, inspect_every=1, is_proven=True, is_inspected=True)
 OPENING = TileOpening(TilePosition(0, 1, 2), bytes(32), (bytes(32), bytes(32)))
 
 
@@ -93,7 +97,7 @@ def openings() -> list[dict[str, object]]:
 
 
 @functools.cache
-def bundle() -> bytes:
+def bundle() -> EvidenceBundle:
     """An honest proof of each kind and one kept promise."""
     statement = entry_of()
     secret, *_ = challenges_of(statement)
@@ -105,7 +109,7 @@ def bundle() -> bytes:
         findings=decode_findings(json.dumps(findings_wire()).encode()).model_dump(mode="json"),
         verdict=VerdictRecord(),
     )
-    made = EvidenceBundle(
+    return EvidenceBundle(
         epoch=secret.epoch,
         examined_unix_ms=1,
         validator_key=VALIDATOR.public_key,
@@ -119,9 +123,18 @@ def bundle() -> bytes:
         proofs=proofs,
         inspection=inspection,
         previous=None,
-        score=ScoringSystem().calculate_score(proofs, inspection, None),
+        score=ScoringSystem().calculate_score(proofs, inspection, None, draw=EVERYBODY),
+        draw=EVERYBODY,
+        round=RoundEvidence(attempt=0, devices_count=1, missing_count=0),
+        retention_hours=48,
     )
-    return canonical_bytes(made.to_wire())
+
+
+@functools.cache
+def bundles() -> list[bytes]:
+    """A bundle with its openings, and one that lost them before their time."""
+    lost = thrown_away(VALIDATOR, bundle(), GoneReason.ROOM, 1)
+    return [canonical_bytes(made.to_wire()) for made in (bundle(), lost)]
 
 
 def _evidence(kind: ChallengeKind) -> ProofEvidence:
@@ -297,7 +310,7 @@ TARGETS = (
     Target(
         "polarise.evidence.read_bundle",
         _bundle_file,
-        lambda: [bundle()],
+        bundles,
         (RequestRejected,),
         MAX_BUNDLE_BYTES,
         covers=("polarise.evidence.openings_digest",),
@@ -308,9 +321,10 @@ TARGETS = (
     Target(
         "neurons.validator.replay.replay",
         plain(_replayed),
-        lambda: [bundle()],
+        bundles,
         (RequestRejected,),
         MAX_BUNDLE_BYTES,
+        covers=("polarise.openings.word_of",),
         memory_base_bytes=8 * 1024 * 1024,
         calls_base=400_000,
         weight=25,

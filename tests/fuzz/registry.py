@@ -6,7 +6,21 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from tests.fuzz import agent, files, json_values, ledger, logs, messages, network, proofs, signed
+from tests.fuzz import (
+    agent,
+    cosigning,
+    epochs,
+    files,
+    json_values,
+    ledger,
+    logs,
+    messages,
+    network,
+    proofs,
+    signed,
+    stamping,
+    state,
+)
 from tests.fuzz.target import Target
 
 
@@ -44,12 +58,14 @@ EXCLUDED = {
     "challenges.proofs.open_prover": _INSIDE,
     "challenges.solver": _INSIDE,
     "challenges.wire.encode_base64": _WRITES,
+    "ledger.kept_states.KeptStates": "reads what this ledger wrote itself, and holds it against the blocks it signed",
     "neurons.agent.event_log.EventLog": _OWN_FILE,
     "neurons.agent.lease_table.LeaseTable": _OWN_FILE,
     "neurons.agent.streams.Streams": _INSIDE,
     "neurons.base.health.Health": _WRITES,
     "neurons.base.startup": "reads options and settings; config.loader is a target",
     "neurons.base.tokens.load_token_secrets": _OWN_FILE,
+    "neurons.demo.cheats.late_opener": "a cheat of the demo, which only waits",
     "neurons.ledger.node.LedgerNode": "reads settings; polarise.genesis is a target",
     "neurons.miner.enforced.read_enforced": _KERNEL,
     "neurons.miner.http_server.MinerRoutes": "every body is a model, and every model a target",
@@ -61,6 +77,7 @@ EXCLUDED = {
     "neurons.renter.session.open_session": _OPERATOR,
     "neurons.setup": _OPERATOR,
     "neurons.validator.evidence_files.EvidenceFiles": "takes a name that has to match 64 hex digits; the bytes are not read",
+    "neurons.validator.prices.PriceList.load": "reads hardware.csv of this package",
     "neurons.validator.probe": "runs inside the container and reads its kernel; what it prints is a target",
     "neurons.validator.telemetry.TelemetryReader": "telemetry.puller is a target",
     "neurons.validator.verification.VerificationEngine": _INSIDE,
@@ -98,6 +115,10 @@ REGISTRY = Registry(
         *network.TARGETS,
         *agent.TARGETS,
         *files.TARGETS,
+        *stamping.TARGETS,
+        *cosigning.TARGETS,
+        *state.TARGETS,
+        *epochs.TARGETS,
     ),
     MappingProxyType(EXCLUDED),
 )

@@ -27,6 +27,7 @@ from polarise.ledger_registry import open_value
 from polarise.signing import SignatureInvalid
 from polarise.transaction import SignedTransaction, decode_transaction
 from telemetry.archive import Archive
+from utils.clock import Clock, SystemClock
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +37,12 @@ class Scope:
     Attributes:
         validator: Node key or its beginning; None for all.
         first_epoch: Earlier epochs are only followed.
+        is_strict: Whether openings that went before their time are a failure even where their validator signed so.
     """
 
     validator: str | None = None
     first_epoch: int = 0
+    is_strict: bool = False
 
 
 class Audit:
@@ -50,9 +53,13 @@ class Audit:
         genesis: Its beginning.
         scope: What to look at.
         report: Where findings go.
+        clock: The auditor's wall clock.
     """
 
-    def __init__(self, copy: LedgerCopy, genesis: Genesis, scope: Scope, report: Report) -> None:
+    def __init__(
+        self, copy: LedgerCopy, genesis: Genesis, scope: Scope, report: Report, clock: Clock | None = None
+    ) -> None:
+        self._clock = clock or SystemClock()
         self._copy = copy
         self._genesis = genesis
         self._scope = scope
@@ -93,7 +100,13 @@ class Audit:
             step.detail = check_commitments(reader, first, report)
         entries: list[dict[str, str] | None] = []
         with report.step("evidence") as step:
-            bundles = BundleAuditor(evidence, report, knows_beginning=first == 0)
+            bundles = BundleAuditor(
+                evidence,
+                report,
+                knows_beginning=first == 0,
+                now_unix_ms=self._clock.wall_unix_ms(),
+                is_strict=self._scope.is_strict,
+            )
             entries.extend(bundles.check(epoch) for epoch in reader.epochs(first))
             step.detail = f"{bundles.count} bundles: named, drawn, answered, judged and scored as recomputed"
         with report.step("miner sets") as step:

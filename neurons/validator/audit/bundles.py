@@ -38,11 +38,17 @@ class BundleAuditor:
         folder: Where bundles lie, each under its name.
         report: Where findings go.
         knows_beginning: Whether the first epoch it sees is the validator's first.
+        now_unix_ms: The auditor's wall clock: openings may be missing when their retention is over.
+        is_strict: Whether openings that went earlier are a failure even where their validator signed that they did.
     """
 
-    def __init__(self, folder: Path, report: Report, *, knows_beginning: bool) -> None:
+    def __init__(
+        self, folder: Path, report: Report, *, knows_beginning: bool, now_unix_ms: int, is_strict: bool = False
+    ) -> None:
         self._folder = folder
         self._report = report
+        self._now_unix_ms = now_unix_ms
+        self._is_strict = is_strict
         self._knows_all = knows_beginning
         self._knows_beginning = knows_beginning
         self._scores: dict[str, ScoreRecord | None] = {}
@@ -118,7 +124,10 @@ class BundleAuditor:
         self._report.compare(place.at("rules_version"), bundle.score.rules_version, record.rules_version)
         self._check_beacon(bundle, record, place)
         self._check_previous(bundle, line.miner_key, place)
-        for finding in self._computed(place, lambda: replay(bundle)):
+        if self._is_strict:
+            is_kept = bundle.openings_gone is None
+            self._report.check(place.at("openings_gone"), is_kept, "openings were thrown away before their time")
+        for finding in self._computed(place, lambda: replay(bundle, self._now_unix_ms)):
             if finding.holds is None:
                 self._report.word(finding.detail or finding.what)
             elif not finding.holds:

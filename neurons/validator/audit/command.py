@@ -65,6 +65,11 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--from", dest="first_epoch", type=_epoch, default=0, metavar="EPOCH", help="only epochs from this one on"
     )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="fail on openings thrown away before their time, also where the validator signed that it did",
+    )
     parser.add_argument("--keep-going", action="store_true", help="name everything that does not hold, not the first")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="how to print")
     parser.set_defaults(handler=run)
@@ -90,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"audit of {genesis.net}, genesis {genesis.hash}")
     with _folder(args) as folder:
         copy = LedgerCopy(folder)
-        audit = Audit(copy, genesis, Scope(args.validator, args.first_epoch), report)
+        audit = Audit(copy, genesis, Scope(args.validator, args.first_epoch, args.strict), report)
         with contextlib.suppress(FirstFailure):
             _get_ledger(args, genesis, copy, report)
             audit.check_ledger()

@@ -28,6 +28,7 @@ from polarise.epoch_record import STATEMENT_KIND, EpochRecord, record_path
 from polarise.errors import RejectReason
 from polarise.evidence import VerdictRecord, read_bundle
 from polarise.ledger_registry import FOLDER
+from polarise.openings import GoneReason, word_of
 from polarise.registry import STATEMENT_KIND as ENTRY_KIND
 from polarise.registry import RegistryEntry
 from polarise.signing import Certificate, Identity, Purpose, SigningKey
@@ -125,6 +126,7 @@ def test_rounds_over_a_registry_with_a_broken_entry(
     assert [row["is_pruned"] for row in rows] == [1, 1, 0]
     bundles = [read_bundle(tmp_path / "node" / "evidence" / f"{row['evidence']}.json") for row in rows]
     assert [bundle.proofs[1].openings is None for bundle in bundles] == [True, True, False]
+    assert [(bundle.retention_hours, bundle.openings_gone) for bundle in bundles] == [(48, None)] * 3
     assert bundles[1].previous == bundles[0].score
 
 
@@ -252,6 +254,9 @@ def test_bundle_too_large_for_any_reader_is_kept_without_its_openings(
     bundle = read_bundle(second)
     assert bundle.proofs[1].openings is None
     assert bundle.proofs[1].openings_digest is not None
+    word = word_of(bundle)
+    assert word is not None
+    assert word.reason is GoneReason.SIZE
     assert False not in [finding.holds for finding in replay(bundle)]
 
 

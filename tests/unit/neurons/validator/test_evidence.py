@@ -134,7 +134,7 @@ def test_name_stays_when_openings_are_thrown_away(bundle: EvidenceBundle, tmp_pa
     pruned = read_bundle(path)
     assert pruned.proofs[1].openings is None
     assert pruned.digest() == bundle.digest()
-    holds = [finding.holds for finding in replay(pruned)]
+    holds = [finding.holds for finding in replay(pruned, bundle.examined_unix_ms + 2**42)]
     assert False not in holds
     assert None in holds
 

@@ -20,12 +20,13 @@ from neurons.validator.node import ValidatorNode
 from neurons.validator.readiness import SLACK_SECONDS
 from polarise.errors import ConfigError, RejectReason
 from polarise.evidence import read_bundle, write_bundle
+from polarise.openings import GoneReason, thrown_away
 from polarise.signing import Identity, SigningKey
 from tests.support.clock import ManualClock
 from tests.support.evidence import proof
 from tests.support.http import Answer, send, signed
 from tests.support.identities import People, node_identity
-from tests.support.proving_miner import MINER
+from tests.support.proving_miner import MINER, VALIDATOR
 from tests.support.scores import OPENING_KEY, begin, bundle_of, keep, register
 from tests.support.small_ledger import SmallLedger, small_ledger
 
@@ -205,6 +206,20 @@ def test_evidence_is_cached_and_says_when_its_openings_are_gone(served: Served) 
     pruned = served.get(f"/evidence/{path.stem}", If_None_Match=whole.headers["etag"])
     assert (pruned.status, pruned.headers[OPENINGS_HEADER.lower()]) == (200, "pruned")
     assert pruned.body == path.read_bytes() != whole.body
+
+
+def test_openings_that_went_early_are_called_pruned(served: Served) -> None:
+    """The bundle's bytes hold the validator's word, so that their hash is not the name."""
+    bundle = bundle_of(begin(served.metrics, 7))
+    path = keep(served.metrics, served.evidence, bundle)
+    served.finish(7)
+    write_bundle(served.evidence, thrown_away(VALIDATOR, bundle, GoneReason.ROOM, 1))
+    served.metrics.mark_pruned(path.stem)
+    answer = served.get(f"/evidence/{path.stem}")
+    assert answer.headers[OPENINGS_HEADER.lower()] == "pruned"
+    assert b"openings_gone" in answer.body
+    path.write_bytes(b"{}")
+    assert served.get(f"/evidence/{path.stem}").body == b"{}"
 
 
 def test_bundle_that_never_had_openings_is_not_called_pruned(served: Served) -> None:

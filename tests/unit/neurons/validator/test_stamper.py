@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -12,7 +13,15 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from neurons.validator.stamper import Stamper, StamperDied
-from neurons.validator.stamper_process import PINGS, PingJob, Stamped, StampFailure, StartJob, Target
+from neurons.validator.stamper_process import (
+    PINGS,
+    PingJob,
+    Stamped,
+    StampFailure,
+    StartJob,
+    Target,
+    _Exchange,
+)
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 REQUEST = b"GET / HTTP/1.1\r\n\r\n"
@@ -236,3 +245,43 @@ def test_closing_ends_a_batch_that_is_under_way() -> None:
         list(stamper.run([StartJob(0, peer.target, REQUEST, 30, 1000)]))
     closer.join()
     peer.close()
+
+
+class CountedBytes(bytearray):
+    """Counts how many of its bytes were searched."""
+
+    searched = 0
+
+    def find(self, wanted: bytes, first: int, end: int) -> int:  # type: ignore[override]  # as it is called
+        self.searched += max(min(end, len(self)) - first, 0)
+        return super().find(wanted, first, end)
+
+
+@pytest.mark.parametrize(
+    "head", [b"HTTP/1.1 200 OK\r\nA: b\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 100 + b"\r\n"]
+)
+def test_answer_that_drips_is_searched_once(head: bytes) -> None:
+    """Other miners' stamps wait while a head is searched; one that comes byte by byte must not take the square of it."""
+
+    async def feed() -> tuple[int, StampFailure | None]:
+        exchange = _Exchange(10_000)
+        exchange.raw = counted = CountedBytes()
+        for byte in head + b"a" * 5000:
+            exchange.data_received(bytes([byte]))
+        exchange.connection_lost(None)
+        return counted.searched, await exchange.done
+
+    searched, outcome = asyncio.run(feed())
+    assert outcome is None
+    assert searched <= 4 * len(head)
+
+
+@pytest.mark.parametrize("size", range(1, 6))
+def test_length_is_found_wherever_the_head_is_cut(size: int) -> None:
+    async def feed() -> StampFailure | None:
+        exchange = _Exchange(1000)
+        for start in range(0, len(ANSWER), size):
+            exchange.data_received(ANSWER[start : start + size])
+        return await exchange.done
+
+    assert asyncio.run(asyncio.wait_for(feed(), 5)) is None
