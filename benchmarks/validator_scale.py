@@ -34,7 +34,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import resources
@@ -88,6 +89,7 @@ class Cost:
         children_seconds: CPU of stamping process and checkers.
         memory_bytes: Peak memory of the daemon and its processes together.
         errors_ns: Error of each stamped time, sorted.
+        rejected: Why the others were not, each with its number; a busy machine makes the simulators late.
         bundle_bytes: Evidence kept, in all.
         ledger_bytes: Size of the ledger at the end.
     """
@@ -101,6 +103,7 @@ class Cost:
     children_seconds: float
     memory_bytes: int
     errors_ns: Sequence[int]
+    rejected: Mapping[str, int]
     bundle_bytes: int
     ledger_bytes: int
 
@@ -145,6 +148,8 @@ def print_row(cost: Cost) -> None:
         f"| {statistics.median(errors_ms):.2f} | {p99:.2f} | {errors_ms[-1]:.2f} | {cost.wall_seconds:.0f} "
         f"| {cost.bundle_bytes / 2**20:.1f} | {cost.ledger_bytes / 2**20:.1f} |"
     )
+    if cost.rejected:
+        print_line(f"rejected: {', '.join(f'{count} {reason}' for reason, count in cost.rejected.items())}")
 
 
 def measure(count: int, epochs: int) -> Cost:
@@ -162,13 +167,14 @@ def measure(count: int, epochs: int) -> Cost:
         _remember(folder / "validator", count)
         cost = _run(node, epochs)
         evidence = list((folder / "validator" / "evidence").glob("*.json"))
-        proven, accepted, errors = _judge(evidence, port)
+        proven, accepted, errors, rejected = _judge(evidence, port)
         return Cost(
             miners=count,
             epochs=epochs,
             proven=proven,
             accepted=accepted,
             errors_ns=sorted(errors),
+            rejected=rejected,
             bundle_bytes=sum(path.stat().st_size for path in evidence),
             ledger_bytes=sum(path.stat().st_size for path in (folder / "ledger").glob("ledger.sqlite*")),
             **cost,
@@ -221,22 +227,24 @@ def print_progress(text: str) -> None:
         sys.stderr.flush()
 
 
-def _judge(evidence: Sequence[Path], port: int) -> tuple[int, int, list[int]]:
-    """Return devices proven, those without a fault, and the error of every stamped time in nanoseconds."""
+def _judge(evidence: Sequence[Path], port: int) -> tuple[int, int, list[int], Mapping[str, int]]:
+    """Return devices proven, those without a fault, the error of every stamped time in nanoseconds, and the faults."""
     raw = HttpClient(f"http://{address_of(0)}:{port}").request("GET", "/stamps", max_bytes=1 << 28).body
     own_ns = {challenge: wrote_ns - arrived_ns for challenge, arrived_ns, wrote_ns in json.loads(raw)}
     proven = accepted = 0
     errors = []
+    rejected: Counter[str] = Counter()
     for path in evidence:
         bundle = read_bundle(path)
         proven += bool(bundle.proofs)
         accepted += bool(bundle.proofs) and all(proof.verdict.is_passed for proof in bundle.proofs)
+        rejected.update(str(proof.verdict.reason) for proof in bundle.proofs if not proof.verdict.is_passed)
         errors += [
             proof.last_byte_after_ns - own_ns[proof.challenge_id]
             for proof in bundle.proofs
             if proof.last_byte_after_ns is not None and proof.challenge_id in own_ns
         ]
-    return proven, accepted, errors
+    return proven, accepted, errors, rejected
 
 
 @contextlib.contextmanager
