@@ -139,7 +139,7 @@ class Wave:
             for ask in groups[stamped.number]:
                 ask.trace.rtt_min_ns = stamped.rtt_min_ns
                 if stamped.failure is not None:
-                    ask.rejected = ProofRejected(RejectReason.MISSING, f"did not answer a ping: {stamped.failure}")
+                    ask.rejected = _unanswered("did not answer a ping", stamped.failure)
 
         self._stamp(jobs, groups, take)
 
@@ -216,7 +216,7 @@ def _commitment(ask: Ask, stamped: Stamped) -> SignedStatement:
         message = f"sent no commitment: {stamped.failure}, at most {challenge.commitment_bytes_max} bytes are read"
         raise ProofRejected(RejectReason.MISSING, message)
     if stamped.failure is not None:
-        raise ProofRejected(RejectReason.MISSING, f"sent no commitment: {stamped.failure}")
+        raise _unanswered("sent no commitment", stamped.failure)
     try:
         answer = ask.client.commit_answer(stamped.raw, max_bytes=challenge.commitment_bytes_max)
     except (SubnetError, ValueError) as err:
@@ -287,6 +287,12 @@ def _target(ask: Ask) -> Target:
     if ask.target is None:
         raise ValueError("an endpoint that was prepared has its addresses")
     return ask.target
+
+
+def _unanswered(what: str, failure: StampFailure) -> ProofRejected:
+    if failure is StampFailure.EXHAUSTED:
+        return ProofRejected(RejectReason.NOT_MEASURED, f"{DEFECT}: {failure}")
+    return ProofRejected(RejectReason.MISSING, f"{what}: {failure}")
 
 
 def _missing(what: str, err: Exception) -> ProofRejected:

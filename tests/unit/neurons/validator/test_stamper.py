@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import resource
 import signal
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from neurons.validator.stamper import Stamper, StamperDied
-from neurons.validator.stamper_process import PINGS, PingJob, Stamped, StampFailure, StartJob, Target
+from neurons.validator.stamper_process import PINGS, PingJob, Stamped, StampFailure, StartJob, Target, _connect
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 REQUEST = b"GET / HTTP/1.1\r\n\r\n"
@@ -236,3 +239,46 @@ def test_closing_ends_a_batch_that_is_under_way() -> None:
         list(stamper.run([StartJob(0, peer.target, REQUEST, 30, 1000)]))
     closer.join()
     peer.close()
+
+
+def test_answer_that_begins_before_the_question_is_none() -> None:
+    """Its first stamp would lie before the start, and no such time can be kept."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    target = Target((("127.0.0.1", int(listener.getsockname()[1])),))
+
+    async def play() -> StampFailure | None:
+        exchange = await _connect(target, 1000)
+        assert not isinstance(exchange, StampFailure)
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(ANSWER[:1])
+            failure = await asyncio.wait_for(exchange.done, 5)
+            exchange.send(REQUEST)
+            connection.sendall(ANSWER[1:])
+            await asyncio.sleep(0)
+            exchange.abort()
+        assert exchange.first_byte_ns is None
+        return failure
+
+    with listener:
+        assert asyncio.run(play()) is StampFailure.EARLY
+
+
+def test_full_table_of_sockets_is_our_own_failure(stamper: Stamper) -> None:
+    """Many devices of one miner must not make the others look absent."""
+
+    def behave(connection: socket.socket) -> None:
+        connection.sendall(ANSWER)
+
+    peer = Peer(behave)
+    assert [stamped.failure for stamped in stamper.run([StartJob(0, peer.target, REQUEST, 5.0, 1000)])] == [None]
+    assert stamper.pid is not None
+    limits = resource.prlimit(stamper.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(stamper.pid, resource.RLIMIT_NOFILE, (64, limits[1]))
+    try:
+        jobs = [StartJob(number, peer.target, REQUEST, 5.0, 1000) for number in range(96)]
+        failures = Counter(stamped.failure for stamped in stamper.run(jobs))
+    finally:
+        resource.prlimit(stamper.pid, resource.RLIMIT_NOFILE, limits)
+        peer.close()
+    assert set(failures) == {None, StampFailure.EXHAUSTED}
