@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from neurons.validator.budget import Budget
@@ -22,8 +22,9 @@ from neurons.validator.inspection import Inspector
 from neurons.validator.metrics import MetricsHandler, StoredScore
 from neurons.validator.scoring import ScoringSystem, points
 from neurons.validator.telemetry import TelemetryReader
+from neurons.validator.wave import DEFECT
 from polarise.clients import MinerClient
-from polarise.errors import AddressRefused, Unavailable
+from polarise.errors import AddressRefused, RejectReason, Unavailable
 from polarise.evidence import (
     DrawEvidence,
     EvidenceBundle,
@@ -32,6 +33,7 @@ from polarise.evidence import (
     RoundEvidence,
     ScoreRecord,
     TelemetryEvidence,
+    VerdictRecord,
     write_bundle,
 )
 from polarise.registry import RegistryEntry
@@ -44,6 +46,19 @@ ADDRESS_SECONDS = 5.0
 INSPECTION_SECONDS = 90.0
 
 ClientFactory = Callable[[RegistryEntry], MinerClient]
+_NOTHING_SENT: dict[str, object] = {
+    "rtt_min_ns": None,
+    "first_byte_after_ns": None,
+    "last_byte_after_ns": None,
+    "commitment": None,
+    "positions": (),
+    "openings": None,
+    "openings_digest": None,
+    "measured_per_second": 0,
+    "rented": None,
+    "average": None,
+    "flag": None,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +135,13 @@ class Examiner:
     def record_defect(self, secret: EpochSecret, beacon: Beacon, miner: Examined) -> None:
         """Leave a score of an examination that a defect of ours ended, unless it came that far."""
         newest = self._metrics.newest(miner.statement.signer)
-        if newest is None or newest.epoch != secret.epoch:
+        if newest is not None and newest.epoch == secret.epoch:
+            return
+        try:
             self._keep(secret, beacon, miner, None, None)
+        except Exception:  # the supervisor's last try: a miner without a score would make the whole record wrong
+            logger.exception("evidence not kept", extra={"miner_key": miner.statement.signer})
+            self._keep(secret, beacon, replace(miner, proofs=tuple(map(_bare, miner.proofs))), None, None)
 
     def _is_refused(self, entry: RegistryEntry) -> bool:
         """Whether our own rule forbids to call a miner; the round has said so in the log."""
@@ -205,3 +225,10 @@ class Examiner:
             # The name stays the same, and a score without its openings is more than no score.
             logger.warning("openings not kept", extra={"miner_key": bundle.miner_key, "cause": str(err)})
             return write_bundle(self._evidence, bundle.without_openings())
+
+
+def _bare(proof: ProofEvidence) -> ProofEvidence:
+    """Return a proof without anything its miner sent: not measured, or as missing as it was."""
+    is_missing = proof.verdict.reason is RejectReason.MISSING
+    defect = VerdictRecord(reason=RejectReason.NOT_MEASURED, message=DEFECT)
+    return proof.model_copy(update={**_NOTHING_SENT, "verdict": proof.verdict if is_missing else defect})

@@ -291,9 +291,17 @@ def _evidence(proofs: Sequence[_Proof]) -> dict[str, tuple[ProofEvidence, ...]]:
     for proof in proofs:
         if proof.verdict is None:
             raise ValueError("a round that is over has a verdict on every proof")
-        evidence = proof_evidence(proof.challenge, proof.trace, proof.verdict)
-        of_miner.setdefault(proof.entry.node_key, []).append(evidence)
+        of_miner.setdefault(proof.entry.node_key, []).append(_evidence_of(proof, proof.verdict))
     return {miner: tuple(found) for miner, found in of_miner.items()}
+
+
+def _evidence_of(proof: _Proof, verdict: Verdict) -> ProofEvidence:
+    try:
+        return proof_evidence(proof.challenge, proof.trace, verdict)
+    except Exception:  # the same supervisor: what cannot be written down must not end the round for all others
+        logger.exception("proof not kept", extra={"miner_key": proof.entry.node_key})
+        proof.verdict = Verdict(RejectReason.NOT_MEASURED, DEFECT)
+        return proof_evidence(proof.challenge, ProofTrace(), proof.verdict)
 
 
 def _outcome(

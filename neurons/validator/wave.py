@@ -26,12 +26,13 @@ from neurons.validator.proof_trace import ProofTrace, check_commitment, signed_b
 from neurons.validator.stamper import Stamper, StamperDied
 from neurons.validator.stamper_process import PingJob, Stamped, StampFailure, StartJob, Target
 from polarise.answers import printable
+from polarise.canonical import canonical_bytes
 from polarise.clients import MinerClient
 from polarise.errors import DeadlineExceeded, ErrorCode, ProofRejected, RejectReason, RequestRejected, SubnetError
 from polarise.evidence import openings_digest
 from polarise.messages import OpenRequest, Position
 from polarise.registry import RegistryEntry
-from polarise.rented import check_rented
+from polarise.rented import CountersignedReceipt, check_rented
 from polarise.statement import SignedStatement
 from utils.clock import Clock, SystemClock
 
@@ -112,7 +113,7 @@ class Wave:
         except (SubnetError, ValueError) as err:
             raise _missing("could not prepare", err) from err
         if answer.status == "rented":
-            ask.trace.rented = answer.lease
+            ask.trace.rented = _kept_lease(answer.lease)
             self._check_rented(ask)
             raise ProofRejected(RejectReason.RENTED, "rented; the renter's signature shows it")
 
@@ -224,12 +225,11 @@ def _commitment(ask: Ask, stamped: Stamped) -> SignedStatement:
     if stamped.sent_ns is not None and stamped.first_byte_ns is not None and stamped.last_byte_ns is not None:
         trace.first_byte_after_ns = stamped.first_byte_ns - stamped.sent_ns
         trace.last_byte_after_ns = stamped.last_byte_ns - stamped.sent_ns
-    # What has no canonical form can be neither verified nor kept.
+    # What has no canonical form can be neither verified nor kept: an auditor would find a verdict without evidence.
     try:
         signed_bytes(answer.commitment)
     except ValueError as err:
-        message = f"the commitment has no canonical form: {err}"[:400]
-        raise ProofRejected(RejectReason.BAD_SIGNATURE, message) from err
+        raise _missing("sent no commitment that has a canonical form", err) from err
     trace.commitment = answer.commitment
     return answer.commitment
 
@@ -258,8 +258,18 @@ def _open(ask: Ask) -> tuple[dict[str, object], ...]:
     try:
         openings_digest(openings)
     except ValueError as err:
-        raise ProofRejected(RejectReason.MALFORMED, f"the openings have no canonical form: {err}"[:400]) from err
+        message = f"sent no openings that have a canonical form: {printable(err)}"[:400]
+        raise ProofRejected(RejectReason.OPENING_LATE, message) from err
     return openings
+
+
+def _kept_lease(lease: CountersignedReceipt | None) -> CountersignedReceipt | None:
+    """Return what a rented device showed, unless it has no canonical form: no bundle could hold that."""
+    try:
+        canonical_bytes(None if lease is None else lease.to_wire())
+    except ValueError as err:
+        raise _missing("says it is rented and shows what has no canonical form", err) from err
+    return lease
 
 
 def _settle(work: Sequence[tuple[Ask, Future[None]]]) -> None:
