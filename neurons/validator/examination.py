@@ -4,7 +4,8 @@ Rules:
 - A miner that was not drawn is not inspected; its log is read in every epoch.
 - Between its steps it asks whether to stop; a miner whose examination was broken off is not scored.
 - One budget holds over the inspection; when it is used up, what is left of it failed.
-- A miner that our own address rule keeps us from calling is not called here either.
+- A miner that our own address rule keeps us from calling is not called here either. Whose turn it is has declined then:
+  where its name leads is the miner's choice, at every moment anew.
 """
 
 from __future__ import annotations
@@ -124,7 +125,8 @@ class Examiner:
         if stop.is_set():
             return
         if self._is_refused(miner.entry):
-            self._keep(secret, beacon, miner, None, None)
+            declined = self._inspector.refused() if self._inspector and miner.draw.is_inspected else None
+            self._keep(secret, beacon, miner, declined, None)
             return
         inspection = self._inspect(miner.entry) if miner.draw.is_inspected else None
         if stop.is_set():

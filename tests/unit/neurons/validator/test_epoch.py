@@ -339,6 +339,26 @@ def test_private_endpoint_is_not_called_unless_allowed(
     assert (stored.record.reasons, stored.record.gate) == ((RejectReason.NOT_MEASURED,), 1)
 
 
+def test_miner_whose_name_leads_to_a_private_address_has_declined_its_inspection(
+    tmp_path: Path, ledger: SmallLedger
+) -> None:
+    """Where a name leads is the miner's choice: it must not get around what every third decline costs."""
+    node = ValidatorNode(
+        _config(ledger, allow_private_endpoints=False, inspect=True, inspect_every=1), tmp_path / "node", VALIDATOR
+    )
+    with _epochs(node) as service:
+        ledger.register(entry_of("http://127.0.0.1:1"))
+        for _ in range(3):
+            service.run_epoch(threading.Event())
+    with MetricsHandler(tmp_path / "node" / FILE_NAME) as metrics:
+        stored = metrics.newest(MINER.public_key)
+    assert stored is not None
+    service_part = stored.record.part("service")
+    assert (service_part.declines_count, service_part.value_ppm) == (3, 0)
+    bundle = read_bundle(tmp_path / "node" / "evidence" / f"{stored.evidence}.json")
+    assert False not in [finding.holds for finding in replay(bundle)]
+
+
 @pytest.mark.parametrize(
     ("started_ms", "now_ms", "seconds"),
     [
