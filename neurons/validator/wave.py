@@ -9,12 +9,16 @@ Rules:
   once positions have left, everything that is no openings is OPENING_LATE, whatever the excuse. A proof is never repeated.
 - No answer is read beyond what an honest one of these sizes can have.
 - Openings have two seconds: whoever sees the questions must not have time to work on the answers.
+- Whose turn does not come because others take long was not measured: a miner keeps what it prepared for a while only, and
+  its openings for less. Who is asked first is drawn by lot, in each wave anew.
 - A defect of ours with one device is that device's NOT_MEASURED and nobody else's.
 """
 
 from __future__ import annotations
 
 import logging
+import random
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -41,7 +45,11 @@ logger = logging.getLogger(__name__)
 PREPARE_SECONDS = 60.0
 LOOKUP_SECONDS = 5.0
 OPEN_SECONDS = 2.0
-THREADS_MAX = 64
+# So much later than the first, nobody is asked to get ready any more; and so much later than its commitment, to open it.
+# A miner forgets the one after four minutes and the other after half of one.
+PREPARE_TURN_SECONDS = 60.0
+OPEN_TURN_SECONDS = 20.0
+THREADS_MAX = 256
 # How the verdict on a device that declined begins; a failure of ours is NOT_MEASURED too.
 BUSY = "BUSY: "
 DEFECT = "this validator failed; nothing was measured"
@@ -98,11 +106,14 @@ class Wave:
         if not asks:
             return
         with DaemonThreads("wave", min(len(asks), THREADS_MAX)) as pool:
-            _settle([(ask, pool.submit(self._prepare, ask)) for ask in asks])
+            turns = random.SystemRandom().sample(asks, len(asks))
+            began_ns = time.monotonic_ns()
+            _settle([(ask, pool.submit(self._prepare, ask, began_ns)) for ask in turns])
             self._ping([ask for ask in asks if ask.rejected is None])
             self._start([ask for ask in asks if ask.rejected is None], pool)
 
-    def _prepare(self, ask: Ask) -> None:
+    def _prepare(self, ask: Ask, began_ns: int) -> None:
+        _check_turn("to get ready", began_ns, PREPARE_TURN_SECONDS)
         try:
             ask.target = Target(ask.client.addresses(LOOKUP_SECONDS))
             answer = ask.client.prepare(ask.challenge.prepare_request(), deadline_seconds=PREPARE_SECONDS)
@@ -162,7 +173,7 @@ class Wave:
         def take(stamped: Stamped) -> None:
             ask = asks[stamped.number]
             ask.trace.started_after_ns = stamped.sent_ns  # made relative below, once the first one is known
-            opening.append((ask, pool.submit(_take_answer, ask, stamped)))
+            opening.append((ask, pool.submit(_take_answer, ask, stamped, time.monotonic_ns())))
 
         self._stamp(jobs, [[ask] for ask in asks], take)
         _settle(opening)
@@ -187,7 +198,7 @@ class Wave:
                     ask.rejected = ProofRejected(RejectReason.NOT_MEASURED, f"{DEFECT}: {err}")
 
 
-def _take_answer(ask: Ask, stamped: Stamped) -> None:
+def _take_answer(ask: Ask, stamped: Stamped, came_ns: int) -> None:
     """Read one commitment and have it opened."""
     statement = _commitment(ask, stamped)
     logger.info(
@@ -201,6 +212,7 @@ def _take_answer(ask: Ask, stamped: Stamped) -> None:
     check_commitment(ask.challenge, statement)
     if ask.challenge.has_openings:
         ask.trace.positions = ask.challenge.positions(signed_bytes(statement))
+        _check_turn("to be opened", came_ns, OPEN_TURN_SECONDS)
         ask.trace.openings = _open(ask)
 
 
@@ -297,6 +309,12 @@ def _target(ask: Ask) -> Target:
     if ask.target is None:
         raise ValueError("an endpoint that was prepared has its addresses")
     return ask.target
+
+
+def _check_turn(what: str, since_ns: int, seconds_max: float) -> None:
+    """Ask for nothing that the miner may have forgotten while it waited for others."""
+    if time.monotonic_ns() - since_ns > seconds_max * 1e9:
+        raise ProofRejected(RejectReason.NOT_MEASURED, f"{DEFECT}: its turn {what} did not come in time")
 
 
 def _unanswered(what: str, failure: StampFailure) -> ProofRejected:
