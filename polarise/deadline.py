@@ -35,11 +35,17 @@ class Deadline:
 
 
 class Idle:
-    """The same time for each call, however many there are."""
+    """The same time for each call, however many there are; in total as long as it takes, or until an end.
 
-    def __init__(self, seconds: float) -> None:
+    Args:
+        seconds: Longest single wait.
+        seconds_max: For all of them together; None for no end.
+    """
+
+    def __init__(self, seconds: float, seconds_max: float | None = None) -> None:
         self._seconds = seconds
+        self._end = None if seconds_max is None else Deadline(seconds_max)
 
     def left_seconds(self) -> float:
         """See `Patience`."""
-        return self._seconds
+        return self._seconds if self._end is None else min(self._seconds, self._end.left_seconds())

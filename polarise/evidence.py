@@ -209,7 +209,7 @@ class PartScore(WireModel):
         message: One sentence for the miner's operator.
         last_ppm: Newest value that was really measured.
         declines_count: Rounds in a row in which the miner declined to be measured; for compute the most of any device.
-        devices: One per claimed device; compute only.
+        devices: One per claimed device, and what stands against those that were withdrawn; compute only.
         standing: Why the newest inspection, or the newest look at the log, lost points; it stands until the next one.
         smoothed_ppm: Moving average over the rounds in which the part was measured; None when it never was.
     """

@@ -147,6 +147,7 @@ class HttpClient:
         headers: Mapping[str, str] | None = None,
         timeout_seconds: float = 30.0,
         idle_seconds: float = 600.0,
+        seconds_max: float | None = None,
     ) -> ByteStream:
         """GET an answer whose body is read as it comes.
 
@@ -155,6 +156,7 @@ class HttpClient:
             headers: As in `request`.
             timeout_seconds: Until the head of the answer is complete.
             idle_seconds: Longest silence between two pieces of the body.
+            seconds_max: For the whole body, however steadily it drips; None for no end.
 
         Raises:
             Unavailable: As `request`.
@@ -162,7 +164,7 @@ class HttpClient:
         with border(self.base_url), contextlib.ExitStack() as stack:
             wire = request_head("GET", target, self._authority, headers or {}, b"")
             exchange = self._exchange(stack, "GET", wire, Deadline(timeout_seconds))
-            exchange.reader.patience = Idle(idle_seconds)
+            exchange.reader.patience = Idle(idle_seconds, seconds_max)
             return ByteStream(self.base_url, exchange, stack.pop_all())
 
     def _exchange(self, stack: contextlib.ExitStack, method: str, wire: bytes, deadline: Deadline) -> _Exchange:

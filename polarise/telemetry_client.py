@@ -77,8 +77,17 @@ class TelemetryClient:
         follow: bool = True,
         idle_seconds: float = 60.0,
         timeout_seconds: float = 30.0,
+        seconds_max: float | None = None,
     ) -> ByteStream:
         """Open the stream at sequence number ``first``, which acknowledges everything before it.
+
+        Args:
+            stream_id: Which stream.
+            first: Sequence number of the first line wanted.
+            follow: Whether to wait for more at its end.
+            idle_seconds: Longest silence.
+            timeout_seconds: Until the stream begins.
+            seconds_max: For all of it; None for no end.
 
         Raises:
             RequestRejected: The node refuses.
@@ -86,7 +95,11 @@ class TelemetryClient:
         """
         target = f"/telemetry/stream?stream={stream_id}&from={first}" + ("" if follow else "&follow=0")
         stream = self._http.stream(
-            target, headers=self._signed(target), timeout_seconds=timeout_seconds, idle_seconds=idle_seconds
+            target,
+            headers=self._signed(target),
+            timeout_seconds=timeout_seconds,
+            idle_seconds=idle_seconds,
+            seconds_max=seconds_max,
         )
         if stream.status >= 400:
             body = stream.read_rest(MAX_REFUSAL_BYTES, timeout_seconds)

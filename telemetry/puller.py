@@ -10,17 +10,19 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 from polarise.checkpoint import open_checkpoint
 from polarise.decode import decode_model
-from polarise.errors import LogFork, ProofRejected, RejectReason, RequestRejected
+from polarise.errors import DeadlineExceeded, LogFork, ProofRejected, RejectReason, RequestRejected
 from polarise.merkle import InvalidProof, verify_consistency
 from polarise.signing import Certificate
 from polarise.sse import Frame, FrameReader
 from polarise.stream import StreamVerifier, Verified, log_verifier, origin_of
 from polarise.telemetry_client import TelemetryClient
 from telemetry.archive import Archive
+
+BEGIN_SECONDS = 30.0
 
 OnVerified = Callable[[Verified], None]
 
@@ -45,29 +47,64 @@ class Puller:
         self._on_verified = on_verified
         self.certificates: dict[str, Certificate] = {}
 
-    def pull(self, stream_id: str, *, follow: bool = False, idle_seconds: float = 60.0) -> int:
+    def pull(
+        self,
+        stream_id: str,
+        *,
+        follow: bool = False,
+        idle_seconds: float = 60.0,
+        seconds_max: float | None = None,
+        lines_max: int | None = None,
+    ) -> int:
         """Read a stream to its end, or as long as it goes on; return how many lines were kept.
+
+        Args:
+            stream_id: Which stream.
+            follow: Whether to wait for more at its end.
+            idle_seconds: Longest silence, and until the stream begins where that is less than its usual time.
+            seconds_max: For all of it; when it is over, what was kept is kept, and the next pull goes on there.
+            lines_max: No more is read once so many were kept; None for no bound.
 
         Raises:
             ProofRejected: BAD_SIGNATURE, LOG_GAP, LOG_MISMATCH or MALFORMED; what was verified before is kept.
             LogFork: The log signed two histories; both notes are kept.
             RequestRejected: The node refuses.
-            Unavailable: It cannot answer now.
+            Unavailable: It cannot answer now, or the time was over before anything was kept.
         """
-        origin = origin_of(self._client.node_key, stream_id)
-        frontier, note = self._archive.cursor(origin)
-        reader, verifier, kept = FrameReader(), None, 0
-        with self._client.stream(stream_id, frontier.size, follow=follow, idle_seconds=idle_seconds) as pieces:
-            for piece in pieces:
-                for frame in reader.feed(piece):
-                    if verifier is None:
-                        certificate = _certificate(frame)
-                        log = log_verifier(certificate, self._client.node_key, stream_id)
-                        self.certificates[stream_id] = certificate
-                        verifier = StreamVerifier(log, frontier, note)
-                    else:
-                        kept += self._take(verifier, frame, stream_id)
+        size = self._archive.cursor(origin_of(self._client.node_key, stream_id))[0].size
+        pieces = self._client.stream(
+            stream_id,
+            size,
+            follow=follow,
+            idle_seconds=idle_seconds,
+            timeout_seconds=min(idle_seconds, BEGIN_SECONDS),
+            seconds_max=seconds_max,
+        )
+        kept = 0
+        with pieces:
+            try:
+                for count in self._counts(pieces, stream_id):
+                    kept += count
+                    if lines_max is not None and kept >= lines_max:
+                        break
+            except DeadlineExceeded:
+                if kept == 0:
+                    raise
         return kept
+
+    def _counts(self, pieces: Iterable[bytes], stream_id: str) -> Iterator[int]:
+        """Take frame by frame; yields how many lines each one let us keep."""
+        frontier, note = self._archive.cursor(origin_of(self._client.node_key, stream_id))
+        reader, verifier = FrameReader(), None
+        for piece in pieces:
+            for frame in reader.feed(piece):
+                if verifier is None:
+                    certificate = _certificate(frame)
+                    log = log_verifier(certificate, self._client.node_key, stream_id)
+                    self.certificates[stream_id] = certificate
+                    verifier = StreamVerifier(log, frontier, note)
+                else:
+                    yield self._take(verifier, frame, stream_id)
 
     def _take(self, verifier: StreamVerifier, frame: Frame, stream_id: str) -> int:
         if frame.event == "line":

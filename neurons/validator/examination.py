@@ -4,7 +4,8 @@ Rules:
 - A miner that was not drawn is not inspected; its log is read in every epoch.
 - Between its steps it asks whether to stop; a miner whose examination was broken off is not scored.
 - One budget holds over the inspection; when it is used up, what is left of it failed.
-- A miner that our own address rule keeps us from calling is not called here either.
+- A miner that our own address rule keeps us from calling is not called here either. Whose turn it is has declined then:
+  where its name leads is the miner's choice, at every moment anew.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from neurons.validator.budget import Budget
@@ -22,8 +23,9 @@ from neurons.validator.inspection import Inspector
 from neurons.validator.metrics import MetricsHandler, StoredScore
 from neurons.validator.scoring import ScoringSystem, points
 from neurons.validator.telemetry import TelemetryReader
+from neurons.validator.wave import DEFECT
 from polarise.clients import MinerClient
-from polarise.errors import AddressRefused, Unavailable
+from polarise.errors import AddressRefused, RejectReason, Unavailable
 from polarise.evidence import (
     DrawEvidence,
     EvidenceBundle,
@@ -32,6 +34,7 @@ from polarise.evidence import (
     RoundEvidence,
     ScoreRecord,
     TelemetryEvidence,
+    VerdictRecord,
     write_bundle,
 )
 from polarise.openings import GoneReason, thrown_away
@@ -46,6 +49,19 @@ ADDRESS_SECONDS = 5.0
 INSPECTION_SECONDS = 90.0
 
 ClientFactory = Callable[[RegistryEntry], MinerClient]
+_NOTHING_SENT: dict[str, object] = {
+    "rtt_min_ns": None,
+    "first_byte_after_ns": None,
+    "last_byte_after_ns": None,
+    "commitment": None,
+    "positions": (),
+    "openings": None,
+    "openings_digest": None,
+    "measured_per_second": 0,
+    "rented": None,
+    "average": None,
+    "flag": None,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +131,8 @@ class Examiner:
         if stop.is_set():
             return
         if self._is_refused(miner.entry):
-            self._keep(secret, beacon, miner, None, None)
+            declined = self._inspector.refused() if self._inspector and miner.draw.is_inspected else None
+            self._keep(secret, beacon, miner, declined, None)
             return
         inspection = self._inspect(miner.entry) if miner.draw.is_inspected else None
         if stop.is_set():
@@ -126,8 +143,13 @@ class Examiner:
     def record_defect(self, secret: EpochSecret, beacon: Beacon, miner: Examined) -> None:
         """Leave a score of an examination that a defect of ours ended, unless it came that far."""
         newest = self._metrics.newest(miner.statement.signer)
-        if newest is None or newest.epoch != secret.epoch:
+        if newest is not None and newest.epoch == secret.epoch:
+            return
+        try:
             self._keep(secret, beacon, miner, None, None)
+        except Exception:  # the supervisor's last try: a miner without a score would make the whole record wrong
+            logger.exception("evidence not kept", extra={"miner_key": miner.statement.signer})
+            self._keep(secret, beacon, replace(miner, proofs=tuple(map(_bare, miner.proofs))), None, None)
 
     def _is_refused(self, entry: RegistryEntry) -> bool:
         """Whether our own rule forbids to call a miner; the round has said so in the log."""
@@ -213,3 +235,10 @@ class Examiner:
             logger.warning("openings not kept", extra={"miner_key": bundle.miner_key, "cause": str(err)})
             bare = thrown_away(self._identity, bundle, GoneReason.SIZE, bundle.examined_unix_ms)
             return write_bundle(self._evidence, bare)
+
+
+def _bare(proof: ProofEvidence) -> ProofEvidence:
+    """Return a proof without anything its miner sent: not measured, or as missing as it was."""
+    is_missing = proof.verdict.reason is RejectReason.MISSING
+    defect = VerdictRecord(reason=RejectReason.NOT_MEASURED, message=DEFECT)
+    return proof.model_copy(update={**_NOTHING_SENT, "verdict": proof.verdict if is_missing else defect})

@@ -110,6 +110,11 @@ class Inspector:
         )
         return self._evidence(trace, VerdictRecord())
 
+    def refused(self) -> InspectionEvidence:
+        """Return the evidence for a miner that our own address rule forbids to call: it declined."""
+        record = VerdictRecord(reason=RejectReason.NOT_MEASURED, message="this validator does not call its address")
+        return self._evidence(InspectionTrace(), record)
+
     def unreachable(self, err: SubnetError) -> InspectionEvidence:
         """Return the evidence for a miner whose endpoint cannot even be called."""
         record = VerdictRecord(reason=RejectReason.ALLOCATE_FAILED, message=printable(err, 400))

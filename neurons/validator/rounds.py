@@ -5,8 +5,8 @@ Rules:
   for two. With ``same_host: in_turn`` miners on one host take turns: for tests and demos on one machine.
 - Nothing is verified before the last wave is over, and then in other processes.
 - Where more than a fifth of all devices are MISSING the validator suspects itself: the whole round is run again, once,
-  with new seeds, and the second attempt counts for everybody. Nobody is ever asked again alone, and who was missing in
-  the first attempt and declines the second stays MISSING.
+  with new seeds, and the second attempt counts for everybody. Nobody is ever asked again alone, and who failed in the
+  first attempt, in whatever way, and declines the second is MISSING.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from neurons.validator.challenges import KINDS, Challenge, ChallengeGenerator, E
 from neurons.validator.drawing import host_of
 from neurons.validator.missing import Tally, tally
 from neurons.validator.proof_trace import ProofTrace
+from neurons.validator.scoring.standing import NEUTRAL_REASONS
 from neurons.validator.verification import NO_AVERAGES, Averages, Verdict, VerificationEngine
 from neurons.validator.wave import BUSY, DEFECT, Ask, Wave
 from polarise.answers import printable
@@ -37,6 +38,8 @@ from polarise.registry import RegistryEntry
 logger = logging.getLogger(__name__)
 
 ADDRESS_SECONDS = 5.0
+# How the verdict on a device begins that our own address rule forbids to call.
+UNCALLED = "this validator does not call it: "
 
 ClientFactory = Callable[[RegistryEntry], MinerClient]
 SameHost = Literal["together", "in_turn"]
@@ -133,7 +136,7 @@ class ProofRounds:
         second = self._attempt(secret, beacon, entries, 1, stop, averages)
         if second is None:
             return None
-        _keep_missing(first, second)
+        _keep_failed(first, second)
         return _outcome(second, _evidence(second), 1, counted)
 
     def _attempt(
@@ -189,7 +192,7 @@ class ProofRounds:
                 "validator.allow_private_endpoints=true allows it",
                 extra={"miner_key": entry.node_key, "endpoint": entry.endpoint, "cause": printable(err.message, 300)},
             )
-            refusal = f"this validator does not call it: {printable(err.message, 300)}"
+            refusal = f"{UNCALLED}{printable(err.message, 300)}"
             return Verdict(RejectReason.NOT_MEASURED, refusal[:400])
         except Unavailable as err:
             return Verdict(RejectReason.MISSING, f"the endpoint cannot be called: {printable(err)}"[:400])
@@ -273,17 +276,20 @@ def _turns(asks: Sequence[Ask]) -> dict[str, int]:
     return {miner: turn for miners in of_host.values() for turn, miner in enumerate(miners)}
 
 
-def _keep_missing(first: Sequence[_Proof], second: Sequence[_Proof]) -> None:
-    """Let no decline undo a silence: a device that would lose could stop answering and then be busy."""
+def _keep_failed(first: Sequence[_Proof], second: Sequence[_Proof]) -> None:
+    """Let no decline undo a silence or a rejection: a device that lost could be busy when it is asked again."""
     for before, after in zip(first, second, strict=True):
-        was_missing = before.verdict is not None and before.verdict.reason is RejectReason.MISSING
-        if was_missing and after.verdict is not None and _is_declined(after.verdict):
-            message = f"did not answer, and declined when asked again: {after.verdict.message}"
+        if before.verdict is None or after.verdict is None or not _is_declined(after.verdict):
+            continue
+        reason = before.verdict.reason
+        if reason is not None and reason not in NEUTRAL_REASONS:
+            # The first answer is not kept: what is left of it is that it was none.
+            message = f"{reason}, and declined when asked again: {after.verdict.message}"
             after.verdict = Verdict(RejectReason.MISSING, message[:400])
 
 
 def _is_declined(verdict: Verdict) -> bool:
-    return verdict.reason is RejectReason.RENTED or verdict.message.startswith(BUSY)
+    return verdict.reason is RejectReason.RENTED or verdict.message.startswith((BUSY, UNCALLED))
 
 
 def _evidence(proofs: Sequence[_Proof]) -> dict[str, tuple[ProofEvidence, ...]]:
@@ -291,9 +297,17 @@ def _evidence(proofs: Sequence[_Proof]) -> dict[str, tuple[ProofEvidence, ...]]:
     for proof in proofs:
         if proof.verdict is None:
             raise ValueError("a round that is over has a verdict on every proof")
-        evidence = proof_evidence(proof.challenge, proof.trace, proof.verdict)
-        of_miner.setdefault(proof.entry.node_key, []).append(evidence)
+        of_miner.setdefault(proof.entry.node_key, []).append(_evidence_of(proof, proof.verdict))
     return {miner: tuple(found) for miner, found in of_miner.items()}
+
+
+def _evidence_of(proof: _Proof, verdict: Verdict) -> ProofEvidence:
+    try:
+        return proof_evidence(proof.challenge, proof.trace, verdict)
+    except Exception:  # the same supervisor: what cannot be written down must not end the round for all others
+        logger.exception("proof not kept", extra={"miner_key": proof.entry.node_key})
+        proof.verdict = Verdict(RejectReason.NOT_MEASURED, DEFECT)
+        return proof_evidence(proof.challenge, ProofTrace(), proof.verdict)
 
 
 def _outcome(

@@ -5,7 +5,9 @@ Rules:
   another process, so that no work of ours ever stands between a byte and its stamp.
 - All connections of a wave are open before the first start is sent; then all starts leave within one loop.
 - ``sent_ns`` is taken right before a request is written, ``first_byte_ns`` and ``last_byte_ns`` when bytes are there.
-- Every answer is bounded in bytes and in time; what goes wrong with one connection ends that one only.
+- Every answer is bounded in bytes and in time; what goes wrong with one connection ends that one only. Who speaks before
+  it was asked has answered something else: no stamp of an answer lies before its question.
+- That we have no socket left is our own failure, and no peer's.
 - What comes in over the pipe are numbers and bytes of our own making, what goes out are numbers and a peer's raw bytes.
 """
 
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import queue
 import re
@@ -33,6 +36,8 @@ CONNECT_SECONDS = 5.0
 PINGED_AT_ONCE = 32
 PING_BYTES_MAX = 64 * 1024
 
+# What the system says when it is our own table that is full.
+_OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS})
 _HEAD_END = b"\r\n\r\n"
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,12})[ \t]*\r\n", re.IGNORECASE)
 
@@ -44,6 +49,8 @@ class StampFailure(StrEnum):
     UNREACHABLE = "no connection"
     BROKEN_OFF = "the connection ended before the answer"
     TOO_LARGE = "the answer is larger than an honest one"
+    EARLY = "the answer began before the question"
+    EXHAUSTED = "this validator has no socket left"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +157,8 @@ async def _ping(job: PingJob, at_once: asyncio.Semaphore, answers: queue.SimpleQ
 
 async def _one_ping(job: PingJob) -> tuple[int, StampFailure | None]:
     exchange = await _connect(job.target, PING_BYTES_MAX)
-    if exchange is None:
-        return 0, StampFailure.UNREACHABLE
+    if isinstance(exchange, StampFailure):
+        return 0, exchange
     try:
         exchange.send(job.request)
         failure = await exchange.done
@@ -165,8 +172,8 @@ async def _start_together(jobs: Sequence[StartJob], answers: queue.SimpleQueue[S
     loop = asyncio.get_running_loop()
     tasks = []
     for job, exchange in zip(jobs, exchanges, strict=True):
-        if exchange is None:
-            answers.put(Stamped(job.number, StampFailure.UNREACHABLE))
+        if isinstance(exchange, StampFailure):
+            answers.put(Stamped(job.number, exchange))
             continue
         exchange.send(job.request)
         loop.call_later(job.deadline_seconds, exchange.end, StampFailure.LATE)
@@ -190,15 +197,18 @@ async def _finish(job: StartJob, exchange: _Exchange, answers: queue.SimpleQueue
     )
 
 
-async def _connect(target: Target, max_bytes: int) -> _Exchange | None:
+async def _connect(target: Target, max_bytes: int) -> _Exchange | StampFailure:
     loop = asyncio.get_running_loop()
+    failure = StampFailure.UNREACHABLE
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(CONNECT_SECONDS):
             for host, port in target.addresses:
-                with contextlib.suppress(OSError):
+                try:
                     _, exchange = await loop.create_connection(lambda: _Exchange(max_bytes), host, port)
                     return exchange
-    return None
+                except OSError as err:
+                    failure = StampFailure.EXHAUSTED if err.errno in _OURS else failure
+    return failure
 
 
 @dataclass(eq=False)
@@ -231,6 +241,9 @@ class _Exchange(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         now_ns = time.monotonic_ns()
         if self.done.done():
+            return
+        if self.sent_ns == 0:
+            self.end(StampFailure.EARLY)
             return
         if self.first_byte_ns is None:
             self.first_byte_ns = now_ns

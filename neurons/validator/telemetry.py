@@ -25,6 +25,9 @@ from telemetry.puller import Puller
 logger = logging.getLogger(__name__)
 
 IDLE_SECONDS = 10.0
+# A log that is longer goes on in the next epoch; one that drips must not hold up the epoch of all others.
+PULL_SECONDS = 20.0
+LINES_MAX = 50_000
 
 ClientFactory = Callable[[RegistryEntry], TelemetryClient]
 
@@ -55,7 +58,7 @@ class TelemetryReader:
         try:
             client = self._clients(entry)
             puller = Puller(client, self._archive)
-            new_lines = puller.pull(SYSTEM, idle_seconds=IDLE_SECONDS)
+            new_lines = puller.pull(SYSTEM, idle_seconds=IDLE_SECONDS, seconds_max=PULL_SECONDS, lines_max=LINES_MAX)
             self._cosign(client, puller)
             if new_lines == 0:
                 verdict = self._without_lines(origin)

@@ -9,12 +9,16 @@ Rules:
   once positions have left, everything that is no openings is OPENING_LATE, whatever the excuse. A proof is never repeated.
 - No answer is read beyond what an honest one of these sizes can have.
 - Openings have two seconds: whoever sees the questions must not have time to work on the answers.
+- Whose turn does not come because others take long was not measured: a miner keeps what it prepared for a while only, and
+  its openings for less. Who is asked first is drawn by lot, in each wave anew.
 - A defect of ours with one device is that device's NOT_MEASURED and nobody else's.
 """
 
 from __future__ import annotations
 
 import logging
+import random
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -26,12 +30,13 @@ from neurons.validator.proof_trace import ProofTrace, check_commitment, signed_b
 from neurons.validator.stamper import Stamper, StamperDied
 from neurons.validator.stamper_process import PingJob, Stamped, StampFailure, StartJob, Target
 from polarise.answers import printable
+from polarise.canonical import canonical_bytes
 from polarise.clients import MinerClient
 from polarise.errors import DeadlineExceeded, ErrorCode, ProofRejected, RejectReason, RequestRejected, SubnetError
 from polarise.evidence import openings_digest
 from polarise.messages import OpenRequest, Position
 from polarise.registry import RegistryEntry
-from polarise.rented import check_rented
+from polarise.rented import CountersignedReceipt, check_rented
 from polarise.statement import SignedStatement
 from utils.clock import Clock, SystemClock
 
@@ -40,7 +45,11 @@ logger = logging.getLogger(__name__)
 PREPARE_SECONDS = 60.0
 LOOKUP_SECONDS = 5.0
 OPEN_SECONDS = 2.0
-THREADS_MAX = 64
+# So much later than the first, nobody is asked to get ready any more; and so much later than its commitment, to open it.
+# A miner forgets the one after four minutes and the other after half of one.
+PREPARE_TURN_SECONDS = 60.0
+OPEN_TURN_SECONDS = 20.0
+THREADS_MAX = 256
 # How the verdict on a device that declined begins; a failure of ours is NOT_MEASURED too.
 BUSY = "BUSY: "
 DEFECT = "this validator failed; nothing was measured"
@@ -97,11 +106,14 @@ class Wave:
         if not asks:
             return
         with DaemonThreads("wave", min(len(asks), THREADS_MAX)) as pool:
-            _settle([(ask, pool.submit(self._prepare, ask)) for ask in asks])
+            turns = random.SystemRandom().sample(asks, len(asks))
+            began_ns = time.monotonic_ns()
+            _settle([(ask, pool.submit(self._prepare, ask, began_ns)) for ask in turns])
             self._ping([ask for ask in asks if ask.rejected is None])
             self._start([ask for ask in asks if ask.rejected is None], pool)
 
-    def _prepare(self, ask: Ask) -> None:
+    def _prepare(self, ask: Ask, began_ns: int) -> None:
+        _check_turn("to get ready", began_ns, PREPARE_TURN_SECONDS)
         try:
             ask.target = Target(ask.client.addresses(LOOKUP_SECONDS))
             answer = ask.client.prepare(ask.challenge.prepare_request(), deadline_seconds=PREPARE_SECONDS)
@@ -112,7 +124,7 @@ class Wave:
         except (SubnetError, ValueError) as err:
             raise _missing("could not prepare", err) from err
         if answer.status == "rented":
-            ask.trace.rented = answer.lease
+            ask.trace.rented = _kept_lease(answer.lease)
             self._check_rented(ask)
             raise ProofRejected(RejectReason.RENTED, "rented; the renter's signature shows it")
 
@@ -139,7 +151,7 @@ class Wave:
             for ask in groups[stamped.number]:
                 ask.trace.rtt_min_ns = stamped.rtt_min_ns
                 if stamped.failure is not None:
-                    ask.rejected = ProofRejected(RejectReason.MISSING, f"did not answer a ping: {stamped.failure}")
+                    ask.rejected = _unanswered("did not answer a ping", stamped.failure)
 
         self._stamp(jobs, groups, take)
 
@@ -161,7 +173,7 @@ class Wave:
         def take(stamped: Stamped) -> None:
             ask = asks[stamped.number]
             ask.trace.started_after_ns = stamped.sent_ns  # made relative below, once the first one is known
-            opening.append((ask, pool.submit(_take_answer, ask, stamped)))
+            opening.append((ask, pool.submit(_take_answer, ask, stamped, time.monotonic_ns())))
 
         self._stamp(jobs, [[ask] for ask in asks], take)
         _settle(opening)
@@ -186,7 +198,7 @@ class Wave:
                     ask.rejected = ProofRejected(RejectReason.NOT_MEASURED, f"{DEFECT}: {err}")
 
 
-def _take_answer(ask: Ask, stamped: Stamped) -> None:
+def _take_answer(ask: Ask, stamped: Stamped, came_ns: int) -> None:
     """Read one commitment and have it opened."""
     statement = _commitment(ask, stamped)
     logger.info(
@@ -200,6 +212,7 @@ def _take_answer(ask: Ask, stamped: Stamped) -> None:
     check_commitment(ask.challenge, statement)
     if ask.challenge.has_openings:
         ask.trace.positions = ask.challenge.positions(signed_bytes(statement))
+        _check_turn("to be opened", came_ns, OPEN_TURN_SECONDS)
         ask.trace.openings = _open(ask)
 
 
@@ -216,7 +229,7 @@ def _commitment(ask: Ask, stamped: Stamped) -> SignedStatement:
         message = f"sent no commitment: {stamped.failure}, at most {challenge.commitment_bytes_max} bytes are read"
         raise ProofRejected(RejectReason.MISSING, message)
     if stamped.failure is not None:
-        raise ProofRejected(RejectReason.MISSING, f"sent no commitment: {stamped.failure}")
+        raise _unanswered("sent no commitment", stamped.failure)
     try:
         answer = ask.client.commit_answer(stamped.raw, max_bytes=challenge.commitment_bytes_max)
     except (SubnetError, ValueError) as err:
@@ -224,12 +237,11 @@ def _commitment(ask: Ask, stamped: Stamped) -> SignedStatement:
     if stamped.sent_ns is not None and stamped.first_byte_ns is not None and stamped.last_byte_ns is not None:
         trace.first_byte_after_ns = stamped.first_byte_ns - stamped.sent_ns
         trace.last_byte_after_ns = stamped.last_byte_ns - stamped.sent_ns
-    # What has no canonical form can be neither verified nor kept.
+    # What has no canonical form can be neither verified nor kept: an auditor would find a verdict without evidence.
     try:
         signed_bytes(answer.commitment)
     except ValueError as err:
-        message = f"the commitment has no canonical form: {err}"[:400]
-        raise ProofRejected(RejectReason.BAD_SIGNATURE, message) from err
+        raise _missing("sent no commitment that has a canonical form", err) from err
     trace.commitment = answer.commitment
     return answer.commitment
 
@@ -258,8 +270,18 @@ def _open(ask: Ask) -> tuple[dict[str, object], ...]:
     try:
         openings_digest(openings)
     except ValueError as err:
-        raise ProofRejected(RejectReason.MALFORMED, f"the openings have no canonical form: {err}"[:400]) from err
+        message = f"sent no openings that have a canonical form: {printable(err)}"[:400]
+        raise ProofRejected(RejectReason.OPENING_LATE, message) from err
     return openings
+
+
+def _kept_lease(lease: CountersignedReceipt | None) -> CountersignedReceipt | None:
+    """Return what a rented device showed, unless it has no canonical form: no bundle could hold that."""
+    try:
+        canonical_bytes(None if lease is None else lease.to_wire())
+    except ValueError as err:
+        raise _missing("says it is rented and shows what has no canonical form", err) from err
+    return lease
 
 
 def _settle(work: Sequence[tuple[Ask, Future[None]]]) -> None:
@@ -287,6 +309,18 @@ def _target(ask: Ask) -> Target:
     if ask.target is None:
         raise ValueError("an endpoint that was prepared has its addresses")
     return ask.target
+
+
+def _check_turn(what: str, since_ns: int, seconds_max: float) -> None:
+    """Ask for nothing that the miner may have forgotten while it waited for others."""
+    if time.monotonic_ns() - since_ns > seconds_max * 1e9:
+        raise ProofRejected(RejectReason.NOT_MEASURED, f"{DEFECT}: its turn {what} did not come in time")
+
+
+def _unanswered(what: str, failure: StampFailure) -> ProofRejected:
+    if failure is StampFailure.EXHAUSTED:
+        return ProofRejected(RejectReason.NOT_MEASURED, f"{DEFECT}: {failure}")
+    return ProofRejected(RejectReason.MISSING, f"{what}: {failure}")
 
 
 def _missing(what: str, err: Exception) -> ProofRejected:

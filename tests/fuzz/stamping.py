@@ -68,6 +68,7 @@ def _exchange() -> Iterator[Call]:
     async def feed(raw: bytes) -> StampFailure | None:
         cuts, _, answer = raw.partition(b"\n")
         exchange = _Exchange(ANSWER_BYTES_MAX)
+        exchange.send(b"")
         longest = 0
         for piece in _pieces(cuts, answer):
             exchange.data_received(piece)

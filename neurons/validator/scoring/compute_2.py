@@ -6,15 +6,24 @@ Rules:
   proof is 0.
 - A device of which a proof was declined counts with what it keeps (`neurons.validator.scoring.standing`), unless
   another of its proofs failed. One that was never measured is 0.
+- A device that closed the gate and is claimed no longer keeps it closed until another one was really measured: nobody
+  takes a caught card off the market, or gives it another name, and is busy from then on.
 - An epoch in which the miner was not drawn changes nothing in here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
 from challenges.timing import PPM
-from neurons.validator.scoring.standing import NEUTRAL_REASONS, distinct, kept_ppm, standing_after, worst_of
+from neurons.validator.scoring.standing import (
+    GATE_REASONS,
+    NEUTRAL_REASONS,
+    distinct,
+    kept_ppm,
+    standing_after,
+    worst_of,
+)
 from polarise.errors import RejectReason
 from polarise.evidence import (
     COUNT_MAX,
@@ -38,9 +47,10 @@ def score_compute(proofs: Sequence[ProofEvidence], last: PartScore | None) -> Pa
     """
     before = {device.device: device for device in last.devices} if last else {}
     found = {proof.device: [other for other in proofs if other.device == proof.device] for proof in proofs}
-    devices = tuple(_device(name, of_device, before.get(name)) for name, of_device in found.items())
+    claimed = tuple(_device(name, of_device, before.get(name)) for name, of_device in found.items())
+    devices = claimed if is_any_measured(proofs) else (*claimed, *_withdrawn(before, found))
     weights = [_weight(of_device) for of_device in found.values()]
-    value = sum(weight * device_ppm(device) for weight, device in zip(weights, devices, strict=True))
+    value = sum(weight * device_ppm(device) for weight, device in zip(weights, claimed, strict=True))
     value //= max(sum(weights), 1)
     measured = [proof for of_device in found.values() if _is_measured(of_device) for proof in of_device]
     reasons = [*(proof.verdict.reason for proof in proofs), *(device.standing for device in devices)]
@@ -52,7 +62,7 @@ def score_compute(proofs: Sequence[ProofEvidence], last: PartScore | None) -> Pa
         reasons=distinct(reasons) if proofs else (RejectReason.NOT_MEASURED,),
         message=_message(proofs),
         last_ppm=value if measured else (last.last_ppm if last else None),
-        declines_count=max((device.declines_count for device in devices), default=0),
+        declines_count=max((device.declines_count for device in claimed), default=0),
         devices=devices,
     )
 
@@ -89,6 +99,13 @@ def _device(name: str, proofs: Sequence[ProofEvidence], before: DeviceScore | No
         standing=standing_after(before.standing if before else None, failed),
         rates=_rates(answered),
     )
+
+
+def _withdrawn(before: Mapping[str, DeviceScore], found: Container[str]) -> Iterator[DeviceScore]:
+    """Yield what stands against devices that are claimed no longer; it weighs nothing and is worth nothing."""
+    for name, device in before.items():
+        if name not in found and device.standing in GATE_REASONS:
+            yield device
 
 
 def _message(proofs: Sequence[ProofEvidence]) -> str:

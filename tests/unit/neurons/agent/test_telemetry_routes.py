@@ -256,3 +256,14 @@ def test_an_event_edited_after_the_fact_is_a_fork_with_evidence(tmp_path: Path, 
 def test_errors_of_the_verifier_are_typed() -> None:
     assert issubclass(LogFork, SubnetError)
     assert not issubclass(InvalidProof, SubnetError)
+
+
+def test_a_pull_with_a_bound_of_lines_goes_on_where_it_ended(tmp_path: Path) -> None:
+    editor = Editor(lines=[b'{"n":%d}' % number for number in range(3)])
+    supervisor, url = serve(editor.app())
+    with Archive(tmp_path / "archive.sqlite") as archive:
+        puller = Puller(TelemetryClient(url, NODE_KEY, VALIDATOR), archive)
+        assert puller.pull("system", lines_max=1) == 3  # lines count once a checkpoint covers them
+        editor.lines += [b'{"n":%d}' % number for number in range(3, 6)]
+        assert puller.pull("system", lines_max=100, seconds_max=30) == 3
+    assert supervisor.stop(15)

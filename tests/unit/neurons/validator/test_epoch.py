@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import subprocess
@@ -22,6 +23,7 @@ from neurons.validator.epoch import EpochService, seconds_to_next
 from neurons.validator.metrics import FILE_NAME, MetricsHandler
 from neurons.validator.node import ValidatorNode
 from neurons.validator.replay import replay
+from neurons.validator.rounds import RoundOutcome
 from neurons.validator.wave import DEFECT
 from polarise.clients import MinerClient
 from polarise.epoch_record import STATEMENT_KIND, EpochRecord, record_path
@@ -31,6 +33,7 @@ from polarise.ledger_registry import FOLDER
 from polarise.openings import GoneReason, word_of
 from polarise.registry import STATEMENT_KIND as ENTRY_KIND
 from polarise.registry import RegistryEntry
+from polarise.rented import CountersignedReceipt
 from polarise.signing import Certificate, Identity, Purpose, SigningKey
 from polarise.statement import SignedStatement, sign_statement
 from polarise.transaction import SetValue
@@ -41,6 +44,11 @@ from utils.clock import SystemClock
 STRANGER = Identity(SigningKey(b"x" * 32))
 _KEY = SigningKey(b"b" * 32)
 ANOTHER = Identity(_KEY, Certificate.issue(OWNER, _KEY.public_key, Purpose.NODE))
+
+
+# Bodies with a number that no hash can be taken of, well formed in every other respect.
+_UNHASHED = json.dumps({**entry_of().to_wire(), "body": {"number": 2**60}})
+_UNHASHED_LEASE = f'{{"receipt": {_UNHASHED}, "countersignature": {_UNHASHED}}}'
 
 
 class SteppedClock(SystemClock):
@@ -145,9 +153,11 @@ def test_unreachable_miner_is_scored_in_its_own_epoch(tmp_path: Path, ledger: Sm
 @pytest.mark.parametrize(
     ("path", "body", "reason"),
     [
-        ("/challenge/open", f'{{"openings": [{{"at": {2**60}}}]}}', RejectReason.MALFORMED),
-        ("/challenge/open", '{"openings": [{"at": 1e999}]}', RejectReason.MALFORMED),
-        ("/challenge/start", '{"commitment": COMMITMENT}', RejectReason.BAD_SIGNATURE),
+        ("/challenge/open", f'{{"openings": [{{"at": {2**60}}}]}}', RejectReason.OPENING_LATE),
+        ("/challenge/open", '{"openings": [{"at": 1e999}]}', RejectReason.OPENING_LATE),
+        ("/challenge/start", '{"commitment": COMMITMENT}', RejectReason.MISSING),
+        ("/challenge/start", f'{{"commitment": {_UNHASHED}}}', RejectReason.MISSING),
+        ("/challenge/prepare", f'{{"status": "rented", "lease": {_UNHASHED_LEASE}}}', RejectReason.MISSING),
     ],
 )
 def test_answer_without_a_canonical_form_is_a_verdict_and_no_defect(
@@ -168,8 +178,37 @@ def test_answer_without_a_canonical_form_is_a_verdict_and_no_defect(
     with MetricsHandler(tmp_path / "node" / FILE_NAME) as metrics:
         stored = metrics.newest(MINER.public_key)
     assert stored is not None
-    assert stored.record.reasons[0] in {reason, RejectReason.MISSING, RejectReason.OPENING_LATE}
+    assert stored.record.reasons[0] is reason
     assert stored.record.score_ppm == 0
+    # And an auditor finds nothing amiss: whoever judged has to be able to show why.
+    bundle = read_bundle(tmp_path / "node" / "evidence" / f"{stored.evidence}.json")
+    assert False not in [finding.holds for finding in replay(bundle)]
+
+
+def test_evidence_that_cannot_be_kept_leaves_a_score_without_it(tmp_path: Path, ledger: SmallLedger) -> None:
+    """A miner without a line would make the record of an honest validator wrong."""
+    node = ValidatorNode(_config(ledger), tmp_path / "node", VALIDATOR)
+    unhashed = CountersignedReceipt.model_validate_json(_UNHASHED_LEASE)
+    with proving_miner(tmp_path) as miner, _epochs(node) as service:
+        run = service._rounds.run
+
+        def spoiled(*arguments: object) -> RoundOutcome | None:
+            outcome = run(*arguments)  # type: ignore[arg-type]
+            assert outcome is not None
+            proofs = outcome.proofs[MINER.public_key]
+            proofs = tuple(proof.model_copy(update={"rented": unhashed}) for proof in proofs)
+            return dataclasses.replace(outcome, proofs={MINER.public_key: proofs})
+
+        service._rounds.run = spoiled  # type: ignore[method-assign,assignment]
+        ledger.register(entry_of(miner.endpoint))
+        service.run_epoch(threading.Event())
+    with MetricsHandler(tmp_path / "node" / FILE_NAME) as metrics:
+        stored = metrics.newest(MINER.public_key)
+        assert metrics.unfinished() == []
+    assert stored is not None
+    bundle = read_bundle(tmp_path / "node" / "evidence" / f"{stored.evidence}.json")
+    assert {proof.verdict.message for proof in bundle.proofs} == {DEFECT}
+    assert False not in [finding.holds for finding in replay(bundle)]
 
 
 def _entry_of_another(endpoint: str) -> SignedStatement:
@@ -303,6 +342,26 @@ def test_private_endpoint_is_not_called_unless_allowed(
         stored = metrics.newest(MINER.public_key)
     assert stored is not None
     assert (stored.record.reasons, stored.record.gate) == ((RejectReason.NOT_MEASURED,), 1)
+
+
+def test_miner_whose_name_leads_to_a_private_address_has_declined_its_inspection(
+    tmp_path: Path, ledger: SmallLedger
+) -> None:
+    """Where a name leads is the miner's choice: it must not get around what every third decline costs."""
+    node = ValidatorNode(
+        _config(ledger, allow_private_endpoints=False, inspect=True, inspect_every=1), tmp_path / "node", VALIDATOR
+    )
+    with _epochs(node) as service:
+        ledger.register(entry_of("http://127.0.0.1:1"))
+        for _ in range(3):
+            service.run_epoch(threading.Event())
+    with MetricsHandler(tmp_path / "node" / FILE_NAME) as metrics:
+        stored = metrics.newest(MINER.public_key)
+    assert stored is not None
+    service_part = stored.record.part("service")
+    assert (service_part.declines_count, service_part.value_ppm) == (3, 0)
+    bundle = read_bundle(tmp_path / "node" / "evidence" / f"{stored.evidence}.json")
+    assert False not in [finding.holds for finding in replay(bundle)]
 
 
 @pytest.mark.parametrize(

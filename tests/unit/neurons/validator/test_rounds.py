@@ -23,7 +23,16 @@ from polarise.clients import MinerClient
 from polarise.errors import ErrorCode, RejectReason, RequestRejected, Unavailable
 from polarise.registry import STATEMENT_KIND, RegistryEntry
 from polarise.signing import SigningKey
-from tests.support.proving_miner import BEACON, BEACON_BLOCK, CPU, VALIDATOR, ProvingMiner, entry_of, proving_miner
+from tests.support.proving_miner import (
+    BEACON,
+    BEACON_BLOCK,
+    CPU,
+    SKIPPING,
+    VALIDATOR,
+    ProvingMiner,
+    entry_of,
+    proving_miner,
+)
 
 GENERATOR = ChallengeGenerator(VALIDATOR.public_key, target_seconds=1, openings=32)
 DRAWN_BEACON = Beacon(BEACON, 1, BEACON_BLOCK)
@@ -218,6 +227,32 @@ def test_decline_in_the_second_attempt_does_not_undo_a_silence(
     assert _reasons(outcome) == {entry.node_key: {RejectReason.MISSING}}
     assert outcome is not None
     assert all("declined when asked again" in proof.verdict.message for proof in outcome.proofs[entry.node_key])
+
+
+def test_decline_in_the_second_attempt_does_not_undo_a_rejection(
+    wave: CountingWave, engine: VerificationEngine, tmp_path: Path
+) -> None:
+    """Whoever is caught, and sees that the round is run again, would be busy from then on."""
+    calls = {"prepare": 0}
+    with proving_miner(tmp_path, program=SKIPPING) as miner:
+        honest = miner.views["/challenge/prepare"]
+
+        def prepare(caller: Caller, body: bytes) -> object:
+            calls["prepare"] += 1
+            if calls["prepare"] > 2:
+                raise RequestRejected(ErrorCode.TOO_MANY_REQUESTS, "busy", status=429)
+            return honest(caller, body)
+
+        miner.views["/challenge/prepare"] = prepare  # type: ignore[assignment]
+        caught, absent = _entry(miner.endpoint), _entry("http://127.0.0.1:1", seed=b"a")
+        outcome = _run(wave, engine, [caught, absent])
+    assert outcome is not None
+    assert outcome.evidence.attempt == 1
+    pow_proof, matmul_proof = outcome.proofs[caught.node_key]
+    # The proof of work held, so that declining it is what it always is.
+    assert pow_proof.verdict.reason is RejectReason.NOT_MEASURED
+    assert matmul_proof.verdict.reason is RejectReason.MISSING
+    assert matmul_proof.verdict.message.startswith("TILE_MISMATCH, and declined when asked again")
 
 
 def test_stop_before_a_wave_leaves_no_outcome(wave: CountingWave, engine: VerificationEngine) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -20,6 +22,7 @@ from neurons.validator.stamper_process import (
     StampFailure,
     StartJob,
     Target,
+    _connect,
     _Exchange,
 )
 
@@ -265,6 +268,7 @@ def test_answer_that_drips_is_searched_once(head: bytes) -> None:
 
     async def feed() -> tuple[int, StampFailure | None]:
         exchange = _Exchange(10_000)
+        exchange.send(REQUEST)
         exchange.raw = counted = CountedBytes()
         for byte in head + b"a" * 5000:
             exchange.data_received(bytes([byte]))
@@ -280,8 +284,52 @@ def test_answer_that_drips_is_searched_once(head: bytes) -> None:
 def test_length_is_found_wherever_the_head_is_cut(size: int) -> None:
     async def feed() -> StampFailure | None:
         exchange = _Exchange(1000)
+        exchange.send(REQUEST)
         for start in range(0, len(ANSWER), size):
             exchange.data_received(ANSWER[start : start + size])
         return await exchange.done
 
     assert asyncio.run(asyncio.wait_for(feed(), 5)) is None
+
+
+def test_answer_that_begins_before_the_question_is_none() -> None:
+    """Its first stamp would lie before the start, and no such time can be kept."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    target = Target((("127.0.0.1", int(listener.getsockname()[1])),))
+
+    async def play() -> StampFailure | None:
+        exchange = await _connect(target, 1000)
+        assert not isinstance(exchange, StampFailure)
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(ANSWER[:1])
+            failure = await asyncio.wait_for(exchange.done, 5)
+            exchange.send(REQUEST)
+            connection.sendall(ANSWER[1:])
+            await asyncio.sleep(0)
+            exchange.abort()
+        assert exchange.first_byte_ns is None
+        return failure
+
+    with listener:
+        assert asyncio.run(play()) is StampFailure.EARLY
+
+
+def test_full_table_of_sockets_is_our_own_failure(stamper: Stamper) -> None:
+    """Many devices of one miner must not make the others look absent."""
+
+    def behave(connection: socket.socket) -> None:
+        connection.sendall(ANSWER)
+
+    peer = Peer(behave)
+    assert [stamped.failure for stamped in stamper.run([StartJob(0, peer.target, REQUEST, 5.0, 1000)])] == [None]
+    assert stamper.pid is not None
+    limits = resource.prlimit(stamper.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(stamper.pid, resource.RLIMIT_NOFILE, (64, limits[1]))
+    try:
+        jobs = [StartJob(number, peer.target, REQUEST, 5.0, 1000) for number in range(96)]
+        failures = Counter(stamped.failure for stamped in stamper.run(jobs))
+    finally:
+        resource.prlimit(stamper.pid, resource.RLIMIT_NOFILE, limits)
+        peer.close()
+    assert set(failures) == {None, StampFailure.EXHAUSTED}

@@ -253,3 +253,25 @@ def test_closed_gate_says_until_when() -> None:
     record = _undrawn(_drawn(None, proof(RejectReason.TILE_MISMATCH)))
     (gate,) = [line for line in lost_points(record) if line.part == "gate"]
     assert gate.message.endswith("until it is measured again")
+
+
+# Withdrawn
+
+
+def test_caught_device_that_is_claimed_no_longer_keeps_the_gate_closed_until_another_was_measured() -> None:
+    """Dropped from the entry, or under another name: a decline clears nothing."""
+    caught = _drawn(None, proof(device="a"), proof(RejectReason.TILE_MISMATCH, measured=0, device="b", claimed=1))
+    dropped = _drawn(_undrawn(caught), proof(DECLINED, measured=0, device="a"))
+    renamed = _drawn(dropped, proof(DECLINED, measured=0, device="a"), proof(DECLINED, measured=0, device="c"))
+    for record in (dropped, renamed):
+        assert (record.gate, record.score_ppm) == (0, 0)
+        assert RejectReason.TILE_MISMATCH in record.reasons
+    measured = _drawn(renamed, proof(device="a"))
+    assert (measured.gate, [device.device for device in measured.part("compute").devices]) == (1, ["a"])
+
+
+def test_device_that_was_missing_and_is_claimed_no_longer_leaves_nothing() -> None:
+    """Only what closes the gate goes on without its device."""
+    missing = _drawn(None, proof(device="a"), proof(RejectReason.MISSING, measured=0, device="b"))
+    dropped = _drawn(missing, proof(DECLINED, measured=0, device="a"))
+    assert [device.device for device in dropped.part("compute").devices] == ["a"]

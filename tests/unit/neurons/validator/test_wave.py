@@ -8,6 +8,7 @@ import logging
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from challenges.proofs import ProofParams
 from challenges.timing import NS_PER_SECOND, fit_pow_params, pow_rate_lower_bound, rate_per_second
 from neurons.base.access import Caller
 from neurons.validator.challenges import Challenge
-from neurons.validator.proof_trace import ProofTrace
+from neurons.validator.proof_trace import ProofTrace, signed_bytes
 from neurons.validator.stamper import Stamper
 from neurons.validator.verification import Verdict, VerificationEngine, judge
 from neurons.validator.wave import Ask, Wave
@@ -194,6 +195,48 @@ def test_refusal_after_prepare_is_missing_even_as_429(wave: Wave, miner: Proving
 
     miner.views["/challenge/start"] = refuse
     assert _rejection(wave, miner.client()).reason is RejectReason.MISSING
+
+
+def test_whose_turn_to_get_ready_does_not_come_was_not_measured(
+    wave: Wave, miner: ProvingMiner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many that are slow to get ready must not let what others prepared grow old."""
+    monkeypatch.setattr("neurons.validator.wave.THREADS_MAX", 1)
+    monkeypatch.setattr("neurons.validator.wave.PREPARE_SECONDS", 0.3)
+    monkeypatch.setattr("neurons.validator.wave.PREPARE_TURN_SECONDS", 0.2)
+    released = threading.Event()
+
+    def hang(_caller: Caller, _body: bytes) -> Response:
+        released.wait(10)
+        return Response("{}", mimetype="application/json")
+
+    miner.views["/challenge/prepare"] = hang
+    asks = [_ask(miner.client(), challenge_of(entry_of())[1]) for _ in range(3)]
+    wave.run(asks)
+    released.set()
+    reasons = Counter(ask.rejected.reason for ask in asks if ask.rejected is not None)
+    assert reasons == {RejectReason.MISSING: 1, RejectReason.NOT_MEASURED: 2}
+
+
+def test_commitment_that_waits_too_long_for_its_questions_was_not_measured(
+    wave: Wave, miner: ProvingMiner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The miner may have forgotten its tiles by then; it has seen no question, so that it gains nothing."""
+    monkeypatch.setattr("neurons.validator.wave.OPEN_TURN_SECONDS", 0.0)
+    asked: list[bytes] = []
+
+    def note(_caller: Caller, body: bytes) -> Response:
+        asked.append(body)
+        return Response("{}", mimetype="application/json")
+
+    miner.views["/challenge/open"] = note
+    ask = _ask(miner.client())
+    wave.run([ask])
+    assert ask.rejected is not None
+    assert (ask.rejected.reason, asked) == (RejectReason.NOT_MEASURED, [])
+    # An auditor draws them from the commitment all the same.
+    assert ask.trace.commitment is not None
+    assert ask.trace.positions == ask.challenge.positions(signed_bytes(ask.trace.commitment))
 
 
 def test_late_openings_are_refused(wave: Wave, miner: ProvingMiner, monkeypatch: pytest.MonkeyPatch) -> None:
