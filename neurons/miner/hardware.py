@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 
+from challenges.draw import ChallengeKind
 from challenges.matmul_messages import MatmulParams
 from challenges.pow_messages import PowParams
 from challenges.proofs import ProofParams
@@ -25,6 +27,11 @@ POW_PROBE = PowParams(shares=2000, difficulty=256)
 # A miner claims what it can hold: a CPU is shared with whatever else runs, a GPU is not.
 CPU_CLAIM_PERCENT = 70
 GPU_CLAIM_PERCENT = 90
+
+# In which field of a claim the rate of each kind stands.
+CLAIM_FIELDS: Mapping[ChallengeKind, str] = MappingProxyType(
+    {ChallengeKind.MATMUL: "matmul_ops_per_second", ChallengeKind.POW: "pow_hashes_per_second"}
+)
 
 
 def detect_devices(*, claim_cpu: bool = True) -> tuple[DeviceClaim, ...]:
@@ -83,22 +90,52 @@ def measure_devices(
     """
     devices = []
     for index, device in enumerate(detected):
-        percent = CPU_CLAIM_PERCENT if device.kind == "cpu" else GPU_CLAIM_PERCENT
-        name = "cpu" if device.kind == "cpu" else f"cuda:{index}"
-        matmul = _measured_rate(start_solver, name, MATMUL_PROBE, lambda rate: fit_params(rate, SECONDS_EACH))
-        hashes = _measured_rate(start_solver, name, POW_PROBE, _half_second_of_hashes)
-        claims = {
-            "matmul_ops_per_second": max(1, matmul * percent // 100),
-            "pow_hashes_per_second": max(1, hashes * percent // 100),
-        }
-        measured = device.model_copy(update=claims)
+        rates = {field: claimable_rate(device, index, kind, start_solver) for kind, field in CLAIM_FIELDS.items()}
+        measured = device.model_copy(update=rates)
         devices.append(measured)
         on_measured(measured)
     return tuple(devices)
 
 
+def claimable_rate(
+    device: DeviceClaim, index: int, kind: ChallengeKind, start_solver: Callable[[], SolverProcess] = SolverProcess
+) -> int:
+    """Measure one device with one kind of proof, and return what can be claimed of it, per second.
+
+    Args:
+        device: The device.
+        index: Its place among the host's.
+        kind: One of `CLAIM_FIELDS`.
+        start_solver: Makes a solver process.
+
+    Raises:
+        SolverFailed: The device could not prove.
+    """
+    probe, fit = _PROBES[kind]
+    percent = CPU_CLAIM_PERCENT if device.kind == "cpu" else GPU_CLAIM_PERCENT
+    return max(1, _measured_rate(start_solver, device_name(device, index), probe, fit) * percent // 100)
+
+
+def device_name(device: DeviceClaim, index: int) -> str:
+    """Return what a solver calls a device: ``cpu``, or ``cuda:N`` for the GPU in place N."""
+    return "cpu" if device.kind == "cpu" else f"cuda:{index}"
+
+
 def _half_second_of_hashes(rate: int) -> PowParams:
     return fit_pow_params(max(rate // POW_PROOFS_PER_SECOND, 1), SECONDS_EACH)
+
+
+def _second_of_products(rate: int) -> MatmulParams:
+    return fit_params(rate, SECONDS_EACH)
+
+
+# A short proof of each kind, and its rate -> sizes like those a validator asks for.
+_PROBES: Mapping[ChallengeKind, tuple[ProofParams, Callable[[int], ProofParams]]] = MappingProxyType(
+    {
+        ChallengeKind.MATMUL: (MATMUL_PROBE, _second_of_products),
+        ChallengeKind.POW: (POW_PROBE, _half_second_of_hashes),
+    }
+)
 
 
 def _measured_rate(

@@ -20,6 +20,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from challenges.pow_native import SOURCE, NativeUnavailable
@@ -38,19 +39,24 @@ COMPILE_SECONDS = 30.0
 TRY_SECONDS = 30.0
 
 
-def solver_command(root: Path, *, compiled_pow: bool) -> tuple[str, ...]:
+def _warn(cause: str) -> None:
+    logger.warning("the proof of work stays with numpy", extra={"cause": cause})
+
+
+def solver_command(root: Path, *, compiled_pow: bool, on_missing: Callable[[str], None] = _warn) -> tuple[str, ...]:
     """Return how this node's solvers are started: with the compiled scan where that is wanted and can be had.
 
     Args:
         root: The node's folder.
         compiled_pow: Whether its owner asks for it.
+        on_missing: Called with the cause where it is wanted and cannot be had.
     """
     if not compiled_pow:
         return SOLVER_COMMAND
     try:
         return (*SOLVER_COMMAND, str(ensure_library(root / FOLDER)))
     except NativeUnavailable as err:
-        logger.warning("the proof of work stays with numpy", extra={"cause": str(err)})
+        on_missing(str(err))
         return SOLVER_COMMAND
 
 
