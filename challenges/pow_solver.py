@@ -5,13 +5,14 @@ Rules:
   work, and taken in the order of their nonces: the answer is the first N shares whatever the device, its number of
   workers or the length of its stretches.
 - Between stretches the solver asks whether to stop, so that a lease or SIGTERM waits for some hundredths of a second.
-- Cores are used by processes. numpy lets go of the interpreter's lock, but for some microseconds at a time only: two
+- Without compiled code (`challenges.pow_native`) cores are used by processes. numpy lets go of the interpreter's lock, but for some microseconds at a time only: two
   threads on two cores hash no faster than one, two processes 1.9 times as fast (`benchmarks/hashes.py`).
 """
 
 from __future__ import annotations
 
 import itertools
+import logging
 import multiprocessing
 import os
 import signal
@@ -20,15 +21,19 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Protocol
 
 import numpy as np
 
 from challenges.pow import PowCommitment, PowParams, share_prefix, share_value
+from challenges.pow_native import NativePowBackend, NativeScan, NativeUnavailable
 from challenges.sha256_lanes import Sha256Lanes
 from challenges.solver import SolveStopped
 from polarise.errors import Unavailable
+
+logger = logging.getLogger(__name__)
 
 PendingShares = Callable[[], Sequence[int]]
 
@@ -218,8 +223,12 @@ class ProcessPowBackend:
         return shares
 
 
-def open_pow_backend(device: str) -> PowBackend:
+def open_pow_backend(device: str, library: Path | None = None) -> PowBackend:
     """Return the backend of "cpu", which uses every core this process may run on.
+
+    Args:
+        device: "cpu", or "cuda:N".
+        library: The compiled scan; numpy where there is none, or where it may not be used.
 
     Raises:
         ValueError: An unknown device name.
@@ -230,6 +239,11 @@ def open_pow_backend(device: str) -> PowBackend:
     if device != "cpu":
         raise ValueError(f"device is {device!r}, expected 'cpu' or 'cuda:N'")
     workers = len(os.sched_getaffinity(0))
+    if library is not None:
+        try:
+            return NativePowBackend(NativeScan(library), workers)
+        except NativeUnavailable as err:
+            logger.warning("the proof of work stays with numpy: %s", err)
     return ProcessPowBackend(workers) if workers > 1 else NumpyPowBackend()
 
 

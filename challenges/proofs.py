@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
@@ -111,8 +112,13 @@ class PowProver:
         return solve_pow(self._params, seed, self._backend, on_progress=on_progress, should_stop=should_stop)
 
 
-def open_prover(params: ProofParams, device: str) -> Prover:
+def open_prover(params: ProofParams, device: str, *, pow_library: Path | None = None) -> Prover:
     """Return the prover of these sizes on "cpu" or "cuda:N"; its `prepare` comes before `solve`.
+
+    Args:
+        params: Kind and sizes.
+        device: Where it works.
+        pow_library: Compiled code for the proof of work on "cpu", if there is any.
 
     Raises:
         ValueError: An unknown device name.
@@ -123,7 +129,7 @@ def open_prover(params: ProofParams, device: str) -> Prover:
         case MatmulParams():
             return MatmulProver(params, open_backend(device))
         case PowParams():
-            return PowProver(params, open_pow_backend(device))
+            return PowProver(params, open_pow_backend(device, pow_library))
 
 
 def bounds_of(params: ProofParams) -> tuple[int, ...]:

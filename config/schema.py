@@ -168,6 +168,10 @@ class MinerConfig(Section):
     claim_cpu: bool = Field(
         True, description="On a host with GPUs `join` claims the processor too, which is then proven like any device."
     )
+    compiled_pow: bool = Field(
+        False,
+        description="Hash on the processor with code that this node compiles at its start (needs gcc), else with numpy.",
+    )
     network_bits_per_second: int = Field(
         0,
         ge=0,

@@ -1,7 +1,7 @@
 """What every test may ask for: ``--require``, ``--part``, the people of a test, a running miner.
 
 Rules:
-- A test marked ``docker`` or ``gpu`` is skipped, with the reason, where the thing is missing; ``--require docker`` turns
+- A test marked ``docker``, ``gpu`` or ``compiler`` is skipped, with the reason, where the thing is missing; ``--require docker`` turns
   that into a failure of the whole run, so that a green run says what it looked at.
 - ``--part`` takes one half of the tests: those that bear others beside them, or those marked ``alone``. tests/run needs it.
 - Nothing here needs more than requirements.txt installs.
@@ -10,11 +10,13 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from neurons.miner.node import MinerNode
+from neurons.miner.pow_library import COMPILER
 from polarise.signing import Identity
 from tests.support.engine import remove_everything_of, why_no_engine
 from tests.support.identities import People, fresh_node_identity
@@ -27,7 +29,16 @@ def why_no_gpu() -> str | None:
     return None if list_gpus() else "NVML finds no GPU on this machine"
 
 
-REQUIREMENTS: dict[str, Callable[[], str | None]] = {"docker": why_no_engine, "gpu": why_no_gpu}
+def why_no_compiler() -> str | None:
+    """Return why tests marked compiler cannot run here, None when they can."""
+    return None if shutil.which(COMPILER) else f"there is no C compiler {COMPILER!r} on the PATH"
+
+
+REQUIREMENTS: dict[str, Callable[[], str | None]] = {
+    "docker": why_no_engine,
+    "gpu": why_no_gpu,
+    "compiler": why_no_compiler,
+}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -48,6 +48,12 @@ def list_gpus() -> tuple[Gpu, ...]:
         return tuple(_gpu(index) for index in range(int(pynvml.nvmlDeviceGetCount())))
 
 
+def is_present(uuid: str) -> bool:
+    """Whether the driver still finds a GPU; one that fell off the bus it does not."""
+    with _nvml() as is_driver_there:
+        return is_driver_there and _or_none(lambda: pynvml.nvmlDeviceGetHandleByUUID(uuid)) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class GpuReading:
     """What one GPU does at this moment; None where the card or its driver does not say.

@@ -18,6 +18,15 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
+def cpu_identity() -> str:
+    """Return what tells compiled code for this processor from code for another: its name and its instruction sets."""
+    path = Path("/proc/cpuinfo")
+    first = path.read_text(encoding="utf-8", errors="replace").partition("\n\n")[0] if path.exists() else ""
+    named = ("vendor_id", "model name", "flags", "CPU implementer", "CPU part", "Features")
+    lines = [line for line in first.splitlines() if line.startswith(named)]
+    return "\n".join([platform.machine(), *lines])
+
+
 def cpu_count() -> int:
     """Return the number of CPUs this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)

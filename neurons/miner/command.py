@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,14 +18,25 @@ def add_parser(subparsers: Subparsers) -> None:
     """Add ``miner`` with its verbs, and ``join``."""
     from neurons.base.startup import add_config_options, add_daemon_options
 
-    parser = subparsers.add_parser("miner", help="run the miner daemon; `miner status` looks at one")
+    parser = subparsers.add_parser(
+        "miner", help="run the miner daemon; `miner status` looks at one, `miner self-test` proves"
+    )
     add_daemon_options(parser)
     parser.set_defaults(handler=run_miner)
-    verbs = parser.add_subparsers(dest="verb", metavar="[status]")
+    verbs = parser.add_subparsers(dest="verb", metavar="[status|self-test]")
     status = verbs.add_parser("status", help="leases, newest challenges and verdicts, how far the log is cosigned")
     add_config_options(status)
     status.add_argument("-o", "--output", choices=("table", "json"), default="table", help="how to print")
     status.set_defaults(handler=run_status)
+    test = verbs.add_parser(
+        "self-test", help="prove every device to yourself: what holds, how fast beside the claim, what limits it"
+    )
+    add_config_options(test)
+    test.add_argument("--json", action="store_true", help="print what was found as JSON; progress stays on stderr")
+    test.add_argument(
+        "--seconds", type=int, choices=range(1, 61), default=3, metavar="N", help="length of a real proof, 1 to 60 (3)"
+    )
+    test.set_defaults(handler=run_self_test)
 
     join = subparsers.add_parser("join", help="measure this miner and put its signed registry entry on the ledger")
     add_daemon_options(join)
@@ -53,6 +65,24 @@ def run_status(args: argparse.Namespace) -> int:
     status = read_status(data_dir_of(args, RoleName.MINER))
     print(json.dumps(status, indent=2) if args.output == "json" else render(status))
     return 0
+
+
+def run_self_test(args: argparse.Namespace) -> int:
+    """Run all proofs of all devices against this node; 0 only when all of them hold and reach 0.6 of the claim."""
+    from config.schema import RoleName
+    from neurons.base.startup import data_dir_of, load_settings
+    from neurons.miner.self_test import self_test
+    from neurons.miner.self_test_report import is_passed, render, to_wire
+
+    config = load_settings(args, RoleName.MINER)
+    reports = self_test(
+        config,
+        data_dir_of(args, RoleName.MINER, config),
+        seconds=args.seconds,
+        on_progress=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    print(json.dumps(to_wire(reports), indent=2) if args.json else render(reports))
+    return 0 if is_passed(reports) else 1
 
 
 def run_join(args: argparse.Namespace) -> int:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 
+from challenges.draw import ChallengeKind
 from challenges.matmul_messages import MatmulParams
 from challenges.pow_messages import PowParams
 from challenges.proofs import ProofParams
@@ -15,6 +17,8 @@ from polarise.hardware import CPU_DEVICE, DeviceClaim
 from utils import gpu, host
 
 MEASUREMENTS = 3
+# A short proof is all overhead on a fast device; its rate may be a hundredth of what longer ones show.
+FITS_MAX = 4
 SECONDS_EACH = 1
 MATMUL_PROBE = MatmulParams(n=1024, rounds=8)
 # Half a second each: hashes need no large matrices to show their rate, and 2,000 shares tell it to 2 %.
@@ -23,6 +27,11 @@ POW_PROBE = PowParams(shares=2000, difficulty=256)
 # A miner claims what it can hold: a CPU is shared with whatever else runs, a GPU is not.
 CPU_CLAIM_PERCENT = 70
 GPU_CLAIM_PERCENT = 90
+
+# In which field of a claim the rate of each kind stands.
+CLAIM_FIELDS: Mapping[ChallengeKind, str] = MappingProxyType(
+    {ChallengeKind.MATMUL: "matmul_ops_per_second", ChallengeKind.POW: "pow_hashes_per_second"}
+)
 
 
 def detect_devices(*, claim_cpu: bool = True) -> tuple[DeviceClaim, ...]:
@@ -64,51 +73,94 @@ def devices_of(cards: Iterable[gpu.Gpu], *, claim_cpu: bool) -> tuple[DeviceClai
 
 
 def measure_devices(
-    detected: Iterable[DeviceClaim], on_measured: Callable[[DeviceClaim], None] = lambda _device: None
+    detected: Iterable[DeviceClaim],
+    on_measured: Callable[[DeviceClaim], None] = lambda _device: None,
+    *,
+    start_solver: Callable[[], SolverProcess] = SolverProcess,
 ) -> tuple[DeviceClaim, ...]:
     """Measure every device with both proofs, one after the other, and return what can be claimed.
 
     Args:
         detected: The devices, in the order of `detect_devices`.
         on_measured: Called with each device and its claims, for progress.
+        start_solver: Makes a solver process, the same as will answer challenges: a claim is of what solves.
 
     Raises:
         SolverFailed: A device could not prove.
     """
     devices = []
     for index, device in enumerate(detected):
-        percent = CPU_CLAIM_PERCENT if device.kind == "cpu" else GPU_CLAIM_PERCENT
-        name = "cpu" if device.kind == "cpu" else f"cuda:{index}"
-        matmul = _measured_rate(name, MATMUL_PROBE, lambda rate: fit_params(rate, SECONDS_EACH))
-        hashes = _measured_rate(name, POW_PROBE, _half_second_of_hashes)
-        claims = {
-            "matmul_ops_per_second": max(1, matmul * percent // 100),
-            "pow_hashes_per_second": max(1, hashes * percent // 100),
-        }
-        measured = device.model_copy(update=claims)
+        rates = {field: claimable_rate(device, index, kind, start_solver) for kind, field in CLAIM_FIELDS.items()}
+        measured = device.model_copy(update=rates)
         devices.append(measured)
         on_measured(measured)
     return tuple(devices)
+
+
+def claimable_rate(
+    device: DeviceClaim, index: int, kind: ChallengeKind, start_solver: Callable[[], SolverProcess] = SolverProcess
+) -> int:
+    """Measure one device with one kind of proof, and return what can be claimed of it, per second.
+
+    Args:
+        device: The device.
+        index: Its place among the host's.
+        kind: One of `CLAIM_FIELDS`.
+        start_solver: Makes a solver process.
+
+    Raises:
+        SolverFailed: The device could not prove.
+    """
+    probe, fit = _PROBES[kind]
+    percent = CPU_CLAIM_PERCENT if device.kind == "cpu" else GPU_CLAIM_PERCENT
+    return max(1, _measured_rate(start_solver, device_name(device, index), probe, fit) * percent // 100)
+
+
+def device_name(device: DeviceClaim, index: int) -> str:
+    """Return what a solver calls a device: ``cpu``, or ``cuda:N`` for the GPU in place N."""
+    return "cpu" if device.kind == "cpu" else f"cuda:{index}"
 
 
 def _half_second_of_hashes(rate: int) -> PowParams:
     return fit_pow_params(max(rate // POW_PROOFS_PER_SECOND, 1), SECONDS_EACH)
 
 
-def _measured_rate(device: str, probe: ProofParams, fit: Callable[[int], ProofParams]) -> int:
-    """Return the median rate of a few proofs whose sizes follow from a short one, in operations per second.
+def _second_of_products(rate: int) -> MatmulParams:
+    return fit_params(rate, SECONDS_EACH)
+
+
+# A short proof of each kind, and its rate -> sizes like those a validator asks for.
+_PROBES: Mapping[ChallengeKind, tuple[ProofParams, Callable[[int], ProofParams]]] = MappingProxyType(
+    {
+        ChallengeKind.MATMUL: (MATMUL_PROBE, _second_of_products),
+        ChallengeKind.POW: (POW_PROBE, _half_second_of_hashes),
+    }
+)
+
+
+def _measured_rate(
+    start_solver: Callable[[], SolverProcess], device: str, probe: ProofParams, fit: Callable[[int], ProofParams]
+) -> int:
+    """Return the median rate of a few proofs whose sizes follow from shorter ones, in operations per second.
 
     Args:
+        start_solver: Makes a solver process.
         device: ``cpu`` or ``cuda:N``.
         probe: The short proof.
         fit: Its rate -> sizes like those a validator asks for.
     """
-    solver = SolverProcess()
+    solver = start_solver()
     try:
         solver.prepare(device, probe)
-        params = fit(_rate(solver, probe, 0))
-        solver.prepare(device, params)
-        return int(statistics.median(_rate(solver, params, number) for number in range(1, MEASUREMENTS + 1)))
+        rate = _rate(solver, probe, 0)
+        for _ in range(FITS_MAX):
+            fitted_to, params = rate, fit(rate)
+            solver.prepare(device, params)
+            rate = _rate(solver, params, 1)
+            if rate <= 2 * fitted_to:
+                break
+        later = (_rate(solver, params, number) for number in range(2, MEASUREMENTS + 1))
+        return int(statistics.median((rate, *later)))
     finally:
         solver.close()
 

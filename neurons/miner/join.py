@@ -9,6 +9,8 @@ from pathlib import Path
 from config.schema import Config
 from neurons.miner import settings
 from neurons.miner.hardware import detect_devices, measure_devices
+from neurons.miner.pow_library import solver_command
+from neurons.miner.solver import SolverProcess
 from polarise.errors import ConfigError, ErrorCode, RequestRejected, Unavailable
 from polarise.hardware import DeviceClaim, HardwareClaim
 from polarise.ledger_client import LedgerClient, WaitState
@@ -39,14 +41,17 @@ def measure_hardware(
     Args:
         config: Settings; what is for lease is claimed.
         identity: The node.
-        folder: On the disk whose free space is claimed: the node's data directory.
+        folder: The node's data directory; the free space of its disk is claimed.
         on_measured: Called with each device and its claims.
 
     Raises:
         SolverFailed: A device could not prove.
     """
     stock = settings.inventory(config, identity.public_key[:12])
-    devices = measure_devices(detect_devices(claim_cpu=config.miner.claim_cpu), on_measured)
+    command = solver_command(folder, compiled_pow=config.miner.compiled_pow)
+    devices = measure_devices(
+        detect_devices(claim_cpu=config.miner.claim_cpu), on_measured, start_solver=lambda: SolverProcess(command)
+    )
     return HardwareClaim(
         cpu_model=host.cpu_model()[:200],
         cpu_milli=stock.cpu_milli,

@@ -34,6 +34,7 @@ from neurons.miner.lease_events import LeaseEvents
 from neurons.miner.monitor import ResourceMonitor
 from neurons.miner.network import NodeNetwork
 from neurons.miner.pow import ChallengeHandler
+from neurons.miner.pow_library import solver_command
 from neurons.miner.receipts import ReceiptWriter
 from neurons.miner.reconcile import Reconciler
 from neurons.miner.rented import RentedDevices
@@ -103,6 +104,7 @@ class MinerNode(BaseNode):
         )
         tracker = self.closing(ValidationTracker(files.root / "validations.sqlite"))
         devices = detect_devices(claim_cpu=config.miner.claim_cpu)
+        self.solver_command = solver_command(files.root, compiled_pow=config.miner.compiled_pow)
         challenges = self.closing(
             ChallengeHandler(
                 self.identity,
@@ -192,7 +194,7 @@ class MinerNode(BaseNode):
 
     def start_solver(self) -> SolverProcess:
         """Start one solver process; a cheating miner starts another program."""
-        return SolverProcess()
+        return SolverProcess(self.solver_command)
 
     def describe(self) -> dict[str, object]:
         """Name the port and the limits in the start line."""

@@ -27,6 +27,7 @@ from challenges.draw import seed as derive_seed
 from challenges.proofs import ProofParams, bounds_of, kind_of, read_params
 from neurons.base.threads import DaemonThreads
 from neurons.miner.duty import WINDOW_MS, Work, cap_ms, wait_ms
+from neurons.miner.hardware import device_name
 from neurons.miner.proving import Proving, RunningProof, Step, conflict, superseded
 from neurons.miner.rented import RentedDevices
 from neurons.miner.solver import SolverFailed, SolverProcess
@@ -239,7 +240,7 @@ class ChallengeHandler:
         self._proving.set_timer(running, 2 * self._proof_seconds_max, self._expire)
         try:
             device = self._devices[running.device_index]
-            solver.prepare(_device_name(device, running.device_index), running.params)
+            solver.prepare(device_name(device, running.device_index), running.params)
         except SolverFailed as err:
             raise self._failed(running, err, "the solver could not start") from err
         self._proving.go_on(running, Step.PREPARING, Step.READY, "the challenge was prepared before")
@@ -351,7 +352,3 @@ def _refuse_too_large(params: ProofParams, device: DeviceClaim) -> None:
             field="sizes",
             status=422,
         )
-
-
-def _device_name(device: DeviceClaim, index: int) -> str:
-    return "cpu" if device.kind == "cpu" else f"cuda:{index}"

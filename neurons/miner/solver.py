@@ -2,7 +2,7 @@
 
 It speaks one JSON object per line on stdin and stdout: prepare, solve, open; the end of stdin ends it. A solver that
 hangs or dies takes nothing of the miner with it, and its memory is given back with it. It is the kernel's first choice
-where the host's memory runs out.
+where the host's memory runs out. Its only argument is the compiled scan of the proof of work, where the node has one.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -24,8 +25,11 @@ from polarise.errors import SubnetError
 
 Provers = Callable[[ProofParams, str], Prover]
 
+SOLVER_COMMAND = (sys.executable, "-m", "neurons.miner.solver")
 READY_SECONDS = 60
 OPEN_SECONDS = 5
+# Of a process whose pipe has ended already.
+ENDING_SECONDS = 1.0
 
 
 class SolverFailed(SubnetError):
@@ -42,7 +46,7 @@ class SolverProcess:
         SolverFailed: This host has no room for another process.
     """
 
-    def __init__(self, command: Sequence[str] = (sys.executable, "-m", "neurons.miner.solver")) -> None:
+    def __init__(self, command: Sequence[str] = SOLVER_COMMAND) -> None:
         try:
             self._process = subprocess.Popen(
                 list(command),
@@ -102,7 +106,8 @@ class SolverProcess:
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     def _ask(self, request: Mapping[str, object], deadline_seconds: float) -> dict[str, object]:
-        timer = threading.Timer(deadline_seconds, self._kill)
+        is_late = threading.Event()
+        timer = threading.Timer(deadline_seconds, self._end_late, (is_late,))
         timer.daemon = True
         timer.start()
         try:
@@ -112,11 +117,25 @@ class SolverProcess:
         finally:
             timer.cancel()
         if not line:
-            raise SolverFailed(f"the solver ended during {request['op']} (limit {deadline_seconds:g} s)")
+            if is_late.is_set():
+                raise SolverFailed(f"the solver took longer than {deadline_seconds:g} s to {request['op']}")
+            raise SolverFailed(f"the solver ended during {request['op']} ({self._ending()})")
         answer = _mapping(json.loads(line))
         if "error" in answer:
             raise SolverFailed(str(answer["error"]))
         return answer
+
+    def _end_late(self, is_late: threading.Event) -> None:
+        is_late.set()
+        self._kill()
+
+    def _ending(self) -> str:
+        """Say how the process ended, whose pipe has: by a signal's name, or its status."""
+        try:
+            status = self._process.wait(ENDING_SECONDS)
+        except subprocess.TimeoutExpired:
+            return "it closed its answers and runs on"
+        return signal.Signals(-status).name if status < 0 else f"status {status}"
 
     def _exchange(self, request: bytes) -> bytes:
         stdin, stdout = self._process.stdin, self._process.stdout
@@ -202,4 +221,4 @@ def main(open_prover: Provers = open_prover) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(partial(open_prover, pow_library=Path(sys.argv[1])) if len(sys.argv) > 1 else open_prover)
