@@ -106,16 +106,17 @@ class TrialRunner:
     def _together(self, attempts: Sequence[Attempt]) -> Iterator[Trial]:
         if not attempts:
             return
-        try:
-            with ThreadPoolExecutor(len(attempts), thread_name_prefix="trial") as threads:
+        with ThreadPoolExecutor(len(attempts), thread_name_prefix="trial") as threads:
+            try:
                 for step in (self._prepare, self._solve):
                     self._wait_for(attempts, [threads.submit(_go_on, step, attempt) for attempt in attempts])
-            for attempt in attempts:
-                _go_on(Attempt.open, attempt)
-        finally:
-            for attempt in attempts:
-                if attempt.solver is not None:
-                    attempt.solver.close()
+                for attempt in attempts:
+                    _go_on(Attempt.open, attempt)
+            finally:
+                # Before the threads are waited for: after Ctrl-C they would wait for their solvers.
+                for attempt in attempts:
+                    if attempt.solver is not None:
+                        attempt.solver.close()
         for attempt in attempts:
             yield attempt.judge(self._hardware)
 

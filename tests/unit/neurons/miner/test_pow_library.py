@@ -12,9 +12,12 @@ import pytest
 from challenges.pow import PowCommitment, PowParams, check_shares
 from challenges.pow_native import NativeScan, NativeUnavailable
 from neurons.miner.hardware import detect_devices, measure_devices
+from neurons.miner.node import MinerNode
 from neurons.miner.pow_library import COMPILER, ensure_library, solver_command
 from neurons.miner.solver import SOLVER_COMMAND, SolverProcess
-from tests.support.miners import wait_until
+from polarise.signing import Identity
+from tests.support.identities import People
+from tests.support.miners import engineless, running, wait_until
 
 PARAMS = PowParams(shares=200, difficulty=500)
 
@@ -162,3 +165,17 @@ def test_join_measures_with_the_solver_that_will_answer(tmp_path: Path) -> None:
     assert len(started) == 2
     assert measured.pow_hashes_per_second > 1
     assert not any(os.path.exists(f"/proc/{solver.pid}") for solver in started)
+
+
+@pytest.mark.compiler
+def test_miner_that_is_asked_to_gives_its_solvers_the_library(
+    people: People, node_identity: Identity, tmp_path: Path
+) -> None:
+    config = engineless(people, miner={"compiled_pow": True})
+    with running(MinerNode(config, tmp_path, node_identity)) as miner:
+        solver = miner.node.start_solver()
+        try:
+            solver.prepare("cpu", PARAMS)
+            assert str(tmp_path / "native") in Path(f"/proc/{solver.pid}/maps").read_text()
+        finally:
+            solver.close()
