@@ -123,7 +123,7 @@ def test_an_unknown_device_is_refused(device: str) -> None:
 def test_a_gpu_that_is_not_there_is_named_with_what_to_do() -> None:
     """Whether this torch has no CUDA, the driver is missing, or the host has fewer cards."""
     pytest.importorskip("torch")
-    with pytest.raises(Unavailable, match="cuda:99: .+: .+"):
+    with pytest.raises(Unavailable, match=r"cuda:99: .+: .+"):
         open_pow_backend("cuda:99")
 
 
