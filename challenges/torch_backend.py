@@ -78,7 +78,7 @@ class TorchBackend:
         self._device = open_device(device) if self._is_cuda else torch.device(device)
         self._operand_type = _operand_type(self._device)
         if fused is None and self._is_cuda:
-            fused = _fused_or_none(self._device, self._operand_type)
+            fused = fused_or_none(self._device, self._operand_type)
         self._fused = fused
         self._is_whole = self._is_cuda or fused is not None
         self._n = 0
@@ -213,11 +213,13 @@ def refuse_inexact_sums(device: torch.device) -> None:
             raise Unavailable(f"{device}: torch {torch.__version__} keeps {name} on, sums would be rounded")
 
 
-def _fused_or_none(device: torch.device, operand_type: torch.dtype) -> FusedMixes | None:
+def fused_or_none(device: torch.device, operand_type: torch.dtype) -> FusedMixes | None:
+    """Return the kernels of a device; None, with a warning that says why, where they cannot be used."""
     try:
         return open_fused_mixes(device, operand_type)
     except Unavailable as err:
-        logger.warning("no kernels, eager torch instead", extra={"device": str(device), "cause": str(err)})
+        # In the message, as the solver's process shows no fields.
+        logger.warning("no kernels, eager torch instead: %s", err)
         return None
 
 

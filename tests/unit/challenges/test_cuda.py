@@ -10,7 +10,7 @@ import torch
 
 from challenges.cuda import causes_of, explain, open_device
 from challenges.solver import SolveStopped, open_backend
-from challenges.torch_backend import INEXACT_SWITCHES, refuse_inexact_sums
+from challenges.torch_backend import INEXACT_SWITCHES, fused_or_none, refuse_inexact_sums
 from polarise.errors import Unavailable
 
 
@@ -92,3 +92,11 @@ def test_a_switch_that_does_not_turn_is_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.backends.cuda, "matmul", StubbornSwitches())
     with pytest.raises(Unavailable, match="keeps allow_bf16_reduced_precision_reduction on"):
         refuse_inexact_sums(torch.device("cuda:0"))
+
+
+def test_without_kernels_eager_torch_serves_and_the_cause_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Triton is missing here, or it finds no GPU behind a tensor of the processor."""
+    assert fused_or_none(torch.device("cpu"), torch.float32) is None
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage().startswith("no kernels, eager torch instead: cpu: ")
