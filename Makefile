@@ -7,7 +7,7 @@ ARGS   ?=
 .PHONY: help setup setup-dev demo test test-unit test-kernels test-gpu test-setup fuzz lint format bench bench-gpu clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## build what a node needs: .venv, Docker engine, base image, one login as proof (root or sudo)
 	$(PYTHON) main.py setup $(ARGS)
@@ -26,7 +26,7 @@ test-unit: $(VENV)/ruff ## the tests that need nothing but .venv (python main.py
 	@$(VENV)/python -c 'import xdist' 2>/dev/null || $(PYTHON) main.py setup --dev --no-engine
 	tests/run tests/unit -m "not docker" $(ARGS)
 
-test-kernels: $(VENV)/ruff ## the GPU kernels without a GPU: interpreted, compiled, compared (installs Triton, 280 MB)
+test-kernels: $(VENV)/ruff ## the GPU kernels without a GPU: interpreted, compiled, compared (fetches Triton, 200 MB)
 	@$(VENV)/python -c 'import triton' 2>/dev/null || \
 		$(VENV)/python -m pip install --disable-pip-version-check -r requirements-kernels.txt
 	tests/run tests/kernels -m kernels --require kernels $(ARGS)
