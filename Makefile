@@ -4,10 +4,10 @@ VENV   := .venv/bin
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-unit test-setup fuzz lint format bench clean
+.PHONY: help setup setup-dev demo test test-unit test-kernels test-gpu test-setup fuzz lint format bench bench-gpu clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## build what a node needs: .venv, Docker engine, base image, one login as proof (root or sudo)
 	$(PYTHON) main.py setup $(ARGS)
@@ -25,6 +25,14 @@ test: setup-dev ## set-up, then every test, several at once; without a Docker en
 test-unit: $(VENV)/ruff ## the tests that need nothing but .venv (python main.py setup --dev --no-engine)
 	@$(VENV)/python -c 'import xdist' 2>/dev/null || $(PYTHON) main.py setup --dev --no-engine
 	tests/run tests/unit -m "not docker" $(ARGS)
+
+test-kernels: $(VENV)/ruff ## the GPU kernels without a GPU: interpreted, compiled, compared (fetches Triton, 200 MB)
+	@$(VENV)/python -c 'import triton' 2>/dev/null || \
+		$(VENV)/python -m pip install --disable-pip-version-check -r requirements-kernels.txt
+	tests/run tests/kernels -m kernels --require kernels $(ARGS)
+
+test-gpu: $(VENV)/ruff ## the tests that need an NVIDIA GPU; without one it says so and fails (status 4 of pytest)
+	tests/run -m gpu --require gpu,kernels $(ARGS)
 
 test-setup: ## set-up in a fresh Debian root, until doctor exits 0 there (root, some minutes; ARGS=--working-tree)
 	tests/fresh/run $(ARGS)
@@ -47,9 +55,12 @@ format: $(VENV)/ruff ## let ruff format and fix what it can
 	$(VENV)/ruff check --fix .
 
 bench: ## the benchmarks, side by side in one run
-	@set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; \
+	@set -e; for script in $(filter-out benchmarks/gpu.py benchmarks/kernels.py,$(wildcard benchmarks/[a-z]*.py)); do echo "== $$script"; \
 	  case $$script in */hashcat.py) command -v hashcat >/dev/null || { echo "left out: hashcat is not installed"; continue; };; esac; \
 	  $(VENV)/python $$script $(ARGS); done
+
+bench-gpu: ## one GPU measured beside hashcat's rate and bare torch.mm; without one it says so (status 3)
+	$(VENV)/python benchmarks/gpu.py $(ARGS)
 
 clean: ## remove caches and build output; .venv, .polarise and Docker objects stay
 	@echo "removing caches and build output; to start from nothing remove .venv and .polarise yourself"

@@ -224,7 +224,7 @@ class ProcessPowBackend:
 
 
 def open_pow_backend(device: str, library: Path | None = None) -> PowBackend:
-    """Return the backend of "cpu", which uses every core this process may run on.
+    """Return the backend of "cpu", which uses every core this process may run on, or of "cuda:N".
 
     Args:
         device: "cpu", or "cuda:N".
@@ -232,10 +232,14 @@ def open_pow_backend(device: str, library: Path | None = None) -> PowBackend:
 
     Raises:
         ValueError: An unknown device name.
-        NotImplementedError: A GPU.
+        ImportError: A GPU without torch.
+        Unavailable: No such GPU, or no Triton for it.
     """
     if device.startswith("cuda:") and device[5:].isdecimal():
-        raise NotImplementedError(f"the proof of work has no CUDA kernel yet: {device} cannot prove it, 'cpu' can")
+        # Imported here only: a CPU proves its work without torch.
+        from challenges.cuda_pow import open_cuda_pow_backend
+
+        return open_cuda_pow_backend(device)
     if device != "cpu":
         raise ValueError(f"device is {device!r}, expected 'cpu' or 'cuda:N'")
     workers = len(os.sched_getaffinity(0))

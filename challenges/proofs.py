@@ -122,8 +122,8 @@ def open_prover(params: ProofParams, device: str, *, pow_library: Path | None = 
 
     Raises:
         ValueError: An unknown device name.
-        NotImplementedError: A proof that has no kernel for this device yet.
         ImportError: A GPU without torch.
+        Unavailable: No such GPU, or it cannot run the proof; the message says why.
     """
     match params:
         case MatmulParams():

@@ -146,6 +146,7 @@ def open_backend(device: str) -> MatmulBackend:
     Raises:
         ValueError: An unknown device name.
         ImportError: A GPU without torch.
+        Unavailable: No such GPU.
     """
     if device != "cpu" and not (device.startswith("cuda:") and device[5:].isdecimal()):
         raise ValueError(f"device is {device!r}, expected 'cpu' or 'cuda:N'")

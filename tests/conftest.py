@@ -1,7 +1,7 @@
 """What every test may ask for: ``--require``, ``--part``, the people of a test, a running miner.
 
 Rules:
-- A test marked ``docker``, ``gpu`` or ``compiler`` is skipped, with the reason, where the thing is missing; ``--require docker`` turns
+- A test marked ``docker``, ``gpu``, ``kernels`` or ``compiler`` is skipped, with the reason, where the thing is missing; ``--require docker`` turns
   that into a failure of the whole run, so that a green run says what it looked at.
 - ``--part`` takes one half of the tests: those that bear others beside them, or those marked ``alone``. tests/run needs it.
 - Nothing here needs more than requirements.txt installs.
@@ -10,6 +10,7 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import shutil
 from collections.abc import Callable, Iterator
 
@@ -34,10 +35,16 @@ def why_no_compiler() -> str | None:
     return None if shutil.which(COMPILER) else f"there is no C compiler {COMPILER!r} on the PATH"
 
 
+def why_no_triton() -> str | None:
+    """Return why tests marked kernels cannot run here, None when they can."""
+    return None if importlib.util.find_spec("triton") else "Triton is not installed, `make test-kernels` installs it"
+
+
 REQUIREMENTS: dict[str, Callable[[], str | None]] = {
     "docker": why_no_engine,
     "gpu": why_no_gpu,
     "compiler": why_no_compiler,
+    "kernels": why_no_triton,
 }
 
 

@@ -44,5 +44,6 @@ def test_validator_requirements_are_the_same_without_torch() -> None:
 
 
 def test_no_package_is_pinned_twice_over_all_files() -> None:
-    names = [name.lower() for file in ("requirements.txt", "requirements-dev.txt") for name, _ in read_pins(file)]
+    files = ("requirements.txt", "requirements-dev.txt", "requirements-kernels.txt")
+    names = [name.lower() for file in files for name, _ in read_pins(file)]
     assert len(names) == len(set(names))

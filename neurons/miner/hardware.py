@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -17,8 +18,9 @@ from polarise.hardware import CPU_DEVICE, DeviceClaim
 from utils import gpu, host
 
 MEASUREMENTS = 3
-# A short proof is all overhead on a fast device; its rate may be a hundredth of what longer ones show.
-FITS_MAX = 4
+# Each probe shows a GPU some ten times faster than the one before, up to its rate.
+PROBES_MAX = 8
+SETTLED_RATIO = 2
 SECONDS_EACH = 1
 MATMUL_PROBE = MatmulParams(n=1024, rounds=8)
 # Half a second each: hashes need no large matrices to show their rate, and 2,000 shares tell it to 2 %.
@@ -138,10 +140,36 @@ _PROBES: Mapping[ChallengeKind, tuple[ProofParams, Callable[[int], ProofParams]]
 )
 
 
+def settle(
+    probe: ProofParams, fit: Callable[[int], ProofParams], rate_of: Callable[[ProofParams], int]
+) -> tuple[ProofParams, int]:
+    """Find sizes that show a device's rate: those that fit the rate they showed.
+
+    A GPU is done with a short proof before it shows its rate; the next is fitted to what it seemed, until two in a row
+    ask for about the same.
+
+    Args:
+        probe: The short proof to begin with.
+        fit: A rate -> sizes like those a validator asks for.
+        rate_of: Does a proof and returns its rate, operations per second.
+
+    Returns:
+        The sizes of the last proof, and its rate.
+    """
+    params = probe
+    for _ in range(PROBES_MAX - 1):
+        rate = rate_of(params)
+        fitted = fit(rate)
+        if fitted.operations <= SETTLED_RATIO * params.operations:
+            return params, rate
+        params = fitted
+    return params, rate_of(params)
+
+
 def _measured_rate(
     start_solver: Callable[[], SolverProcess], device: str, probe: ProofParams, fit: Callable[[int], ProofParams]
 ) -> int:
-    """Return the median rate of a few proofs whose sizes follow from shorter ones, in operations per second.
+    """Return the median rate of a few proofs of settled sizes, in operations per second.
 
     Args:
         start_solver: Makes a solver process.
@@ -150,17 +178,15 @@ def _measured_rate(
         fit: Its rate -> sizes like those a validator asks for.
     """
     solver = start_solver()
+    numbers = itertools.count()
+
+    def rate_of(params: ProofParams) -> int:
+        solver.prepare(device, params)
+        return _rate(solver, params, next(numbers))
+
     try:
-        solver.prepare(device, probe)
-        rate = _rate(solver, probe, 0)
-        for _ in range(FITS_MAX):
-            fitted_to, params = rate, fit(rate)
-            solver.prepare(device, params)
-            rate = _rate(solver, params, 1)
-            if rate <= 2 * fitted_to:
-                break
-        later = (_rate(solver, params, number) for number in range(2, MEASUREMENTS + 1))
-        return int(statistics.median((rate, *later)))
+        params, first = settle(probe, fit, rate_of)
+        return int(statistics.median([first, *(_rate(solver, params, next(numbers)) for _ in range(MEASUREMENTS - 1))]))
     finally:
         solver.close()
 

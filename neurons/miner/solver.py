@@ -213,8 +213,8 @@ def _be_killed_first() -> None:
 def main(open_prover: Provers = open_prover) -> None:
     """Serve on stdin and stdout; whatever a library prints goes to stderr."""
     _be_killed_first()
-    # The order of NVML's indices, by which the miner names GPUs; CUDA's own puts the fastest first.
-    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    # A device's number is NVML's, which counts by bus; CUDA would put the fastest card first.
+    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     serve(sys.stdin.buffer, answers, open_prover)

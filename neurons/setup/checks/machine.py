@@ -129,11 +129,12 @@ def check_descriptors(hard_limit: int | None) -> Check:
 
 @dataclass(frozen=True, slots=True)
 class NvidiaFacts:
-    """The driver's version and the cards it shows, and whether containers can be given them."""
+    """The driver's version and the cards it shows, whether containers can be given them, and whether kernels compile."""
 
     driver: str = ""
     cards: tuple[str, ...] = ()
     has_toolkit: bool = False
+    has_compiler: bool = True
 
 
 def measure_nvidia(runtimes: tuple[str, ...]) -> NvidiaFacts:
@@ -143,7 +144,8 @@ def measure_nvidia(runtimes: tuple[str, ...]) -> NvidiaFacts:
     outcome = run(["nvidia-smi", "--query-gpu=driver_version,name", "--format=csv,noheader"])
     rows = [row.split(", ", 1) for row in outcome.output.splitlines() if ", " in row] if outcome.ok else []
     has_toolkit = "nvidia" in runtimes or find_program("nvidia-ctk") is not None
-    return NvidiaFacts(rows[0][0] if rows else "", tuple(row[1] for row in rows), has_toolkit)
+    has_compiler = any(find_program(name) is not None for name in ("gcc", "clang"))
+    return NvidiaFacts(rows[0][0] if rows else "", tuple(row[1] for row in rows), has_toolkit, has_compiler)
 
 
 def check_nvidia(facts: NvidiaFacts) -> Check:
@@ -155,4 +157,7 @@ def check_nvidia(facts: NvidiaFacts) -> Check:
     if not facts.has_toolkit:
         cause = "containers cannot be given a card without NVIDIA's container toolkit"
         return warning(name, measured, required, cause, "install nvidia-container-toolkit, restart the Docker engine")
+    if not facts.has_compiler:
+        cause = "the proof of work on a card needs a C compiler once, for Triton's launcher"
+        return warning(name, measured, required, cause, "install gcc, and python3-dev for the Python of .venv")
     return met(name, measured, required)

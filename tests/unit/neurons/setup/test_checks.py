@@ -89,6 +89,7 @@ def status_and_help(check: Check) -> tuple[Status, bool]:
         (machine.check_nvidia(machine.NvidiaFacts()), Status.OK),
         (machine.check_nvidia(machine.NvidiaFacts("550.1", ("H200",), has_toolkit=True)), Status.OK),
         (machine.check_nvidia(machine.NvidiaFacts("550.1", ("H200",), has_toolkit=False)), Status.WARN),
+        (machine.check_nvidia(machine.NvidiaFacts("550.1", ("H200",), True, has_compiler=False)), Status.WARN),
     ],
 )
 def test_a_check_names_cause_and_fix_exactly_when_it_is_not_met(check: Check, status: Status) -> None:

@@ -1,0 +1,82 @@
+"""The GPU's kernels without a GPU: interpreted, they equal hashlib and numpy; compiled, they fit every architecture.
+
+Both need Triton, which comes with torch for CUDA; `make test-kernels` installs it beside a torch for processors.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import pytest
+
+ROOT_FOLDER = Path(__file__).parents[2]
+# pytest: 0 is that all passed; with no test at all it would be 5.
+ALL_PASSED = 0
+NOTHING_MORE: Mapping[str, str] = MappingProxyType({})
+INTERPRETED = {"TRITON_INTERPRET": "1"}
+
+
+def run(*arguments: str, status: int = ALL_PASSED, environment: Mapping[str, str] = NOTHING_MORE) -> str:
+    """Run Python in a process of its own, since Triton decides at its import whether it interprets; return its output."""
+    surroundings = {"PYTHONPATH": str(ROOT_FOLDER)} | {
+        name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "TRITON_INT"))
+    }
+    outcome = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT_FOLDER,
+        env=surroundings | dict(environment),
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert outcome.returncode == status, outcome.stdout[-8000:] + outcome.stderr[-4000:]
+    return outcome.stdout
+
+
+def equalities(environment: Mapping[str, str]) -> str:
+    options = ("-p", "no:randomly", "-p", "no:cacheprovider", "-q", "-o", "addopts=--import-mode=importlib")
+    return run("-m", "pytest", *options, "tests/kernels/equalities.py", environment=environment)
+
+
+@pytest.mark.kernels
+@pytest.mark.slow
+def test_every_kernel_equals_its_reference_under_the_interpreter() -> None:
+    printed = equalities(INTERPRETED | {"POLARISE_KERNELS_DEVICE": "cpu"})
+    assert " passed" in printed
+    assert "skipped" not in printed
+
+
+@pytest.mark.kernels
+@pytest.mark.slow
+def test_every_kernel_compiles_for_every_architecture_without_a_gpu() -> None:
+    printed = run("benchmarks/kernels.py")
+    for architecture in ("sm_75", "sm_80", "sm_89", "sm_90", "sm_100"):
+        assert printed.count(f"| {architecture} ") >= 2, printed
+
+
+@pytest.mark.gpu
+def test_every_kernel_equals_its_reference_on_the_gpu() -> None:
+    printed = equalities({"POLARISE_KERNELS_DEVICE": "cuda:0"})
+    assert " passed" in printed
+    assert "skipped" not in printed
+
+
+@pytest.mark.kernels
+@pytest.mark.slow
+def test_the_benchmark_of_a_gpu_runs_to_its_end_under_the_interpreter() -> None:
+    """Its numbers say nothing here, and it says that."""
+    sizes = ("--n", "128", "--rounds", "2", "--hashes", "1024", "--repeat", "1")
+    printed = run("benchmarks/gpu.py", "--device", "cpu", *sizes, environment=INTERPRETED)
+    assert "no number below is a measurement" in printed
+    assert "check of 2 tiles" in printed
+
+
+def test_the_benchmark_of_a_gpu_says_that_there_is_none() -> None:
+    printed = run("benchmarks/gpu.py", "--device", "cuda:99", status=3)
+    assert printed.startswith("no GPU, nothing was measured: cuda:99: ")
