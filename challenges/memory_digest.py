@@ -11,7 +11,7 @@ Rules:
   outputs of SHA-256 and do not compress.
 - That rests on each place having a pair of keys of its own. With one key for all words, (w ^ k)·m, the digest follows
   from how often each of 32 bits is set: 60 bytes a block. With a mix that ignores the place the order of the words need
-  not be kept, which is two fifths of their bits. Both are played in `tests/adversaries/memory.py`.
+  not be kept, which is two fifths of their bits. Both are shown in `tests/adversaries/test_memory.py`.
 - Nonlinear: each word passes an xor-shift and an xor between multiplications, which are linear in no one ring.
 - The sums are free of order within the block: a GPU's threads add as they come. Position is in the keys.
 

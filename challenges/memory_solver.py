@@ -105,7 +105,9 @@ def solve_memory(
     Raises:
         SolveStopped: `should_stop` said so.
     """
-    keys, roots, leaf_hashes = [first_pass_key(fill_seed, seed)], [], []
+    keys = [first_pass_key(fill_seed, seed)]
+    roots: list[bytes] = []
+    leaf_hashes: list[tuple[bytes, ...]] = []
     while True:
         if should_stop is not None and should_stop():
             raise SolveStopped(f"stopped after {len(roots)} of {params.passes} passes")

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from tests.fuzz import agent, files, json_values, ledger, logs, messages, network, proofs, signed
+from tests.fuzz import agent, files, json_values, ledger, logs, memory, messages, network, proofs, signed
 from tests.fuzz.target import Target
 
 
@@ -40,6 +40,8 @@ _WRITES = "writes, and reads nothing"
 
 EXCLUDED = {
     "challenges.hardware.HardwareTable": "reads hardware.csv of this package",
+    "challenges.memory_backends": _INSIDE,
+    "challenges.memory_solver": _INSIDE,
     "challenges.pow_solver": _INSIDE,
     "challenges.proofs.open_prover": _INSIDE,
     "challenges.solver": _INSIDE,
@@ -95,6 +97,7 @@ REGISTRY = Registry(
         *signed.TARGETS,
         *ledger.TARGETS,
         *proofs.TARGETS,
+        *memory.TARGETS,
         *network.TARGETS,
         *agent.TARGETS,
         *files.TARGETS,
