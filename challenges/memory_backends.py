@@ -28,6 +28,7 @@ from polarise.errors import Unavailable
 
 # 32,768 lanes take 3.9 MB; fewer, and numpy's cost per call shows.
 BLOCKS_PER_FILL = 16
+BLOCKS_PER_COUNTER = (1 << 32) // UNITS_PER_BLOCK
 
 _FillRequest = tuple[MemoryParams, bytes, range]
 _DigestRequest = tuple[bytes, range]
@@ -63,11 +64,14 @@ def make_blocks(params: MemoryParams, fill_seed: bytes, first: int, out: UInt32A
         first: The first block.
         out: [count, 16384] uint32.
     """
-    chains = Sha256Chains(min(BLOCKS_PER_FILL, max(len(out), 1)) * UNITS_PER_BLOCK)
+    calls = max(-(-len(out) // BLOCKS_PER_FILL), 1)
+    # As many lanes as the evenest split needs: a lane costs the same whether its unit is wanted or not.
+    step = max(-(-len(out) // calls), 1)
+    chains = Sha256Chains(step * UNITS_PER_BLOCK)
     start = 0
     while start < len(out):
-        # Up to the next multiple of 16 blocks, so that no call crosses 2**32 units.
-        stop = min(start + BLOCKS_PER_FILL - (first + start) % BLOCKS_PER_FILL, len(out))
+        # No call may cross 2**32 units.
+        stop = min(start + step, start + BLOCKS_PER_COUNTER - (first + start) % BLOCKS_PER_COUNTER, len(out))
         units = out[start:stop].reshape(-1, HASH_WORDS)
         chains.hash_counted(unit_message(fill_seed, (first + start) * UNITS_PER_BLOCK), params.hashes, units)
         start = stop

@@ -11,7 +11,7 @@ Rules:
 - The passes last the target, on a GPU 5 s or more, at the rate that the device claims.
 - A card that is not in the table gets the largest k. A name is a claim; a card that makes everything anew under the name
   of another with as many integer lanes reaches 1/64 of the bandwidth which that name promises, and is paid by that share.
-- A CPU fills 64 MiB with k = 8, so that filling takes seconds in numpy and a check 0.2 s. The proof is weak there, see
+- A CPU fills 64 MiB with k = 8, so that filling takes seconds in numpy and a check 0.13 s. The proof is weak there, see
   `CPU_SCORE_CAP_PPM`.
 
 None of this was measured on a GPU yet: the ratios rest on counted instructions, clocks and vendors' figures.

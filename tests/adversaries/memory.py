@@ -41,7 +41,7 @@ from tests.adversaries.odds import caught_by_openings
 NOT_WIRED = "no round asks for the memory proof yet"
 CARD = "NVIDIA H200"
 # Units as dear as on the card of the play, and few of them: nothing in the check depends on how many there are.
-HELD = MemoryParams(blocks=20, hashes=hashes_for(vendor_table().models[CARD]), passes=3, openings=8)
+HELD = MemoryParams(blocks=20, hashes=hashes_for(vendor_table().models[CARD]), passes=2, openings=3)
 SAMPLED = MemoryParams(blocks=64, hashes=1, passes=4, openings=8)
 # PCIe 5.0 with sixteen lanes, without its overhead: no card of the table has more.
 LINK_BYTES_PER_SECOND = 64_000_000_000

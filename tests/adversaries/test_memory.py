@@ -57,7 +57,7 @@ def test_the_slow_down_is_that_of_the_formula(share: float, least: float) -> Non
     backend.fill(HELD, FILL_SEED)
     solve_memory(HELD, FILL_SEED, SEED, backend)
     slower = card_time_ns(H200, HELD, backend.hashes_count) / card_time_ns(H200, HELD, 0)
-    assert slower == pytest.approx(slow_down(H200, HELD, share), rel=1e-3)
+    assert slower == pytest.approx(slow_down(H200, HELD, share), rel=5e-3)
     assert slower >= least
 
 
