@@ -22,6 +22,8 @@ DRAW_COUNT_MAX = 4096
 _COMMIT_DOMAIN = b"polarise/challenge/commit/1"
 _NONCE_DOMAIN = b"polarise/challenge/nonce/1"
 _SEED_DOMAIN = b"polarise/challenge/seed/1"
+_FILL_NONCE_DOMAIN = b"polarise/challenge/fill-nonce/1"
+_FILL_SEED_DOMAIN = b"polarise/challenge/fill-seed/1"
 _OPEN_DOMAIN = b"polarise/challenge/open/1"
 _DRAW_DOMAIN = b"polarise/challenge/draw/1"
 _POSITIONS_DOMAIN = b"polarise/challenge/positions/1"
@@ -110,20 +112,30 @@ def nonce(opening_key: bytes, beacon: bytes, device_uuid: str, kind: ChallengeKi
 
 def seed(inputs: SeedInputs) -> bytes:
     """Return the 32-byte seed of one challenge; another identity, device or epoch gives another seed."""
-    return hashlib.sha256(
-        encode_fields(
-            _SEED_DOMAIN,
-            inputs.kind.value,
-            inputs.params,
-            inputs.epoch,
-            inputs.beacon,
-            inputs.validator_key,
-            inputs.nonce,
-            inputs.miner_key,
-            inputs.device_uuid,
-            inputs.device_index,
-        )
-    ).digest()
+    return _hash_inputs(_SEED_DOMAIN, inputs)
+
+
+def fill_nonce(opening_key: bytes, beacon: bytes, device_uuid: str, *, attempt: int = 0) -> bytes:
+    """Return the 32 bytes that `/challenge/prepare` tells of a memory proof: `nonce` comes after the memory is filled.
+
+    Args:
+        opening_key: The validator's 32-byte key of this epoch.
+        beacon: Public randomness of the epoch, 32 bytes.
+        device_uuid: The device that is asked.
+        attempt: As in `nonce`.
+    """
+    _require_32_bytes("opening_key", opening_key)
+    _require_32_bytes("beacon", beacon)
+    message = encode_fields(_FILL_NONCE_DOMAIN, beacon, device_uuid, *_again(attempt))
+    return hmac.digest(opening_key, message, "sha256")
+
+
+def fill_seed(inputs: SeedInputs) -> bytes:
+    """Return the 32 bytes that a device's memory is filled from; `inputs.nonce` is `fill_nonce(...)`.
+
+    All that a seed depends on is in it, so that no two devices or identities can share what they fill.
+    """
+    return _hash_inputs(_FILL_SEED_DOMAIN, inputs)
 
 
 def draw_positions(
@@ -173,6 +185,23 @@ def encode_fields(domain: bytes, *fields: bytes | str | int) -> bytes:
         ValueError: A number is negative or above 2**64 - 1.
     """
     return b"".join(_length_prefixed(field) for field in (domain, *fields))
+
+
+def _hash_inputs(domain: bytes, inputs: SeedInputs) -> bytes:
+    return hashlib.sha256(
+        encode_fields(
+            domain,
+            inputs.kind.value,
+            inputs.params,
+            inputs.epoch,
+            inputs.beacon,
+            inputs.validator_key,
+            inputs.nonce,
+            inputs.miner_key,
+            inputs.device_uuid,
+            inputs.device_index,
+        )
+    ).digest()
 
 
 def _again(attempt: int) -> tuple[int, ...]:

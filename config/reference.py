@@ -146,6 +146,7 @@ REJECT_REASONS: Mapping[RejectReason, str] = {
     RejectReason.BAD_MERKLE_PATH: "An opened tile does not lead to the committed root.",
     RejectReason.TILE_MISMATCH: "A tile computed anew differs from the committed one: the work was not done.",
     RejectReason.SHARE_INVALID: "A share of the proof of work misses its target: it was not found, it was made up.",
+    RejectReason.BLOCK_MISMATCH: "A block of memory made anew has another digest than was committed: it was not read, or not there.",
     RejectReason.TOO_FAST: "The rate is above 1.15 of the vendor's peak: nobody believes it.",
     RejectReason.OPENING_LATE: "The openings took longer than two seconds.",
     RejectReason.MISSING: "No proof came: silence, a refusal, or a failure after the question was sent.",

@@ -15,6 +15,7 @@ FIXES: dict[RejectReason, str] = {
     RejectReason.BAD_MERKLE_PATH: "Run an unmodified, current miner: what it opened is not what it had committed to.",
     RejectReason.TILE_MISMATCH: "Compute every tile; if nothing was changed, test memory and GPU for errors (ECC, overclock).",
     RejectReason.SHARE_INVALID: "Search for every share; if nothing was changed, test the machine for errors (memory, overclock).",
+    RejectReason.BLOCK_MISMATCH: "Fill and read all of the memory; if nothing was changed, test it for errors (ECC, overclock).",
     RejectReason.TOO_FAST: "Name the card that is really there in the registry entry (`join` again), and relay to no other.",
     RejectReason.OPENING_LATE: "Keep the solver's process alive until it has opened, and bring the round trip below 2 s.",
     RejectReason.MISSING: "See that the endpoint answers and the solver runs: the miner's log and `miner status` say more.",

@@ -12,6 +12,7 @@ from tests.adversaries import (
     drip,
     easy_tiles,
     linear,
+    memory,
     messages,
     paths,
     precision,
@@ -37,6 +38,7 @@ FILES: Mapping[str, tuple[Cheat, ...]] = MappingProxyType(
         "messages": messages.CHEATS,
         "drip": drip.CHEATS,
         "shares": shares.CHEATS,
+        "memory": memory.CHEATS,
     }
 )
 ROSTER: tuple[Cheat, ...] = tuple(cheat for cheats in FILES.values() for cheat in cheats)

@@ -19,6 +19,7 @@ from tests.adversaries.cheat import Cheat
 from tests.adversaries.easy_tiles import Conspiracy, failures
 from tests.adversaries.exam import MATMUL
 from tests.adversaries.linear import freivalds_vector, knowing_one_vector, linear_digests
+from tests.adversaries.memory import HoldsPart, HostMemory, Invents
 from tests.adversaries.messages import BreaksMessages
 from tests.adversaries.proofs import ForgedProduct, Product
 from tests.adversaries.roster import ROSTER
@@ -37,6 +38,9 @@ NO_CHEAT: tuple[Cheat, ...] = (
     Grinder(name="has nothing to grind", how="", share=0.0),
     BreaksMessages(name="breaks nothing", how=""),
     ShareCheat(name="finds all", how="", nonces=lambda challenge, _rng, seed: shares_of(params_of(challenge), seed)),
+    HoldsPart(name="holds all", how="", share=0.0),
+    Invents(name="invents nothing", how="", share=0.0),
+    HostMemory(name="has no memory elsewhere", how="", share=0.0),
     OneForSeveral(name="one for one", how="", claims=1, has_identities=True),
 )
 

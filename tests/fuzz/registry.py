@@ -14,6 +14,7 @@ from tests.fuzz import (
     json_values,
     ledger,
     logs,
+    memory,
     messages,
     network,
     proofs,
@@ -54,6 +55,8 @@ _WRITES = "writes, and reads nothing"
 
 EXCLUDED = {
     "challenges.hardware.HardwareTable": "reads hardware.csv of this package",
+    "challenges.memory_backends": _INSIDE,
+    "challenges.memory_solver": _INSIDE,
     "challenges.pow_solver": _INSIDE,
     "challenges.proofs.open_prover": _INSIDE,
     "challenges.solver": _INSIDE,
@@ -112,6 +115,7 @@ REGISTRY = Registry(
         *signed.TARGETS,
         *ledger.TARGETS,
         *proofs.TARGETS,
+        *memory.TARGETS,
         *network.TARGETS,
         *agent.TARGETS,
         *files.TARGETS,

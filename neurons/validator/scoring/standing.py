@@ -27,6 +27,7 @@ GATE_REASONS = frozenset(
         RejectReason.BAD_MERKLE_PATH,
         RejectReason.TILE_MISMATCH,
         RejectReason.SHARE_INVALID,
+        RejectReason.BLOCK_MISMATCH,
         RejectReason.TOO_FAST,
         RejectReason.OPENING_LATE,
         RejectReason.CLAIM_NOT_MET,

@@ -77,6 +77,22 @@ def test_nonce_is_the_hmac_of_length_prefixed_fields() -> None:
     assert draw.nonce(KEY, BEACON, "GPU-0", ChallengeKind.POW) == hmac.digest(KEY, message, "sha256")
 
 
+def test_fill_nonce_is_the_hmac_of_length_prefixed_fields_and_no_other_nonce() -> None:
+    """A miner that is told what to fill from must not learn what starts the clock."""
+    message = draw.encode_fields(b"polarise/challenge/fill-nonce/1", BEACON, b"GPU-0")
+    assert draw.fill_nonce(KEY, BEACON, "GPU-0") == hmac.digest(KEY, message, "sha256")
+    nonces = {draw.nonce(KEY, BEACON, "GPU-0", kind) for kind in ChallengeKind}
+    fills = {
+        draw.fill_nonce(key, beacon, device, attempt=attempt)
+        for key in (KEY, BEACON)
+        for beacon in (KEY, BEACON)
+        for device in ("GPU-0", "GPU-1")
+        for attempt in (0, 1)
+    }
+    assert len(fills) == 16
+    assert not fills & nonces
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -92,7 +108,8 @@ def test_nonce_is_the_hmac_of_length_prefixed_fields() -> None:
     ],
 )
 def test_every_input_changes_the_seed(change: dict[str, object]) -> None:
-    assert draw.seed(dataclasses.replace(INPUTS, **change)) != draw.seed(INPUTS)  # type: ignore[arg-type]
+    changed = dataclasses.replace(INPUTS, **change)  # type: ignore[arg-type]
+    assert len({draw.seed(changed), draw.seed(INPUTS), draw.fill_seed(changed), draw.fill_seed(INPUTS)}) == 4
 
 
 @given(st.lists(st.binary(max_size=9), max_size=4), st.lists(st.binary(max_size=9), max_size=4))
