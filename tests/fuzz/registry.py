@@ -54,6 +54,9 @@ _INSIDE = "works on values that other targets have decoded"
 _WRITES = "writes, and reads nothing"
 
 EXCLUDED = {
+    "challenges.cuda": "opens a device of this machine by its number",
+    "challenges.cuda_pow": "opens a device of this machine by its number",
+    "challenges.fused_mixes": "opens a device of this machine by its number",
     "challenges.hardware.HardwareTable": "reads hardware.csv of this package",
     "challenges.memory_backends": _INSIDE,
     "challenges.memory_solver": _INSIDE,
@@ -76,6 +79,7 @@ EXCLUDED = {
     "neurons.miner.pow.ChallengeHandler": _INSIDE,
     "neurons.miner.solver.SolverProcess": _OWN_PROGRAM,
     "neurons.miner.status.read_status": _OWN_FILE,
+    "neurons.miner.trial": "asks its own solver, and checks the answer as a validator does",
     "neurons.miner.validations.ValidationTracker": _OWN_FILE,
     "neurons.renter.session.open_session": _OPERATOR,
     "neurons.setup": _OPERATOR,
