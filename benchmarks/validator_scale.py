@@ -3,7 +3,7 @@
 Rules:
 - The validator is the real one with its real ledger daemon, stamping process, checkers, evidence, scores and records; each
   of twelve epochs proves about a twelfth of the miners (n = 16384, 32 openings, and 2,000 shares) and reads everybody's log.
-- The miners are `benchmarks.simulated_miners`: they know the opening key and compute only the tiles that will be opened.
+- The miners are `benchmarks._simulated_miners`: they know the opening key and compute only the tiles that will be opened.
   A real miner cannot, because positions depend on its commitment; here, and nowhere else, they are drawn from the opening
   key alone, which costs the validator the same.
 - "Compressed" means that the pauses between epochs are left out. Proofs take the seconds their claim says.
@@ -42,8 +42,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from benchmarks._simulated_miners import OWNER, address_of, entry_of, identity_of
 from benchmarks.proofs import cpu_model, print_line
-from benchmarks.simulated_miners import OWNER, address_of, entry_of, identity_of
 from challenges import draw
 from config.schema import Config
 from neurons.base.service import Supervisor
@@ -282,7 +282,7 @@ def _miners(count: int, control: Path) -> Iterator[int]:
     """Run the simulated miners in a process of their own and return their port."""
     port = _free_port()
     arguments = [str(count), str(port), VALIDATOR.public_key, str(control)]
-    command = [sys.executable, "-m", "benchmarks.simulated_miners", *arguments]
+    command = [sys.executable, "-m", "benchmarks._simulated_miners", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
         _others.add(process.pid)
         try:
