@@ -393,8 +393,12 @@ _others: set[int] = set()
 
 def _helpers() -> list[int]:
     """Return the processes of the validator: all of ours but the ledger and the simulators."""
-    text = "".join(path.read_text() for path in Path("/proc/self/task").glob("*/children"))
-    return [pid for pid in map(int, text.split()) if pid not in _others]
+    found = []
+    for path in Path("/proc/self/task").glob("*/children"):
+        # A thread may end between the list and the look.
+        with contextlib.suppress(OSError):
+            found += [int(pid) for pid in path.read_text().split()]
+    return [pid for pid in found if pid not in _others]
 
 
 def _cpu_seconds(who: int) -> float:
