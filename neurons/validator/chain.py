@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -176,10 +177,15 @@ class Chain:
         """Queue the record of an epoch and return the outbox key."""
         return self._put(record_path(self._validator_key, epoch), record.to_wire())
 
-    def is_final(self, key: str, timeout_seconds: float) -> bool:
-        """Wait until an entry is final; False when it was refused or the time is over."""
-        entry = self._outbox.wait(key, timeout_seconds)
-        return entry is not None and entry.state is EntryState.FINAL
+    def is_final(self, key: str, timeout_seconds: float, stop: threading.Event | None = None) -> bool:
+        """Wait until an entry is final; False when it was refused, the time is over, or ``stop`` is set."""
+        end = time.monotonic() + timeout_seconds
+        while True:
+            entry = self._outbox.wait(key, LOOK_SECONDS)
+            if entry is not None and entry.state in {EntryState.FINAL, EntryState.REFUSED}:
+                return entry.state is EntryState.FINAL
+            if time.monotonic() >= end or (stop is not None and stop.is_set()):
+                return False
 
     def _put(self, path: str, value: object) -> str:
         return self._outbox.put(SetValue(path=path, value=value), key=path)

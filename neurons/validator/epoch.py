@@ -108,7 +108,10 @@ class EpochService:
     def run(self, stop: threading.Event) -> None:
         """Run one epoch after another."""
         while not stop.is_set():
-            if stop.wait(self._wait_seconds()):
+            wait_seconds = self._wait_seconds()
+            if wait_seconds > 0:
+                logger.info("next epoch", extra={"in_seconds": round(wait_seconds)})
+            if stop.wait(wait_seconds):
                 return
             try:
                 self.run_epoch(stop)
@@ -149,7 +152,7 @@ class EpochService:
             return
         # Only a finished epoch teaches: an auditor has no other to learn from.
         self._metrics.keep_averages(secret.epoch, advance(averages, samples))
-        self._finish(secret.epoch, miners, began_ns)
+        self._finish(secret.epoch, miners, began_ns, stop)
 
     def _begin(self, miners: Miners) -> EpochSecret:
         now_unix_ms = self._clock.wall_unix_ms()
@@ -238,12 +241,12 @@ class EpochService:
         except Exception:  # the same supervisor: what broke the examination may break its record too
             logger.exception("defect not recorded", extra={"epoch": secret.epoch, "miner_key": miner.entry.node_key})
 
-    def _finish(self, epoch: int, miners: Miners, began_ns: int) -> None:
+    def _finish(self, epoch: int, miners: Miners, began_ns: int, stop: threading.Event) -> None:
         key = self._recorder.record(epoch, is_complete=True)
         if self._verdicts is not None:
             self._verdicts.deliver(epoch, miners)
         took_ms = (self._clock.monotonic_ns() - began_ns) // 1_000_000
-        is_final = self._chain.is_final(key, POSTED_SECONDS)
+        is_final = self._chain.is_final(key, POSTED_SECONDS, stop)
         logger.info("epoch finished", extra={"epoch": epoch, "took_ms": took_ms, "is_on_ledger": is_final})
 
 

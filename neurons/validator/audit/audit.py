@@ -113,7 +113,9 @@ class Audit:
             sets = MinerSetAuditor(self._history, report)
             for epoch, found in zip(reader.epochs(first), entries, strict=False):
                 sets.check(epoch, found)
-            step.detail = f"{sets.count} sets: who stood in the registry was examined, and nobody else"
+            step.detail = (
+                f"{sets.count} sets: who was scored stood in the registry, and no complete epoch left anybody out"
+            )
 
     def check_events(self, archive: Path, evidence: Path) -> None:
         """Check the event lines that a validator kept.

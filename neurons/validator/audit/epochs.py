@@ -152,7 +152,7 @@ def check_records(reader: EpochReader, net: str, first: int, report: Report) -> 
     """Check order, signatures, chain and roots of the records; returns what was checked."""
     before: Epoch | None = None
     last: str | None = None
-    count = 0
+    count = broken_off = 0
     for epoch in reader.epochs():
         if before is not None and before.validator != epoch.validator:
             _check_open(before, report)
@@ -167,10 +167,14 @@ def check_records(reader: EpochReader, net: str, first: int, report: Report) -> 
                 _check_rules(before, epoch, report)
             _check_prev(last, epoch, report, may_begin=is_first and first > 0)
             _check_record(epoch, net, report)
+            if epoch.record is not None and epoch.record.status == "broken_off":
+                broken_off += 1
+                report.word("epochs that were broken off: why, and whom they would have scored")
         before, last = epoch, last if epoch.statement is None else epoch.statement.digest()
     if before is not None:
         _check_open(before, report)
-    return f"{count} epochs: committed, scored, recorded in order; signatures, chain and roots"
+    broken = f", {broken_off} of them broken off" if broken_off else ""
+    return f"{count} epochs{broken}: committed, scored, recorded in order; signatures, chain and roots"
 
 
 def check_beacons(reader: EpochReader, history: History, first: int, report: Report) -> str:
