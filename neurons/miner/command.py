@@ -95,8 +95,10 @@ def run_join(args: argparse.Namespace) -> int:
 
     started = load(args, RoleName.MINER)
     endpoint = _checked(args.endpoint) if args.endpoint else _endpoint(started.config)
-    # Before anything is measured: without a genesis there is nowhere to put it.
+    # Before anything is measured: without a genesis, or with the ledger away, there is nowhere to put it.
     ledger = None if args.offline else ledger_client(started.config, started.data_dir)
+    if ledger is not None:
+        ledger.checkpoint()
     print("measuring every device with both proofs, this takes some seconds …")
     statement = registry_statement(
         started.config,
@@ -105,16 +107,17 @@ def run_join(args: argparse.Namespace) -> int:
         endpoint,
         on_measured=lambda device: print(f"  {device.name}: claims {device.rates_text}"),
     )
+    print(f"node key {started.identity.public_key}\nendpoint {endpoint}")
+    if ledger is not None:
+        height = post_entry(ledger, started.identity, statement)
+        print(f"registered on the ledger, final in block {height}")
+    # Only now: an entry that the ledger refused is not this node's.
     paths = [started.data_dir / "registry.json"]
     if args.registry is not None:
         paths.append(args.registry / f"{started.identity.public_key[:16]}.json")
     for path in paths:
         write_entry(path, statement)
         print(f"wrote {path}")
-    print(f"node key {started.identity.public_key}\nendpoint {endpoint}")
-    if ledger is not None:
-        height = post_entry(ledger, started.identity, statement)
-        print(f"registered on the ledger, final in block {height}")
     return 0
 
 

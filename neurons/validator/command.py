@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from neurons.validator.identification import DeviceLook
     from neurons.validator.metrics import MetricsHandler, StoredScore
     from neurons.validator.replay_proof import Finding
-    from polarise.evidence import EvidenceBundle
+    from polarise.evidence import EvidenceBundle, ScoreRecord
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -36,6 +36,7 @@ def add_parser(subparsers: Subparsers) -> None:
     scores.set_defaults(handler=run_scores)
     explain = verbs.add_parser("explain", help="print each lost point of one miner, and its fix")
     explain.add_argument("miner", metavar="MINER", help="node key, or the unique beginning of one")
+    explain.add_argument("--epoch", type=int, metavar="N", help="the score of this epoch (default: the newest)")
     _add_reading_options(explain)
     explain.set_defaults(handler=run_explain)
     replay = verbs.add_parser("replay", help="check an evidence bundle, offline")
@@ -89,7 +90,7 @@ def run_scores(args: argparse.Namespace) -> int:
     for score in found:
         record = score.record
         accepted = "yes" if record.score_ppm >= ACCEPTABLE_PPM else "no"
-        reasons = ", ".join(record.reasons) or "-"
+        reasons = ", ".join([*record.reasons, *_earlier(record)]) or "-"
         weight = weights.get(score.miner_key)
         share = "-" if weight is None else f"{weight.weight_ppm / 10_000:.4f} %"
         line = f"{score.miner_key[:16]}  {points(record.score_ppm):>6}  {accepted:<8}  {share:>9}  {score.epoch:<10}"
@@ -101,10 +102,10 @@ def run_explain(args: argparse.Namespace) -> int:
     """Print where one miner lost its points."""
     from neurons.validator.explain import explain, explanation_wire
     from neurons.validator.scoring import points
-    from polarise.verdict import lost_text
 
     with _open_metrics(args) as metrics:
-        stored = _find(metrics.newest_of_all(), args.miner)
+        found = metrics.newest_of_all() if args.epoch is None else metrics.scores_of(args.epoch)
+        stored = _find(found, args.miner)
     looks = _looks(args, stored)
     if args.output == "json":
         print(json.dumps({**explanation_wire(stored), "devices": [look.to_wire() for look in looks]}, indent=2))
@@ -114,7 +115,9 @@ def run_explain(args: argparse.Namespace) -> int:
     for line in explain(stored.record):
         share = f"{line.weight_ppm / 10_000:.1f} %" if line.weight_ppm else "left out"
         compared = f"{line.measured} of {line.claimed}" if line.claimed else line.measured
-        print(f"{line.part:<10}  weight {share:<8}  lost {lost_text(line.lost_ppm):>6}  {compared}")
+        # What earlier measurements give is no loss.
+        word = "kept" if line.lost_ppm < 0 else "lost"
+        print(f"{line.part:<10}  weight {share:<8}  {word} {points(abs(line.lost_ppm)):>6}  {compared}")
         for rate in line.rates:
             print(f"            {rate}")
         if line.reasons or line.message:
@@ -158,6 +161,15 @@ def run_replay(args: argparse.Namespace) -> int:
     return EXIT_NOT_VERIFIED if is_broken else EXIT_OK
 
 
+def _earlier(record: ScoreRecord) -> list[str]:
+    """Return a word where the newest measurements alone do not make the score."""
+    from neurons.validator.scoring import points
+
+    if record.raw_ppm is None or record.smoothed_ppm // 10_000 == record.raw_ppm // 10_000:
+        return []
+    return [f"smoothed (newest {points(record.raw_ppm)})"]
+
+
 def _looks(args: argparse.Namespace, stored: StoredScore) -> list[DeviceLook]:
     """Return what the devices of the newest bundle look like; none where it is not on disk any more."""
     from challenges.hardware import HardwareTable
@@ -182,7 +194,7 @@ def _read_bundle(path: Path) -> EvidenceBundle:
     try:
         return read_bundle(path)
     except OSError as err:
-        raise ConfigError(f"cannot be read: {err.strerror}", origin=str(path), allowed="a bundle") from err
+        raise ConfigError(f"cannot be read: {err.strerror}", origin=str(path), allowed="a file of a validator's evidence folder, or what GET /evidence/NAME gave") from err
 
 
 def _name(what: str, path: Path, bundle: EvidenceBundle) -> Finding:

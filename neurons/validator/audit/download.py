@@ -24,7 +24,7 @@ from polarise.answers import raise_for_status
 from polarise.block import block_of
 from polarise.block_follower import FileMemory
 from polarise.checkpoint import parse_checkpoint
-from polarise.errors import RequestRejected, Unavailable
+from polarise.errors import AddressRefused, RequestRejected, Unavailable
 from polarise.evidence import MAX_BUNDLE_BYTES, read_bundle
 from polarise.genesis import Genesis
 from polarise.http_client import HttpClient
@@ -126,9 +126,13 @@ class BundleDownload:
         return count
 
     def _fetch(self, bundle: Wanted) -> bytes | None:
-        response = self._client(self._base_url or bundle.uri).request(
-            "GET", f"/evidence/{bundle.name}", timeout_seconds=BUNDLE_SECONDS, max_bytes=MAX_BUNDLE_BYTES
-        )
+        try:
+            response = self._client(self._base_url or bundle.uri).request(
+                "GET", f"/evidence/{bundle.name}", timeout_seconds=BUNDLE_SECONDS, max_bytes=MAX_BUNDLE_BYTES
+            )
+        except AddressRefused as err:
+            fix = "audit with --allow-private if you trust that address, or name one with --evidence-url"
+            raise AddressRefused(f"{err.message}; {fix}") from err
         try:
             raise_for_status(response)
         except RequestRejected as err:

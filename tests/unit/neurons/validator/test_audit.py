@@ -475,7 +475,9 @@ def test_download_over_http_goes_on_where_it_ended(tmp_path: Path, capsys: pytes
 def _check_unreachable(ledger: SmallLedger, capsys: pytest.CaptureFixture[str]) -> None:
     """The record's own uri is a private address here, and nobody listens at the other one."""
     arguments = ["audit", "--ledger", ledger.url, "--genesis", str(ledger.genesis_file)]
+    capsys.readouterr()
     assert main(arguments) == 4
+    assert "--allow-private" in capsys.readouterr().err
     assert main([*arguments, "--evidence-url", "http://127.0.0.1:1"]) == 4
     assert "broken off" in capsys.readouterr().out
 

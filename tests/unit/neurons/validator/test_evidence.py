@@ -284,8 +284,27 @@ def test_command_replays_scores_and_explains(
     assert json.loads(capsys.readouterr().out)[0]["score"] == "100.00"
     assert main(["validator", "--data-dir", str(tmp_path), "explain", MINER.public_key[:8]]) == 0
     assert "score 100.00" in capsys.readouterr().out
+    of_epoch = ["validator", "explain", "--data-dir", str(tmp_path), MINER.public_key[:8], "--epoch"]
+    assert main([*of_epoch, str(secret.epoch)]) == 0
+    assert main([*of_epoch, str(secret.epoch + 1)]) == 5
+    capsys.readouterr()
     assert main(["validator", "explain", "--data-dir", str(tmp_path), "ffff"]) == 5
     assert main(["validator", "scores", "--data-dir", str(tmp_path / "none")]) == 2
+
+
+def test_what_earlier_measurements_give_reads_as_kept_and_never_as_a_loss(
+    bundle: EvidenceBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    worse = bundle.score.model_copy(update={"raw_ppm": 400_000, "smoothed_ppm": 700_000, "score_ppm": 700_000})
+    with MetricsHandler(tmp_path / FILE_NAME) as metrics:
+        secret, _ = challenge_of(entry_of())
+        metrics.begin_epoch(secret, 1)
+        metrics.record(StoredScore(secret.epoch, MINER.public_key, worse, "0" * 64, 1))
+    assert main(["validator", "scores", "--data-dir", str(tmp_path)]) == 0
+    assert "smoothed (newest 40.00)" in capsys.readouterr().out
+    assert main(["validator", "explain", "--data-dir", str(tmp_path), MINER.public_key[:8]]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("smoothing")]
+    assert "kept  30.00" in line
 
 
 def _replayed(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, dict[str, bool | None]]:
