@@ -194,7 +194,11 @@ def _read_bundle(path: Path) -> EvidenceBundle:
     try:
         return read_bundle(path)
     except OSError as err:
-        raise ConfigError(f"cannot be read: {err.strerror}", origin=str(path), allowed="a file of a validator's evidence folder, or what GET /evidence/NAME gave") from err
+        raise ConfigError(
+            f"cannot be read: {err.strerror}",
+            origin=str(path),
+            allowed="a file of a validator's evidence folder, or what GET /evidence/NAME gave",
+        ) from err
 
 
 def _name(what: str, path: Path, bundle: EvidenceBundle) -> Finding:
