@@ -1,8 +1,8 @@
 """What every test may ask for: ``--require``, ``--part``, the people of a test, a running miner.
 
 Rules:
-- A test marked ``docker``, ``gpu``, ``kernels`` or ``compiler`` is skipped, with the reason, where the thing is missing; ``--require docker`` turns
-  that into a failure of the whole run, so that a green run says what it looked at.
+- A test marked ``docker``, ``lab``, ``gpu``, ``kernels`` or ``compiler`` is skipped, with the reason, where the thing is missing;
+  ``--require docker`` turns that into a failure of the whole run, so that a green run says what it looked at.
 - ``--part`` takes one half of the tests: those that bear others beside them, or those marked ``alone``. tests/run needs it.
 - Nothing here needs more than requirements.txt installs.
 """
@@ -19,6 +19,7 @@ import pytest
 from neurons.miner.node import MinerNode
 from neurons.miner.pow_library import COMPILER
 from polarise.signing import Identity
+from tests.lab.engine import why_no_lab
 from tests.support.engine import remove_everything_of, why_no_engine
 from tests.support.identities import People, fresh_node_identity
 from tests.support.miners import RunningMiner, engineless, miner_config, running
@@ -42,6 +43,7 @@ def why_no_triton() -> str | None:
 
 REQUIREMENTS: dict[str, Callable[[], str | None]] = {
     "docker": why_no_engine,
+    "lab": why_no_lab,
     "gpu": why_no_gpu,
     "compiler": why_no_compiler,
     "kernels": why_no_triton,
