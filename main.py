@@ -1,7 +1,7 @@
 """python main.py COMMAND: the one door to every role; `python main.py --help` lists them.
 
 Rules:
-- `setup` and `doctor` need nothing but the standard library, so they run with the system's Python before any venv exists.
+- `setup`, `doctor` and `image` need nothing but the standard library, so they run with the system's Python before any venv exists.
 - Every other command runs inside the checkout's .venv: this file changes into it by itself, or names the fix.
 """
 
@@ -24,10 +24,10 @@ def main(argv: list[str]) -> int:
     """Run one command and return its exit status."""
     if sys.version_info < (3, 11):  # noqa: UP036  the sentence is for those who have an older one
         return _refuse("Python 3.11 or newer is required; install it, then: make setup PYTHON=python3.11")
-    if argv and argv[0] in ("setup", "doctor"):
-        from neurons.setup.command import run_doctor, run_setup
+    if argv and argv[0] in ("setup", "doctor", "image"):
+        from neurons.setup.command import RUN
 
-        return (run_setup if argv[0] == "setup" else run_doctor)(argv[1:])
+        return RUN[argv[0]](argv[1:])
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         return _run_in_venv(missing, argv)

@@ -40,7 +40,8 @@ first steps:
   python main.py join                                     measure, and write the signed registry entry
   python main.py miner                                    run the miner
 
-also: `python main.py setup` builds .venv, engine and image; `python main.py doctor` says what is missing.
+also: `python main.py setup` builds .venv, engine and image; `python main.py doctor` says what is missing;
+`python main.py image update` builds the containers' image anew with today's security updates.
 """
 
 

@@ -10,7 +10,7 @@ import pytest
 from config import reference
 from neurons.cli import build_parser
 from neurons.miner.access_table import MINER_ACCESS
-from neurons.setup.command import doctor_parser, setup_parser
+from neurons.setup.command import doctor_parser, image_parser, setup_parser
 from neurons.validator.access_table import VALIDATOR_ACCESS
 from polarise.errors import ErrorCode, RejectReason
 
@@ -111,7 +111,7 @@ def _parser_of(words: list[str]) -> tuple[argparse.ArgumentParser, list[str]]:
         return setup_parser(), words[1:]
     if words[0] == "doctor":
         return doctor_parser(), words[1:]
-    parser, rest = build_parser(), list(words)
+    parser, rest = (image_parser(), words[1:]) if words[0] == "image" else (build_parser(), list(words))
     while rest and (found := _commands(parser).get(rest[0])):
         parser, rest = found, rest[1:]
     return parser, rest

@@ -1,6 +1,7 @@
-"""The two commands that run before anything is installed: `main.py setup` and `main.py doctor`.
+"""The commands that need nothing installed: `main.py setup`, `main.py doctor` and `main.py image`.
 
-Exit status: 0 done, or all that is required holds; 1 the doctor found a failure; 2 the set-up needs the operator.
+Exit status: 0 done, or all that is required holds; 1 the doctor found a failure, or two builds differ; 2 the operator is
+needed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from neurons.setup.engine import engine_version, start_engine
 from neurons.setup.environment import build_venv, install_requirements
 from neurons.setup.errors import SetupError
 from neurons.setup.image import base_image_reference, provide_image
+from neurons.setup.image_update import build_twice, describe, update
 from neurons.setup.packages import install_packages, packages_for
 from neurons.setup.preflight import preflight
 from neurons.setup.progress import ALREADY_THERE, Progress
@@ -50,6 +52,28 @@ def run_doctor(argv: Sequence[str] | None = None) -> int:
     return 0 if is_healthy(checks) else 1
 
 
+def run_image(argv: Sequence[str] | None = None) -> int:
+    """Show the base image, build it anew, or build it twice and compare."""
+    options = image_parser().parse_args(argv)
+    reference = base_image_reference()
+    try:
+        if options.verb == "show":
+            print(describe(reference))
+        elif options.verb == "update":
+            print(update(Checkout.here(), reference, Progress(step_count=3)))
+        else:
+            first, second = build_twice(reference, Progress(step_count=2))
+            print(f"first   {first}\nsecond  {second}\n{'equal' if first == second else 'DIFFERENT'}")
+            return 0 if first == second else 1
+    except SetupError as error:
+        print(f"image: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("image: stopped; the image is the one it was", file=sys.stderr)
+        return 130
+    return 0
+
+
 def setup_parser() -> argparse.ArgumentParser:
     """Return the parser of `main.py setup`."""
     parser = argparse.ArgumentParser(prog="main.py setup", description="Build what a node needs; safe to repeat.")
@@ -69,6 +93,19 @@ def doctor_parser() -> argparse.ArgumentParser:
     parser.add_argument("--deep", action="store_true", help="log into a throw-away container now")
     parser.add_argument("--image", metavar="REFERENCE", help="the image to look for (default: the one setup builds)")
     parser.add_argument("--port", type=int, default=8080, help="the miner's API port (default: %(default)s)")
+    return parser
+
+
+def image_parser() -> argparse.ArgumentParser:
+    """Return the parser of `main.py image`."""
+    parser = argparse.ArgumentParser(
+        prog="main.py image",
+        description="The image of containers that name none; running leases keep the one they have.",
+    )
+    verbs = parser.add_subparsers(dest="verb", metavar="{show,update,verify}", required=True)
+    verbs.add_parser("show", help="name, id, hash of its content, and how old it is")
+    verbs.add_parser("update", help="build it with today's security updates, log in once, then put it in place")
+    verbs.add_parser("verify", help="build it twice and compare the two, byte for byte; nothing stays")
     return parser
 
 
@@ -98,3 +135,6 @@ def _set_up_engine(options: argparse.Namespace, checkout: Checkout, progress: Pr
     progress.end(f"worked in {login.seconds:.1f} s: {login.banner}" if is_new else f"{ALREADY_THERE}: {login.banner}")
     if options.image:
         progress.note(f"to rent it out, set docker.base_image: {reference} in your configuration")
+
+
+RUN = {"setup": run_setup, "doctor": run_doctor, "image": run_image}

@@ -9,6 +9,7 @@ Rules:
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from neurons.setup.check import Check, Role, Status
 from neurons.setup.checkout import Checkout
 from neurons.setup.checks import engine, image, interpreter, machine, network
 from neurons.setup.errors import SetupError
-from neurons.setup.image import image_id
+from neurons.setup.image import built_unix_seconds, image_id
 from neurons.setup.preflight import Login, preflight, read_login
 from neurons.setup.shell import find_program
 
@@ -103,7 +104,9 @@ def _examine_image(checkout: Checkout, facts: engine.EngineFacts, reference: str
         verdict = image.check_deep_login(login, problem)
     else:
         verdict = image.check_login(login, identity=identity, engine=facts.server, kernel=platform.release())
-    return [image.check_image(reference, identity), verdict, image.check_sshd(login)]
+    built = None if identity is None else built_unix_seconds(reference)
+    age_seconds = 0.0 if built is None else time.time() - built
+    return [image.check_image(reference, identity, age_seconds), verdict, image.check_sshd(login)]
 
 
 def _log_in_now(checkout: Checkout, reference: str) -> tuple[Login | None, str]:

@@ -14,6 +14,7 @@ import json
 import re
 import tempfile
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 from neurons.setup.engine import docker
@@ -22,6 +23,8 @@ from neurons.setup.progress import ALREADY_THERE, Progress
 from neurons.setup.shell import as_root, find_program, run
 
 REPOSITORY = "polarise/base"
+# On every image that was built here, so that one whose name went to a newer build is found again.
+LABEL = "polarise.image"
 SUITE = "bookworm"
 # 9 October 2025; also the moment before which no clock of ours can stand (see checks/machine.py).
 SOURCE_DATE_EPOCH = 1_760_000_000
@@ -58,6 +61,28 @@ def image_id(reference: str) -> str | None:
     return outcome.output.strip() if outcome.ok else None
 
 
+def built_unix_seconds(reference: str) -> float | None:
+    """Return when an image was imported, or None when the engine does not hold it."""
+    outcome = run(docker(["image", "inspect", "--format", "{{.Created}}", reference]))
+    if not outcome.ok:
+        return None
+    # The engine writes nanoseconds and a Z, which older Pythons do not read.
+    moment = re.sub(r"(\.\d{6})\d*Z$", r"\1+00:00", outcome.output.strip()).replace("Z", "+00:00")
+    return datetime.fromisoformat(moment).timestamp()
+
+
+def layers(reference: str) -> str:
+    """Return what an image holds, as the hashes of its layers: equal for equal bytes, whenever they were imported.
+
+    Raises:
+        SetupError: The engine does not hold it.
+    """
+    outcome = run(docker(["image", "inspect", "--format", '{{join .RootFS.Layers " "}}', reference]))
+    if not outcome.ok:
+        raise SetupError(f"the engine holds no image {reference}", "run `make setup`")
+    return outcome.output.strip()
+
+
 def provide_image(progress: Progress, given: str | None) -> tuple[str, str]:
     """Build the base image, or fetch the one given by digest, unless the engine holds it.
 
@@ -75,7 +100,7 @@ def provide_image(progress: Progress, given: str | None) -> tuple[str, str]:
         reference = base_image_reference()
         if image_id(reference) is not None:
             return reference, f"{ALREADY_THERE}: {reference}"
-        _build(progress, reference)
+        build_image(progress, reference)
         return reference, f"built {reference}"
     if _DIGEST_REFERENCE.fullmatch(given) is None:
         raise SetupError(f"--image {given}: an image is named by digest only", "write it as REPOSITORY@sha256:<64 hex>")
@@ -127,8 +152,12 @@ def host_sources() -> list[str]:
     return [file.read_text(encoding="utf-8", errors="replace") for file in files if file.is_file()]
 
 
-def _build(progress: Progress, reference: str) -> None:
-    """Make the root as a tar file and hand it to the engine; the folder it grew in is removed in any case."""
+def build_image(progress: Progress, reference: str) -> None:
+    """Make the root as a tar file and hand it to the engine under this name; the folder it grew in goes in any case.
+
+    Raises:
+        SetupError: The build or the import failed; the engine holds what it held before.
+    """
     sources = archive_lines(host_sources(), SUITE)
     progress.note(f"building {reference} as root: Debian {SUITE} with {', '.join(INCLUDED)}; no registry is asked")
     # Not /tmp, which may be small, in memory, or without devices.
@@ -141,7 +170,10 @@ def _build(progress: Progress, reference: str) -> None:
         outcome = progress.run(as_root(command, "build the base image"), timeout_seconds=BUILD_TIMEOUT_SECONDS)
         if not outcome.ok:
             raise SetupError(f"could not build the base image:\n{outcome.tail()}", "does `apt-get update` work here?")
-        outcome = progress.run(docker(["import", str(tar), reference]), timeout_seconds=IMPORT_TIMEOUT_SECONDS)
+        outcome = progress.run(
+            docker(["import", "--change", f"LABEL {LABEL}={REPOSITORY}", str(tar), reference]),
+            timeout_seconds=IMPORT_TIMEOUT_SECONDS,
+        )
         if not outcome.ok:
             raise SetupError(f"docker import failed:\n{outcome.tail()}", "is the disk of Docker's data folder full?")
     finally:

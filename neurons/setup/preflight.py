@@ -86,10 +86,15 @@ def preflight(checkout: Checkout, reference: str, *, force: bool) -> tuple[Login
     engine = engine_version() or "unknown"
     if not force and stamp is not None and is_current(stamp, identity, engine, platform.release()):
         return stamp, False
-    login = _log_in(identity, engine)
+    login = log_in(identity, engine)
+    write_login(checkout, login)
+    return login, True
+
+
+def write_login(checkout: Checkout, login: Login) -> None:
+    """Keep a login that worked."""
     checkout.state.mkdir(exist_ok=True)
     (checkout.state / STAMP_NAME).write_text(json.dumps(asdict(login), indent=1) + "\n", encoding="utf-8")
-    return login, True
 
 
 def read_login(checkout: Checkout) -> Login | None:
@@ -120,7 +125,16 @@ def read_memory_limit(answer: str) -> int | None:
     return int(limit) if re.fullmatch(r"\s*\d+\s*", limit) else None
 
 
-def _log_in(identity: str, engine: str) -> Login:
+def log_in(identity: str, engine: str) -> Login:
+    """Log in to a throw-away container of an image, whatever the stamp says.
+
+    Args:
+        identity: The image's id.
+        engine: Version of the engine, for the stamp.
+
+    Raises:
+        SetupError: The login did not work.
+    """
     started = time.monotonic()
     name = f"polarise-preflight-{time.time_ns():x}"
     keys = Path(tempfile.mkdtemp(prefix="polarise-preflight-"))

@@ -5,13 +5,21 @@ from __future__ import annotations
 from neurons.setup.check import Check, failure, met, warning
 from neurons.setup.preflight import Login, is_current
 
+AGE_DAYS_MAX = 30
+DAY_SECONDS = 86_400
 
-def check_image(reference: str, identity: str | None) -> Check:
-    """Judge whether the engine holds the image; `identity` is its id there, None when it does not."""
+
+def check_image(reference: str, identity: str | None, age_seconds: float = 0) -> Check:
+    """Judge whether the engine holds the image, and how old it is; `identity` is its id there, None without one."""
     if identity is None:
         cause = "not built, or built from an older recipe"
         return failure("base image", "not there", reference, cause, "make setup")
-    return met("base image", identity.removeprefix("sha256:")[:12], reference)
+    days = int(age_seconds // DAY_SECONDS)
+    measured = f"{identity.removeprefix('sha256:')[:12]}, {days} days old"
+    if days > AGE_DAYS_MAX:
+        cause = f"Debian's security updates of {days} days are not in it"
+        return warning("base image", measured, reference, cause, "python main.py image update")
+    return met("base image", measured, reference)
 
 
 def check_login(login: Login | None, *, identity: str | None, engine: str, kernel: str) -> Check:
