@@ -160,6 +160,8 @@ REJECT_REASONS: Mapping[RejectReason, str] = {
     RejectReason.LOG_FORK: "The miner's log signed two histories: what was told was changed afterwards.",
     RejectReason.LOG_MISMATCH: "The event lines that came are not those the log signed.",
     RejectReason.RENTED: "The device is rented, as a receipt with the renter's signature shows, and was not measured.",
+    RejectReason.DECLINED: "The device was asked in a round and the miner answered that it is busy.",
+    RejectReason.OCCUPIED: "The device proved for another validator at that moment, as that one's signed order shows.",
     RejectReason.LOG_GAP: "An event line is missing, repeated or moved.",
 }
 

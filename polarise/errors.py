@@ -83,6 +83,8 @@ class RejectReason(StrEnum):
     LOG_MISMATCH = "LOG_MISMATCH"
     LOG_GAP = "LOG_GAP"
     RENTED = "RENTED"
+    DECLINED = "DECLINED"
+    OCCUPIED = "OCCUPIED"
 
 
 class SubnetError(Exception):

@@ -300,7 +300,7 @@ class EvidenceBundle(WireModel):
     """One examination of one miner.
 
     Attributes:
-        version: Of this format; 1 has no draw and no round.
+        version: Of this format; 1 has no draw and no round. It goes with the version of the rules.
         epoch: The validator's epoch number.
         examined_unix_ms: When it ended, by the validator's wall clock.
         validator_key: Who examined.
@@ -322,7 +322,7 @@ class EvidenceBundle(WireModel):
         openings_gone: The validator's word that they went earlier; see `polarise.openings`.
     """
 
-    version: Literal[1, 2] = 2
+    version: Literal[1, 2, 3] = 3
     epoch: Count
     examined_unix_ms: Count
     validator_key: str = Field(pattern=KEY_PATTERN)
@@ -344,9 +344,9 @@ class EvidenceBundle(WireModel):
     openings_gone: SignedStatement | None = None
 
     def to_wire(self) -> dict[str, JsonValue]:
-        """Return the bundle as JSON-ready values; one of version 1 without what came later, so that its name stays."""
-        if self.version == 1:
-            wire: dict[str, JsonValue] = self.model_dump(mode="json", exclude=_SINCE_VERSION_2)  # type: ignore[arg-type]  # nested
+        """Return the bundle as JSON-ready values; an older one without what came later, so that its name stays."""
+        if (later := _SINCE.get(self.version)) is not None:
+            wire: dict[str, JsonValue] = self.model_dump(mode="json", exclude=later)  # type: ignore[arg-type]  # nested
             return wire
         return super().to_wire()
 
@@ -367,7 +367,7 @@ _SCORE_SINCE_2: dict[str, object] = {
         "__all__": {"standing": True, "smoothed_ppm": True, "devices": {"__all__": {"standing": True, "rates": True}}}
     },
 }
-_SINCE_VERSION_2 = {
+_SINCE_VERSION_2: dict[str, object] = {
     "draw": True,
     "round": True,
     "retention_hours": True,
@@ -376,6 +376,9 @@ _SINCE_VERSION_2 = {
     "previous": _SCORE_SINCE_2,
     "score": _SCORE_SINCE_2,
 }
+
+# Version of a bundle -> what only later ones have.
+_SINCE: dict[int, dict[str, object]] = {1: _SINCE_VERSION_2}
 
 
 def openings_digest(openings: Sequence[dict[str, object]]) -> str:
@@ -389,13 +392,13 @@ def read_bundle(path: Path) -> EvidenceBundle:
 
     Raises:
         OSError: Not readable.
-        RequestRejected: Too large, not a bundle, of version 1 with what came later, or openings whose digest is another.
+        RequestRejected: Too large, not a bundle, an older one with what came later, or openings whose digest is another.
     """
     with path.open("rb") as handle:
         raw = handle.read(MAX_BUNDLE_BYTES + 1)
     bundle = decode_model(EvidenceBundle, raw, max_bytes=MAX_BUNDLE_BYTES)
-    if bundle.version == 1:
-        _check_version_1(bundle)
+    if bundle.version in _SINCE:
+        _check_older(bundle)
     for proof in bundle.proofs:
         if proof.openings is not None and _digest_of(proof.openings) != proof.openings_digest:
             raise RequestRejected(
@@ -407,12 +410,12 @@ def read_bundle(path: Path) -> EvidenceBundle:
     return bundle
 
 
-def _check_version_1(bundle: EvidenceBundle) -> None:
-    """Refuse a bundle of version 1 that says what only version 2 can: its name would not cover it."""
+def _check_older(bundle: EvidenceBundle) -> None:
+    """Refuse a bundle of an older version that says what only a newer one can: its name would not cover it."""
     if decode_model(EvidenceBundle, canonical_bytes(bundle.to_wire()), max_bytes=MAX_BUNDLE_BYTES) != bundle:
         raise RequestRejected(
             ErrorCode.INVALID_FIELD,
-            "a bundle of version 1 says what that version does not have",
+            f"a bundle of version {bundle.version} says what that version does not have",
             hint="get the bundle from the validator again",
             field="version",
         )

@@ -29,5 +29,7 @@ FIXES: dict[RejectReason, str] = {
     RejectReason.LOG_FORK: "Never edit or restore the agent's log; after a restore from backup register the node anew.",
     RejectReason.LOG_MISMATCH: "Let nothing between miner and validator rewrite answers; run miner and agent unmodified.",
     RejectReason.RENTED: "Nothing is wrong for twelve rounds; then show the device between two leases, so that it can be measured.",
+    RejectReason.DECLINED: "Keep the device free for proofs, or claim it no longer: whoever is asked in a round and says 'not now' counts as away.",
+    RejectReason.OCCUPIED: "Nothing is wrong for twelve rounds: the device proved for another validator, whose order shows it.",
     RejectReason.LOG_GAP: "Let nothing between miner and validator cut answers; run miner and agent unmodified.",
 }

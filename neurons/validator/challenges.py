@@ -30,6 +30,8 @@ START_SLACK_SECONDS = 10.0
 WORTH_WAITING_FOR = 0.3
 # The proof of work first: it needs no torch, so that the miner's first answer costs it least.
 KINDS = (ChallengeKind.POW, ChallengeKind.MATMUL)
+# Version of a bundle -> what each device was asked for.
+KINDS_OF_BUNDLE = {1: (ChallengeKind.POW, ChallengeKind.MATMUL), 2: (ChallengeKind.POW, ChallengeKind.MATMUL), 3: KINDS}
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from neurons.validator.challenges import KINDS, Challenge, ChallengeGenerator, E
 from neurons.validator.drawing import host_of
 from neurons.validator.missing import Tally, tally
 from neurons.validator.proof_trace import ProofTrace
-from neurons.validator.scoring.standing import NEUTRAL_REASONS
+from neurons.validator.scoring.standing_3 import NEUTRAL_REASONS
 from neurons.validator.verification import NO_AVERAGES, Averages, Verdict, VerificationEngine
 from neurons.validator.wave import BUSY, DEFECT, Ask, Wave
 from polarise.answers import printable

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from neurons.validator.scoring import version_1, version_2
+from neurons.validator.scoring import version_1, version_2, version_3
 from neurons.validator.scoring.standing import DECLINES_NEUTRAL, GATE_REASONS
-from neurons.validator.scoring.version_2 import (
+from neurons.validator.scoring.version_3 import (
     ACCEPTABLE_PPM,
     ALPHA_PPM,
     RULES_VERSION,
@@ -29,7 +29,7 @@ from polarise.evidence import (
 )
 
 # Version of the rules -> version of the bundles that carry what these rules look at.
-KNOWN_VERSIONS = {version_1.RULES_VERSION: 1, version_2.RULES_VERSION: 2}
+KNOWN_VERSIONS = {version_1.RULES_VERSION: 1, version_2.RULES_VERSION: 2, version_3.RULES_VERSION: 3}
 
 
 class RulesUnknown(ValueError):
@@ -57,6 +57,8 @@ def recompute_score(
         return version_1.ScoringSystem().calculate_score(proofs, inspection, previous, telemetry)
     if rules_version == version_2.RULES_VERSION:
         return version_2.ScoringSystem().calculate_score(proofs, inspection, previous, telemetry, draw=draw)
+    if rules_version == version_3.RULES_VERSION:
+        return version_3.ScoringSystem().calculate_score(proofs, inspection, previous, telemetry, draw=draw)
     raise RulesUnknown(rules_version)
 
 

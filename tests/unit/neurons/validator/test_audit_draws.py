@@ -1,4 +1,4 @@
-"""The audit of what rules 2 brought: draws, attempts, rounds, pages, worth and weights, each changed by the least amount."""
+"""The audit of what rules 2 and 3 brought: draws, attempts, rounds, pages, worth and weights, each changed by the least amount."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from neurons.validator.audit.rounds import RoundAuditor
 from neurons.validator.challenges import EpochSecret
 from neurons.validator.missing import Tally, tally
 from neurons.validator.replay_proof import beacon_of
-from neurons.validator.scoring import recompute_score
+from neurons.validator.scoring import RULES_VERSION, recompute_score
 from polarise.epoch_record import ScoreSheet
 from polarise.errors import RejectReason
 from polarise.evidence import DrawEvidence, EvidenceBundle, RoundEvidence
@@ -73,7 +73,9 @@ def _lied(market: MarketFiles, folder: Path, false: EvidenceBundle, **line: obje
 def _scored(bundle: EvidenceBundle, **changes: object) -> EvidenceBundle:
     """Change a bundle, and let its score follow by the rules."""
     changed = bundle.model_copy(update=changes)
-    score = recompute_score(2, changed.proofs, changed.inspection, changed.previous, changed.telemetry, changed.draw)
+    score = recompute_score(
+        RULES_VERSION, changed.proofs, changed.inspection, changed.previous, changed.telemetry, changed.draw
+    )
     return changed.model_copy(update={"score": score})
 
 
@@ -262,9 +264,9 @@ def test_scores_on_two_pages_audit_clean(
         (lambda path, value: (Write(path, {**value, "page": 1}),), "scores"),
         (lambda path, value: (Write(path, value), Write(path[:-3], _sheet_of(value))), "scores"),
         (lambda path, value: (Write(path[:-3], _sheet_of(value)),), "rules_version"),
-        (lambda path, value: (Write(path[:-3], {**_sheet_of(value), "rules_version": 2}),), "scores"),
+        (lambda path, value: (Write(path[:-3], {**_sheet_of(value), "rules_version": RULES_VERSION}),), "scores"),
         (lambda path, value: (Write(path, {**value, "rules_version": 1}),), "scores"),
-        (lambda path, value: (Write(path, {**value, "rules_version": 3}),), "rules_version"),
+        (lambda path, value: (Write(path, {**value, "rules_version": RULES_VERSION + 1}),), "rules_version"),
         (lambda path, value: (Write(path, {**value, "lines": value["lines"] * 2}),), "scores"),
     ],
 )

@@ -120,7 +120,7 @@ def test_scores_of_a_thousand_miners_all_stand_on_the_ledger(tmp_path: Path, led
     scores, record = EpochScores.of_pages(pages), read_record(ledger.client(), 11)
     assert [line.miner_key for line in scores.lines] == keys
     assert len(pages) == 6
-    assert (record.scores_root, record.miners_count, record.rules_version) == (scores.root(), MINERS_MAX, 2)
+    assert (record.scores_root, record.miners_count, record.rules_version) == (scores.root(), MINERS_MAX, 3)
     lines = [line for page in pages for line in page.lines]
     assert sum(line.weight_ppm for line in lines) == 1_000_000
     assert {line.worth_ppb for line in lines} == {CPU.matmul_ops_per_second * 10**9 // 791_520_000_000_000}

@@ -72,7 +72,7 @@ def test_old_bundle_that_says_what_only_a_newer_one_can_is_refused(
         read_bundle(changed)
 
 
-@pytest.mark.parametrize(("version", "rules_version"), [(2, 1), (1, 2), (1, 3), (1, 0)])
+@pytest.mark.parametrize(("version", "rules_version"), [(2, 1), (3, 1), (1, 2), (1, 3), (1, 0)])
 def test_rules_go_with_the_form_of_their_bundle(version: int, rules_version: int) -> None:
     bundle = read_bundle(BUNDLES[0])
     score = bundle.score.model_copy(update={"rules_version": rules_version})
@@ -81,12 +81,12 @@ def test_rules_go_with_the_form_of_their_bundle(version: int, rules_version: int
 
 
 def test_rules_that_nobody_knows_are_named() -> None:
-    assert 3 not in KNOWN_VERSIONS
-    with pytest.raises(RulesUnknown, match="by rules 3, this software has 1, 2"):
-        recompute_score(3, (), None, None, None, None)
+    assert 4 not in KNOWN_VERSIONS
+    with pytest.raises(RulesUnknown, match="by rules 4, this software has 1, 2, 3"):
+        recompute_score(4, (), None, None, None, None)
 
 
-def test_rules_1_let_a_caught_miner_go_after_one_epoch_and_rules_2_do_not() -> None:
+def test_rules_1_let_a_caught_miner_go_after_one_epoch_and_later_ones_do_not() -> None:
     """The difference an auditor has to keep apart."""
     bundle = read_bundle(BUNDLES[0])
     caught = bundle.proofs[0].model_copy(
@@ -100,7 +100,7 @@ def test_rules_1_let_a_caught_miner_go_after_one_epoch_and_rules_2_do_not() -> N
     for rules in KNOWN_VERSIONS:
         first = recompute_score(rules, (caught, bundle.proofs[1]), None, None, None, None)
         gates[rules] = (first.gate, recompute_score(rules, busy, None, first, None, None).gate)
-    assert gates == {1: (0, 1), 2: (0, 0)}
+    assert gates == {1: (0, 1), 2: (0, 0), 3: (0, 0)}
 
 
 def _wire(path: Path) -> Wire:

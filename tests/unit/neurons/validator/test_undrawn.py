@@ -1,4 +1,4 @@
-"""Rules 2: what an epoch without a draw leaves, what stands until it is measured again, and what wears off."""
+"""Since rules 2: what an epoch without a draw leaves, what stands until it is measured again, and what wears off."""
 
 from __future__ import annotations
 

@@ -1,0 +1,117 @@
+"""The rules of version 3: as version 2, but who declines in a round was not there.
+
+Rules:
+- raw = 0.40 compute + 0.25 memory + 0.25 service + 0.10 telemetry. Parts nobody measures yet are left out with reason
+  NOT_MEASURED and the others weigh more; all figures are millionths, every division rounds down.
+- compute: see `neurons.validator.scoring.compute_3`. service = 1 when the rented container kept every promise and could
+  be given back, else 0. telemetry = 1 when every new line of the machine's log verified, else 0.
+- What stands, what is smoothed and what closes the gate is as in version 2, by its own functions.
+- Nobody is accepted below 70.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from neurons.validator.scoring.compute_3 import COMPUTE_KINDS, is_any_measured, score_compute
+from neurons.validator.scoring.standing import GATE_REASONS, distinct
+
+# Rules 2 are frozen, their private helpers with them: what did not change is the same code and no copy of it.
+from neurons.validator.scoring.version_2 import (
+    ACCEPTABLE_PPM,
+    ALPHA_PPM,
+    WEIGHTS_PPM,
+    _last,
+    _service,
+    _smoothed_mean,
+    _telemetry,
+    _undrawn,
+    _unmeasured,
+    _weighted_mean,
+    _with_average,
+    effective_weights,
+    points,
+)
+from polarise.errors import RejectReason
+from polarise.evidence import (
+    DrawEvidence,
+    InspectionEvidence,
+    PartScore,
+    ProofEvidence,
+    ScoreRecord,
+    TelemetryEvidence,
+)
+
+RULES_VERSION = 3
+
+
+class ScoringSystem:
+    """The rules of version 3; holds nothing."""
+
+    def calculate_score(
+        self,
+        proofs: Sequence[ProofEvidence],
+        inspection: InspectionEvidence | None,
+        previous: ScoreRecord | None,
+        telemetry: TelemetryEvidence | None = None,
+        *,
+        draw: DrawEvidence | None = None,
+    ) -> ScoreRecord:
+        """Score one miner in one epoch.
+
+        Args:
+            proofs: One per device and kind; not looked at where the miner was not drawn.
+            inspection: The rented container, likewise; None when this validator does not inspect.
+            previous: The miner's newest score before; None for a miner never scored.
+            telemetry: The miner's own log; None when this validator does not read it.
+            draw: Whether it was to be proven and inspected; None where everybody is, in every epoch.
+        """
+        is_proven = draw is None or draw.is_proven
+        is_inspected = draw is None or draw.is_inspected
+        parts = (
+            _compute(proofs, previous) if is_proven else _undrawn("compute", previous),
+            _memory(proofs, previous) if is_proven else _undrawn("memory", previous),
+            _service(inspection, previous) if is_inspected else _undrawn("service", previous),
+            _telemetry(telemetry, previous),
+        )
+        found = distinct(reason for part in parts for reason in part.reasons)
+        gate = 0 if GATE_REASONS.intersection(found) else 1
+        smoothed = _smoothed_mean(parts, previous)
+        return ScoreRecord(
+            rules_version=RULES_VERSION,
+            parts=parts,
+            raw_ppm=_weighted_mean((part.weight_ppm, part.value_ppm) for part in parts),
+            smoothed_ppm=smoothed,
+            gate=0 if gate == 0 else 1,
+            score_ppm=smoothed * gate,
+            reasons=tuple(sorted(found, key=lambda reason: reason is RejectReason.NOT_MEASURED)),
+            undrawn_count=0 if is_proven else 1 + (previous.undrawn_count if previous else 0),
+            uninspected_count=0 if is_inspected else 1 + (previous.uninspected_count if previous else 0),
+        )
+
+    def is_score_acceptable(self, score: ScoreRecord | int) -> bool:
+        """Whether a score, or its millionths, reaches 70 points."""
+        score_ppm = score if isinstance(score, int) else score.score_ppm
+        return score_ppm >= ACCEPTABLE_PPM
+
+
+def _compute(proofs: Sequence[ProofEvidence], previous: ScoreRecord | None) -> PartScore:
+    computing = [proof for proof in proofs if proof.kind in COMPUTE_KINDS]
+    part = score_compute(computing, _last("compute", previous))
+    return _with_average(part, previous, is_measured=is_any_measured(computing))
+
+
+def _memory(_proofs: Sequence[ProofEvidence], previous: ScoreRecord | None) -> PartScore:
+    """Score the proofs of memory; no round asks for them yet."""
+    return _unmeasured("memory", "the memory proof comes with a later version", previous)
+
+
+__all__ = [
+    "ACCEPTABLE_PPM",
+    "ALPHA_PPM",
+    "RULES_VERSION",
+    "WEIGHTS_PPM",
+    "ScoringSystem",
+    "effective_weights",
+    "points",
+]
