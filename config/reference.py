@@ -104,8 +104,13 @@ ERROR_CODES: Mapping[ErrorCode, CodeMeaning] = {
     ),
     ErrorCode.CONFLICT: CodeMeaning(
         "409",
-        "The Idempotency-Key, the challenge or the ledger's path is used already, or a step before it is missing: evidence before its epoch's end.",
+        "The lease of the Idempotency-Key is being made (Retry-After says when to ask again) or over; the challenge or the ledger's path is used already; or a step before it is missing: evidence before its epoch's end.",
         "A fresh key; each step once, in order.",
+    ),
+    ErrorCode.IDEMPOTENCY_KEY_REUSED: CodeMeaning(
+        "422",
+        "The Idempotency-Key belongs to another request of yours; nothing was made.",
+        "Send the first request unchanged, or a fresh key.",
     ),
     ErrorCode.TOO_MANY_REQUESTS: CodeMeaning(
         "429", "Your quota of leases is used up, or the device proves something else now.", "Release one; try later."

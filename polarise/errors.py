@@ -8,6 +8,7 @@ SubnetError
 ├── LogFork          a log signed two histories; carries both notes as evidence; exit status 7
 └── Unavailable      Docker, GPU, ledger or a peer is away; HTTP 503 with Retry-After; what a node sees of itself
     ├── DeadlineExceeded  a peer did not finish its answer in time
+    ├── ConnectionLost    a peer was there and broke off; whether it did what was asked is not known
     └── AnswerInvalid     a peer answered something that is no answer: another shape, or a receipt that does not hold
         └── StateNotProved  the ledger's answer is not in the state its own block signs; carries note and answer
 
@@ -47,6 +48,7 @@ class ErrorCode(StrEnum):
     IMAGE_NOT_ALLOWED = "IMAGE_NOT_ALLOWED"
     KEY_REFUSED = "KEY_REFUSED"
     CONFLICT = "CONFLICT"
+    IDEMPOTENCY_KEY_REUSED = "IDEMPOTENCY_KEY_REUSED"
     TOO_MANY_REQUESTS = "TOO_MANY_REQUESTS"
     DUTY_CAP = "DUTY_CAP"
     UNAVAILABLE = "UNAVAILABLE"
@@ -210,6 +212,10 @@ class Unavailable(SubnetError):
 
 class DeadlineExceeded(Unavailable):
     """A peer did not finish its answer in time, however steadily it dripped."""
+
+
+class ConnectionLost(Unavailable):
+    """A peer was connected and broke off before its answer was whole; it may have done what was asked."""
 
 
 class AddressRefused(Unavailable):

@@ -7,7 +7,7 @@ Rules:
 - ``sent_ns`` is taken right *before* head and body go to the kernel in one write, ``first_byte_ns`` right after the
   first byte can be read, ``last_byte_ns`` when the body is complete; nothing is computed in between. A peer can send
   its first byte before its work is done, so whoever times work counts to ``last_byte_ns``.
-- Every failure is `Unavailable`; a missed deadline is its subclass `DeadlineExceeded`.
+- Every failure is `Unavailable`; a missed deadline is its subclass `DeadlineExceeded`, a broken answer `ConnectionLost`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 
 from polarise.addresses import allowed_addresses, connect
 from polarise.deadline import Deadline, Idle
-from polarise.errors import Unavailable
+from polarise.errors import ConnectionLost, Unavailable
 from polarise.http_wire import MAX_HEAD_BYTES, SocketReader, border, read_body, read_piece, request_head
 
 MAX_BODY_BYTES = 1024 * 1024
@@ -178,7 +178,7 @@ class HttpClient:
         first = sock.recv(1, socket.MSG_PEEK)
         first_byte_ns = time.monotonic_ns()
         if not first:
-            raise Unavailable(f"{self.base_url} closed the connection without an answer")
+            raise ConnectionLost(f"{self.base_url} closed the connection without an answer")
         reader = SocketReader(sock, deadline, MAX_HEAD_BYTES)
         response = http.client.HTTPResponse(cast(socket.socket, reader), method=method)
         stack.callback(response.close)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import cast
 
 from polarise.deadline import Patience
-from polarise.errors import AnswerInvalid, DeadlineExceeded, Unavailable
+from polarise.errors import AnswerInvalid, ConnectionLost, DeadlineExceeded, Unavailable
 
 MAX_HEAD_BYTES = 64 * 1024
 PIECE_BYTES = 64 * 1024
@@ -22,13 +22,15 @@ PIECE_BYTES = 64 * 1024
 
 @contextlib.contextmanager
 def border(name: str) -> Iterator[None]:
-    """Turn what sockets and http.client raise into our two errors; ``name`` says who it was about."""
+    """Turn what sockets and http.client raise into our errors; ``name`` says who it was about."""
     try:
         yield
     except TimeoutError as err:
         raise DeadlineExceeded(f"{name} did not answer in time") from err
     except ConnectionRefusedError as err:
         raise Unavailable(f"{name}: nothing listens there; is it running, and is the URL right?") from err
+    except (ConnectionResetError, BrokenPipeError, http.client.IncompleteRead) as err:
+        raise ConnectionLost(f"{name} broke off: {type(err).__name__}") from err
     except (OSError, http.client.HTTPException, ValueError) as err:
         raise Unavailable(f"{name}: {type(err).__name__}: {str(err)[:200]!r}") from err
 
@@ -85,7 +87,7 @@ def read_body(response: http.client.HTTPResponse, max_bytes: int) -> bytes:
 
     Raises:
         AnswerInvalid: It is larger than ``max_bytes``.
-        Unavailable: It breaks off.
+        ConnectionLost: It breaks off.
     """
     if response.length is not None and response.length > max_bytes:
         raise AnswerInvalid(f"the answer has {response.length} bytes, at most {max_bytes} are read")
@@ -150,4 +152,4 @@ def _read_chunks(response: http.client.HTTPResponse, end_bytes: int) -> bytes:
 def check_complete(response: http.client.HTTPResponse, *, is_at_end: bool) -> None:
     """http.client does not complain when a bounded read meets the end of a connection too early."""
     if is_at_end and response.length:
-        raise Unavailable(f"the answer broke off, {response.length} bytes are missing")
+        raise ConnectionLost(f"the answer broke off, {response.length} bytes are missing")

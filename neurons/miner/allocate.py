@@ -9,12 +9,11 @@ Rules:
 from __future__ import annotations
 
 import logging
-import re
 import secrets
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from neurons.miner.admission import Admission, ValidRequest, rejected
+from neurons.miner.admission import Admission, ValidRequest
 from neurons.miner.container import (
     ContainerManager,
     LimitNotApplied,
@@ -25,16 +24,15 @@ from neurons.miner.container import (
 from neurons.miner.inventory import Inventory
 from neurons.miner.journal import Journal
 from neurons.miner.lease import Expiry, Lease, LeaseId, LeaseState
+from neurons.miner.retries import Retries, granted_meanwhile, request_digest
 from neurons.miner.running import RunningLeases
-from polarise.canonical import digest_hex
-from polarise.errors import ErrorCode, RequestRejected, Unavailable
+from polarise.errors import Unavailable
 from polarise.messages import AllocateRequest
 from polarise.payloads import Status
 from utils.clock import Clock
 
 logger = logging.getLogger(__name__)
 
-IDEMPOTENCY_PATTERN = re.compile(r"[A-Za-z0-9_\-]{1,64}")
 PORT_ATTEMPTS = 8
 
 
@@ -79,6 +77,7 @@ class ResourceAllocator:
         self._clock = clock
         self._reach = reach
         self._proving = proving
+        self._retries = Retries(self.journal, clock)
         self._in_flight: set[LeaseId] = set()
 
     def allocate_resources(
@@ -89,13 +88,14 @@ class ResourceAllocator:
         Args:
             request: What is wanted.
             renter_key: Who will hold it.
-            idempotency_key: A retry with the same key returns the lease of the first try, without its password.
+            idempotency_key: A retry with the same key returns the lease of the first try, without its password; see
+                `neurons.miner.retries`.
 
         Raises:
             RequestRejected: The request is wrong, or does not fit; nothing changed.
             Unavailable: The engine, the image or sshd failed; the reservation is released.
         """
-        if earlier := self._earlier(request, renter_key, idempotency_key):
+        if earlier := self._retries.earlier(request, renter_key, idempotency_key):
             return Granted(earlier, None, is_new=False)
         valid = self.validate_resources(request, renter_key)
         lease_id = LeaseId(secrets.token_hex(16))
@@ -123,22 +123,6 @@ class ResourceAllocator:
         """Whether a request of this process is making the lease at this moment."""
         return lease_id in self._in_flight
 
-    def _earlier(self, request: AllocateRequest, renter_key: str, idempotency_key: str | None) -> Lease | None:
-        if idempotency_key is None:
-            return None
-        if not IDEMPOTENCY_PATTERN.fullmatch(idempotency_key):
-            raise rejected(
-                ErrorCode.INVALID_FIELD, "Idempotency-Key", "not a usable key", "1 to 64 letters, digits, _ or -"
-            )
-        lease = self.journal.by_idempotency_key(renter_key, idempotency_key)
-        if lease is None:
-            return None
-        if lease.request_digest != _digest(request):
-            raise _conflict("the Idempotency-Key was used for another request", "use a fresh key for a new request")
-        if lease.state is not LeaseState.ACTIVE:
-            raise _conflict(f"the first request with this key is {lease.state}", "try again in a few seconds")
-        return lease
-
     def _reserve(
         self,
         lease_id: LeaseId,
@@ -148,10 +132,9 @@ class ResourceAllocator:
         idempotency_key: str | None,
     ) -> Lease:
         def decide(leases: list[Lease]) -> Lease:
-            if idempotency_key and any(
-                (row.renter_key, row.idempotency_key) == (renter_key, idempotency_key) for row in leases
-            ):
-                raise _conflict("the first request with this key is at work", "try again in a few seconds")
+            if self._retries.earlier(request, renter_key, idempotency_key):
+                # It was granted since the first look, by a request that came at the same moment.
+                raise granted_meanwhile()
             self.inventory.check_free(valid.limits, renter_key, leases)
             return Lease(
                 lease_id=lease_id,
@@ -166,7 +149,7 @@ class ResourceAllocator:
                 expiry=Expiry.after(self._clock, valid.ttl_seconds),
                 has_password=valid.public_key is None,
                 idempotency_key=idempotency_key,
-                request_digest=_digest(request),
+                request_digest=request_digest(request),
             )
 
         return self.journal.reserve(decide)
@@ -219,13 +202,5 @@ class ResourceAllocator:
         except Unavailable:
             logger.warning("reservation kept until the engine answers", extra={"lease_id": lease.lease_id})
             return
-        self.journal.forget(lease.lease_id)
+        self.journal.forget(lease.lease_id, self._clock.wall_unix_ms())
         self.events.ended(lease.lease_id, Status.FAILED)
-
-
-def _digest(request: AllocateRequest) -> str:
-    return digest_hex(request.to_wire())
-
-
-def _conflict(message: str, hint: str) -> RequestRejected:
-    return RequestRejected(ErrorCode.CONFLICT, message, hint=hint, field="Idempotency-Key", status=409)

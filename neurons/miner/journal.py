@@ -16,42 +16,23 @@ from dataclasses import replace
 from pathlib import Path
 
 from neurons.base.database import Database
+from neurons.miner.journal_schema import SCHEMA, UPGRADES, VERSION
 from neurons.miner.lease import Expiry, Lease, LeaseId, LeaseState
 from polarise.receipt import Limits
 from polarise.rented import CountersignedReceipt
 
-_SCHEMA = """
-CREATE TABLE lease (
-    lease_id TEXT PRIMARY KEY,
-    state TEXT NOT NULL CHECK (state IN ('CREATING', 'ACTIVE', 'DELETING')),
-    renter_key TEXT NOT NULL,
-    limits TEXT NOT NULL,
-    devices TEXT NOT NULL,
-    image TEXT NOT NULL,
-    ssh_port INTEGER NOT NULL UNIQUE,
-    nonce TEXT NOT NULL,
-    created_unix_ms INTEGER NOT NULL,
-    expires_unix_ms INTEGER NOT NULL,
-    expires_boot_ms INTEGER NOT NULL,
-    boot_id TEXT NOT NULL,
-    container_id TEXT UNIQUE,
-    image_id TEXT,
-    host_key TEXT,
-    has_password INTEGER NOT NULL,
-    idempotency_key TEXT,
-    request_digest TEXT NOT NULL,
-    countersigned TEXT,
-    UNIQUE (renter_key, idempotency_key)
-) WITHOUT ROWID
-"""
-_UPGRADES = {2: "ALTER TABLE lease ADD COLUMN countersigned TEXT"}
+# How long and how many Idempotency-Keys of ended leases are remembered: of one renter, so that nobody pushes out
+# another's, and of all together.
+SPENT_KEY_MS = 24 * 3600 * 1000
+SPENT_KEYS_PER_RENTER_MAX = 1_000
+SPENT_KEYS_MAX = 20_000
 
 
 class Journal(Database):
     """All leases of one node."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, _SCHEMA, version=2, upgrades=_UPGRADES)
+        super().__init__(path, SCHEMA, version=VERSION, upgrades=UPGRADES)
 
     def reserve(self, decide: Callable[[list[Lease]], Lease]) -> Lease:
         """Insert the lease that ``decide`` makes of all present ones, in one transaction.
@@ -103,10 +84,20 @@ class Journal(Database):
             connection.execute("UPDATE lease SET ssh_port = ? WHERE lease_id = ?", (port, lease.lease_id))
         return replace(lease, ssh_port=port)
 
-    def forget(self, lease_id: LeaseId) -> None:
-        """Drop the row; call it only when nothing of the lease is left."""
+    def forget(self, lease_id: LeaseId, now_unix_ms: int) -> None:
+        """Drop the row; call it only when nothing of the lease is left.
+
+        Args:
+            lease_id: Which one; of a lease that was granted the Idempotency-Key is remembered for a day.
+            now_unix_ms: Wall clock.
+        """
         with self.transaction() as connection:
+            lease = _first(connection.execute("SELECT * FROM lease WHERE lease_id = ?", (lease_id,)).fetchall())
             connection.execute("DELETE FROM lease WHERE lease_id = ?", (lease_id,))
+            if lease is not None and lease.container_id is not None and lease.idempotency_key is not None:
+                row = (lease.renter_key, lease.idempotency_key, lease.request_digest, now_unix_ms)
+                connection.execute("INSERT OR REPLACE INTO spent_key VALUES (?, ?, ?, ?)", row)
+                _drop_old_keys(connection, lease.renter_key, now_unix_ms)
 
     def all(self) -> list[Lease]:
         """Return every lease, oldest first."""
@@ -135,6 +126,28 @@ class Journal(Database):
                 "SELECT * FROM lease WHERE renter_key = ? AND idempotency_key = ?", (renter_key, idempotency_key)
             )
         )
+
+    def spent_key(self, renter_key: str, idempotency_key: str, now_unix_ms: int) -> str | None:
+        """Return the digest of the request that used the key for a lease which is over; None when none is remembered."""
+        rows = self.query(
+            "SELECT request_digest FROM spent_key WHERE renter_key = ? AND idempotency_key = ? AND ended_unix_ms > ?",
+            (renter_key, idempotency_key, now_unix_ms - SPENT_KEY_MS),
+        )
+        return str(rows[0]["request_digest"]) if rows else None
+
+
+def _drop_old_keys(connection: sqlite3.Connection, renter_key: str, now_unix_ms: int) -> None:
+    connection.execute("DELETE FROM spent_key WHERE ended_unix_ms <= ?", (now_unix_ms - SPENT_KEY_MS,))
+    connection.execute(
+        "DELETE FROM spent_key WHERE renter_key = ? AND idempotency_key IN (SELECT idempotency_key FROM spent_key "
+        "WHERE renter_key = ? ORDER BY ended_unix_ms DESC LIMIT -1 OFFSET ?)",
+        (renter_key, renter_key, SPENT_KEYS_PER_RENTER_MAX),
+    )
+    connection.execute(
+        "DELETE FROM spent_key WHERE (renter_key, idempotency_key) IN "
+        "(SELECT renter_key, idempotency_key FROM spent_key ORDER BY ended_unix_ms DESC LIMIT -1 OFFSET ?)",
+        (SPENT_KEYS_MAX,),
+    )
 
 
 def _first(rows: list[sqlite3.Row]) -> Lease | None:

@@ -188,7 +188,7 @@ class RunningLeases:
             if self.journal.by_id(lease.lease_id) is None:
                 return
             self.manager.stop_container(lease)
-            self.journal.forget(lease.lease_id)
+            self.journal.forget(lease.lease_id, self._clock.wall_unix_ms())
             self.events.ended(lease.lease_id)
         logger.info("lease ended", extra={"lease_id": lease.lease_id})
 

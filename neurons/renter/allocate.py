@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import secrets
+import time
 
 from pydantic import ValidationError
 
@@ -10,10 +12,15 @@ from neurons.renter.leases import Lease
 from neurons.renter.login import Login, choose_login
 from neurons.renter.output import SHORT_ID_CHARS, limits_text, print_fields, print_json, say
 from neurons.renter.session import ALLOCATE_TIMEOUT_SECONDS, countersign, open_session
-from polarise.answers import open_receipt
+from polarise.answers import open_receipt, printable
+from polarise.clients import MinerClient
+from polarise.deadline import Deadline
 from polarise.decode import rejection_of
-from polarise.errors import ConfigError, DeadlineExceeded
+from polarise.errors import ConfigError, ConnectionLost, DeadlineExceeded, ErrorCode, RequestRejected
 from polarise.messages import AllocateAnswer, AllocateRequest, DeviceSelector
+
+# Between a lost connection and the second try, and between looks at a first try that is at work.
+RETRY_SECONDS = 1.0
 
 
 def run(args: argparse.Namespace) -> int:
@@ -24,17 +31,44 @@ def run(args: argparse.Namespace) -> int:
     session.leases.prepare()
     miner = session.miners.find(session.miner_text, session.miner_key, session.timeout_seconds)
     client = session.client(miner)
-    try:
-        answer = client.allocate(request, idempotency_key=args.idempotency_key)
-    except DeadlineExceeded:
-        say("the miner may have granted the lease all the same: see `renter ps`, then `renter release ID`")
-        raise
+    answer = _allocate(client, request, args.idempotency_key or secrets.token_hex(16), session.timeout_seconds)
     receipt = open_receipt(answer.receipt, node_key=miner.node_key, renter_key=session.identity.public_key)
     identity_file = login.keep(session.leases.new_identity_path(receipt.container_id))
     lease = session.leases.save(miner, answer.receipt, receipt, identity_file)
     countersign(client, answer.receipt)
     _print(args.output, answer, lease)
     return 0
+
+
+def _allocate(client: MinerClient, request: AllocateRequest, key: str, timeout_seconds: float) -> AllocateAnswer:
+    """Ask, and once more after a lost connection: under one key that is one lease, whatever became of the first try."""
+    deadline = Deadline(timeout_seconds)
+    try:
+        try:
+            return client.allocate(request, idempotency_key=key, timeout_seconds=timeout_seconds)
+        except ConnectionLost as err:
+            say(f"{printable(err)}; asking again under the same Idempotency-Key, so that it stays one lease")
+            return _allocate_again(client, request, key, deadline)
+    except (DeadlineExceeded, ConnectionLost):
+        say("the miner may have granted the lease all the same: see `renter ps`, then `renter release ID`")
+        raise
+
+
+def _allocate_again(client: MinerClient, request: AllocateRequest, key: str, deadline: Deadline) -> AllocateAnswer:
+    while True:
+        time.sleep(min(RETRY_SECONDS, deadline.left_seconds()))
+        try:
+            answer = client.allocate(request, idempotency_key=key, timeout_seconds=deadline.left_seconds())
+        except RequestRejected as err:
+            # With Retry-After: the first try is still at work.
+            if err.code is not ErrorCode.CONFLICT or err.retry_after_seconds is None:
+                raise
+            continue
+        if answer.ssh_password is None and request.ssh_public_key is None:
+            # It was in the answer that was lost, and is shown once: the lease gets another.
+            password = client.new_password(answer.container_id).ssh_password
+            answer = answer.model_copy(update={"ssh_password": password})
+        return answer
 
 
 def _request(args: argparse.Namespace, login: Login) -> AllocateRequest:

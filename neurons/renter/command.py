@@ -49,7 +49,11 @@ def _add_allocate(commands: Subparsers) -> None:
     parser.add_argument("--image", metavar="NAME", help="an image the miner allows")
     parser.add_argument("--ttl", type=int, metavar="SECONDS", help="how long the lease lasts")
     parser.add_argument("--isolation", choices=("standard", "strict"), help="profile of the container")
-    parser.add_argument("--idempotency-key", metavar="TEXT", help="the same text again gives the same lease")
+    parser.add_argument(
+        "--idempotency-key",
+        metavar="TEXT",
+        help="the same text and flags again give the same lease, for a day after its end; default: a fresh one",
+    )
     _add_login(parser)
 
 

@@ -258,11 +258,16 @@ def test_same_idempotency_key_is_the_same_lease_without_its_password(miner: Runn
         assert (again.container_id, again.host_key) == (first.container_id, first.host_key)
         assert first.ssh_password is not None
         assert again.ssh_password is None
+        assert again.receipt == first.receipt
         with pytest.raises(RequestRejected) as caught:
             client.allocate(AllocateRequest(memory="101m"), idempotency_key="retry-1")
-        assert (caught.value.code, caught.value.status) == (ErrorCode.CONFLICT, 409)
+        assert (caught.value.code, caught.value.status) == (ErrorCode.IDEMPOTENCY_KEY_REUSED, 422)
     finally:
         client.terminate(first.container_id)
+    with pytest.raises(RequestRejected, match="the lease of this key is over") as caught:
+        client.allocate(wanted, idempotency_key="retry-1")
+    assert (caught.value.code, caught.value.status, caught.value.retry_after_seconds) == (ErrorCode.CONFLICT, 409, None)
+    assert client.containers() == ()
 
 
 def test_parallel_retries_of_one_request_make_one_container(miner: RunningMiner, people: People) -> None:
@@ -283,7 +288,8 @@ def test_parallel_retries_of_one_request_make_one_container(miner: RunningMiner,
     granted = {answer.container_id for answer in answers if isinstance(answer, AllocateAnswer)}
     try:
         assert len(granted) == 1
-        assert all(err.code is ErrorCode.CONFLICT for err in answers if isinstance(err, RequestRejected))
+        refused = [err for err in answers if isinstance(err, RequestRejected)]
+        assert {(err.code, err.retry_after_seconds) for err in refused} <= {(ErrorCode.CONFLICT, 1)}
     finally:
         for container_id in granted:
             client.terminate(container_id)

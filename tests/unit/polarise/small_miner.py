@@ -35,7 +35,11 @@ def identity(number: int) -> Identity:
 
 @dataclass
 class SmallMiner:
-    """One miner; ``tamper`` changes answers on their way out, ``refuse`` answers a path with an error."""
+    """One miner.
+
+    ``tamper`` changes answers on their way out, ``refuse`` answers a path with an error, and for each path in ``cut`` one
+    answer is lost: the work is done, and the connection ends.
+    """
 
     identity: Identity
     leases: dict[str, Receipt] = field(default_factory=dict)
@@ -44,6 +48,8 @@ class SmallMiner:
     seen: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     tamper: Callable[[str, Wire], Wire] = lambda _, wire: wire
     refuse: dict[str, tuple[int, dict[str, str], bytes]] = field(default_factory=dict)
+    granted: dict[tuple[str, str], Wire] = field(default_factory=dict)
+    cut: list[str] = field(default_factory=list)
     log_chunks: tuple[bytes, ...] = (b"one\n", b"two\n")
     endpoint: str = ""
 
@@ -70,7 +76,7 @@ class SmallMiner:
             case ("POST", "token"):
                 return 200, {"status": "success", "token": "a.b.c", "expires_at": GRANTED.isoformat()}
             case ("POST", "allocate"):
-                return 200, self._allocate(decode_model(AllocateRequest, body), caller)
+                return 200, self._allocate_once(decode_model(AllocateRequest, body), caller)
             case ("GET", "containers"):
                 return 200, {"status": "success", "containers": [self._view(r) for r in self._own(caller)]}
             case ("GET", "containers", container_id):
@@ -117,6 +123,13 @@ class SmallMiner:
                 "ssh_host": "127.0.0.1",
             }
         return None
+
+    def _allocate_once(self, request: AllocateRequest, caller: str) -> Wire:
+        key = (caller, self.seen[-1][2].get("Idempotency-Key", ""))
+        if key in self.granted and key[1]:
+            return {**self.granted[key], "ssh_password": None}
+        self.granted[key] = self._allocate(request, caller)
+        return self.granted[key]
 
     def _allocate(self, request: AllocateRequest, caller: str) -> Wire:
         _, host_key = generate_key_pair()
@@ -220,6 +233,10 @@ def _handler(miner: SmallMiner) -> type[BaseHTTPRequestHandler]:
                     self._stream()
                     return
                 answer = miner.answer(self.command, path, request.caller, body)
+                if path in miner.cut:
+                    miner.cut.remove(path)
+                    self.close_connection = True
+                    return
             self._send(answer[0], json.dumps(miner.tamper(path, answer[1])).encode(), {})
 
         def _stream(self) -> None:

@@ -242,7 +242,7 @@ def miner_with_leases(people: People, tmp_path_factory: pytest.TempPathFactory) 
 def put_leases(journal: Journal, people: People) -> dict[str, str]:
     """Make the journal hold exactly one active lease per person, and return person -> container id."""
     for old in journal.all():
-        journal.forget(old.lease_id)
+        journal.forget(old.lease_id, 0)
     ids = {}
     for index, name in enumerate([*ROLES, "other_renter"]):
         ids[name] = secrets.token_hex(32)

@@ -43,7 +43,7 @@ def miner_with_two_leases(engineless_miner: RunningMiner, people: People) -> Ite
     yield engineless_miner
     after, folders = journal.all(), list(leases_folder.iterdir())
     for row in after:
-        journal.forget(row.lease_id)
+        journal.forget(row.lease_id, 0)
     for folder in folders:
         shutil.rmtree(folder)
     assert after == before, "a refused request changed the journal"
@@ -235,7 +235,7 @@ def test_stopped_engine_is_503_with_a_time_and_the_daemon_lives(miner: RunningMi
     # Whether the engine has made something of the allocation is not known: its row stays until the engine is asked.
     (extra,) = (row for row in miner.allocator.journal.all() if row.container_id is None)
     assert extra.state is LeaseState.CREATING
-    miner.allocator.journal.forget(extra.lease_id)
+    miner.allocator.journal.forget(extra.lease_id, 0)
     miner.allocator.manager.login_files(extra.lease_id).remove()
 
 
@@ -260,4 +260,4 @@ def test_lease_that_cannot_be_ended_now_stays_until_it_can(engineless_miner: Run
         assert [row.state for row in journal.all()] == [LeaseState.DELETING]
     finally:
         for row in journal.all():
-            journal.forget(row.lease_id)
+            journal.forget(row.lease_id, 0)

@@ -64,7 +64,7 @@ def miner_with_two_leases(engineless_miner: RunningMiner, people: People) -> Ite
         journal.reserve(lambda _leases, row=row: row)  # type: ignore[misc]
     yield Rented(engineless_miner, people)
     for row in made:
-        journal.forget(row.lease_id)
+        journal.forget(row.lease_id, 0)
 
 
 def test_signature_over_the_newest_receipt_is_kept(rented: Rented) -> None:
@@ -154,7 +154,7 @@ def test_who_rents_from_itself_has_rented_nothing(rented: Rented, who: str) -> N
             devices.countersign(own, countersign(identity, receipts.sign(own), 0))
         assert refused.value.field == "countersignature"
     finally:
-        journal.forget(own.lease_id)
+        journal.forget(own.lease_id, 0)
 
 
 def test_ended_lease_takes_none(rented: Rented) -> None:

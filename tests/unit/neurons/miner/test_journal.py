@@ -10,6 +10,7 @@ import pytest
 
 from neurons.miner.inventory import Inventory
 from neurons.miner.journal import Journal
+from neurons.miner.journal_schema import VERSION
 from neurons.miner.lease import Lease, LeaseState
 from polarise.errors import ConfigError, RequestRejected
 from polarise.messages import DeviceSelector
@@ -20,6 +21,7 @@ from tests.support.leases import LIMITS, lease
 from utils.gpu import Gpu
 
 THREADS = 20
+NOW_MS = 1_800_000_000_000
 _SIGNED = sign_statement(
     identity("renter"),
     "countersignature",
@@ -68,7 +70,9 @@ def test_file_of_the_version_before_is_read_and_takes_a_countersignature(tmp_pat
     with Journal(path) as journal:
         journal.reserve(lambda _leases: made)
     connection = sqlite3.connect(path)
-    connection.executescript("ALTER TABLE lease DROP COLUMN countersigned; PRAGMA user_version = 1")
+    connection.executescript(
+        "ALTER TABLE lease DROP COLUMN countersigned; DROP TABLE spent_key; PRAGMA user_version = 1"
+    )
     connection.close()
     with Journal(path) as journal:
         assert journal.all() == [made]
@@ -83,7 +87,7 @@ def test_file_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     with Journal(path):
         pass
     connection = sqlite3.connect(path)
-    connection.execute("PRAGMA user_version = 3")
+    connection.execute(f"PRAGMA user_version = {VERSION + 1}")
     connection.close()
     with pytest.raises(ConfigError, match="newer version"):
         Journal(path)
@@ -93,7 +97,7 @@ def test_update_and_forget(journal: Journal) -> None:
     made = journal.reserve(lambda _leases: lease(1))
     changed = journal.update(made, state=LeaseState.ACTIVE, container_id="a" * 64)
     assert journal.all() == [changed]
-    journal.forget(made.lease_id)
+    journal.forget(made.lease_id, NOW_MS)
     assert journal.all() == []
 
 
@@ -197,5 +201,5 @@ def test_change_that_raises_or_declines_writes_nothing(journal: Journal) -> None
         journal.change(read.lease_id, fail)
     assert journal.change(read.lease_id, lambda _found: None) is None
     assert journal.by_id(read.lease_id) == read
-    journal.forget(read.lease_id)
+    journal.forget(read.lease_id, 0)
     assert journal.change(read.lease_id, lambda found: found) is None

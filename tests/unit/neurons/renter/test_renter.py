@@ -9,7 +9,7 @@ import pytest
 
 from neurons.renter.leases import LeaseStore
 from polarise.decode import decode_model
-from polarise.errors import ConfigError, RequestRejected, Unavailable
+from polarise.errors import ConfigError, ConnectionLost, RequestRejected, Unavailable
 from polarise.ssh_keys import generate_key_pair
 from polarise.statement import SignedStatement
 from tests.unit.neurons.renter.conftest import Renter
@@ -107,6 +107,37 @@ def test_password_login_is_shown_once_and_not_kept(
     assert "PubkeyAuthentication=no" in capsys.readouterr().out
     assert renter("key", container_id, "--password") == 0
     assert "fresh-password" in capsys.readouterr().out
+
+
+def test_lost_answer_is_asked_for_again_and_stays_one_lease(
+    renter: Renter, miner: SmallMiner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    miner.cut = ["/allocate"]
+    shown = allocated(renter, miner, capsys)
+    assert list(miner.leases) == [shown["container_id"]]
+    keys = [headers["Idempotency-Key"] for _, path, headers in miner.seen if path == "/allocate"]
+    assert len(keys) == 2
+    assert keys[0] == keys[1]
+    again = allocated(renter, miner, capsys)
+    assert again["container_id"] != shown["container_id"]
+
+
+def test_second_lost_answer_is_the_end_and_says_where_to_look(
+    renter: Renter, miner: SmallMiner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    miner.cut = ["/allocate", "/allocate"]
+    with pytest.raises(ConnectionLost):
+        renter("allocate", "--miner", miner.endpoint)
+    assert "see `renter ps`" in capsys.readouterr().err
+    assert len(miner.leases) == 1
+
+
+def test_password_of_a_lost_answer_is_replaced(
+    renter: Renter, miner: SmallMiner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    miner.cut = ["/allocate"]
+    assert allocated(renter, miner, capsys, "--password")["ssh_password"] == "fresh-password"
+    assert len(miner.leases) == 1
 
 
 def test_own_public_key_is_sent_and_its_private_half_used(
