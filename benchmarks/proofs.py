@@ -16,10 +16,9 @@ Rules:
 - A work of n = 16384 takes minutes on a CPU. Its check is measured on openings whose tiles alone were computed.
 - Prints numbers and asserts nothing about them.
 
-Findings on a Zen 5 core (`--tile 64 32`): tile 32 makes the check of n <= 8192 twice as cheap, the work 1 % dearer, and
-catches the same (a skipped fraction is found by the number of openings, whatever their size). Its price is the leaf:
-n = 8192 sends 100 kB instead of 55 kB, as n = 16384 does with tile 64, and the miner keeps 512 KiB a round instead of
-128. The default is 64: at n = 16384 tile 32 would send 188 kB, and a check costs 0.04 s as it is.
+Tile 32 makes the check of n <= 8192 twice as cheap, the work 1 % dearer, and catches the same: a skipped fraction is found
+by the number of openings, whatever their size. Its price is the leaf: n = 8192 sends 100 kB instead of 55 kB, and the
+miner keeps 512 KiB a round instead of 128. `fit_params` takes it up to n = 8192 and 64 beyond, where 32 would send 188 kB.
 
 Run: .venv/bin/python -m benchmarks.proofs --max-n 8192 --seconds 3 60
 """
@@ -44,7 +43,7 @@ from pathlib import Path
 from benchmarks._matmul_answers import answer_of, sketch, verify
 from challenges.matmul import MatmulParams
 from challenges.solver import MatmulBackend, NumpyBackend, open_backend, solve
-from challenges.timing import fit_params
+from challenges.timing import fit_params, tile_for
 
 SIZES = (1024, 2048, 4096, 8192, 16384)
 TARGET_RATIO = 1000
@@ -112,7 +111,7 @@ def main() -> None:
         largest = fit_params(GPU_OPERATIONS_PER_SECOND, options.seconds[0])
         for tile in options.tile:
             for rounds in (options.rounds, largest.rounds):
-                _print_check(MatmulParams(largest.n, rounds, tile, options.openings), verifier)
+                _print_check(MatmulParams(largest.n, rounds, tile or tile_for(largest.n), options.openings), verifier)
 
 
 def measure_matmul(params: MatmulParams, backend: MatmulBackend, verifier: Executor, repeat: int) -> Measurement:
@@ -188,7 +187,7 @@ def _measure_rows(options: argparse.Namespace, backend: MatmulBackend, verifier:
 
     for n in (size for size in SIZES if size <= options.max_n):
         for tile in options.tile:
-            add("sizes", MatmulParams(n, options.rounds, tile, options.openings))
+            add("sizes", MatmulParams(n, options.rounds, tile or tile_for(n), options.openings))
     rate = options.claim * 10**9 or int(rows[-1].params.operations / rows[-1].work_seconds)
     for seconds in options.seconds:
         for tile in options.tile:
@@ -234,7 +233,7 @@ def _parse_options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="chained rounds of the rows by size (5)")
     parser.add_argument("--seconds", type=int, nargs="+", default=[3], help="durations to fit real proofs to (3)")
     parser.add_argument("--claim", type=int, default=0, help="rate to fit them to, in Gop/s (0: the rate measured)")
-    parser.add_argument("--tile", type=int, nargs="+", default=[64], help="sides of the tiles (64)")
+    parser.add_argument("--tile", type=int, nargs="+", default=[None], help="sides of the tiles (as a validator asks)")
     parser.add_argument("--openings", type=int, default=32, help="tiles recomputed by the check (32)")
     parser.add_argument("--repeat", type=int, default=3, help="works per row (3)")
     parser.add_argument("--device", default="cpu", help="'cpu' or 'cuda:N' for the work (cpu)")

@@ -33,6 +33,9 @@ PEAK_CEILING_PPM = 1_150_000
 N_LADDER = (256, 512, 1024, 2048, 4096, 8192, 16384)
 ROUNDS_MIN = 2
 ROUNDS_WANTED = 8
+TILE = 64
+TILE_SMALL = 32
+TILE_SMALL_N_MAX = 8192
 
 SHARES_WANTED = 2000
 DIFFICULTY_FLOOR = 256
@@ -156,7 +159,7 @@ def fit_params(
     target_seconds: int,
     *,
     memory_bytes: int | None = None,
-    tile: int = 64,
+    tile: int | None = None,
     openings: int = 32,
 ) -> MatmulParams:
     """Choose the largest n that leaves at least eight rounds, and the rounds that last about the target.
@@ -169,7 +172,7 @@ def fit_params(
         rate_ops_per_second: The rate to plan for, the device's claim, >= 1.
         target_seconds: Wanted duration of the work, >= 1.
         memory_bytes: Memory of the device, or None if it does not limit; 16 * n**2 bytes are needed.
-        tile: Side of a tile.
+        tile: Side of a tile; `tile_for` chooses if it is left out.
         openings: How many tiles will be opened.
 
     Raises:
@@ -184,12 +187,17 @@ def fit_params(
         if fits_memory and 2 * candidate**3 * ROUNDS_WANTED <= budget:
             n = candidate
     rounds = _divide_nearest(budget, 2 * n**3)
-    params = MatmulParams(n, min(max(rounds, ROUNDS_MIN), ROUNDS_MAX), tile, openings)
+    params = MatmulParams(n, min(max(rounds, ROUNDS_MIN), ROUNDS_MAX), tile or tile_for(n), openings)
     # More than the largest proof is never asked for, so that a long target refuses nobody.
     operations_min = min(budget, 2 * N_LADDER[-1] ** 3 * ROUNDS_MAX) // 2
     if params.operations < operations_min:
         raise WorkTooSmall(params, operations_min)
     return params
+
+
+def tile_for(n: int) -> int:
+    """Return the side of a tile: 32 up to n = 8192, which halves the check; beyond, its leaves are too long for the wire."""
+    return TILE_SMALL if n <= TILE_SMALL_N_MAX else TILE
 
 
 def fit_pow_params(rate_hashes_per_second: int, target_seconds: int, *, slot: int = 0) -> PowParams:

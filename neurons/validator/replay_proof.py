@@ -8,7 +8,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from challenges.draw import ChallengeKind
 from challenges.hardware import HardwareTable
@@ -143,15 +143,21 @@ def _challenge(bundle: EvidenceBundle, entry: RegistryEntry, proof: ProofEvidenc
 
 def _fitted(challenge: Challenge, target_seconds: int) -> tuple[ProofParams, WorkTooSmall | None]:
     """Return the sizes that follow from the claim, and why nothing was asked where they are too small to show it."""
-    # How many tiles are opened is the validator's setting; it decides nothing about the work.
+    # How many tiles are opened, and how large they are, is the validator's choice; it decides nothing about the work.
     openings = challenge.params.openings if isinstance(challenge.params, MatmulParams) else 1
     try:
         params = fitted_params(
             challenge.kind, challenge.device, challenge.device_index, target_seconds=target_seconds, openings=openings
         )
     except WorkTooSmall as err:
-        return err.params, err
-    return params, None
+        return _with_tiles_of(challenge.params, err.params), err
+    return _with_tiles_of(challenge.params, params), None
+
+
+def _with_tiles_of(asked: ProofParams, fitted: ProofParams) -> ProofParams:
+    if isinstance(asked, MatmulParams) and isinstance(fitted, MatmulParams):
+        return replace(fitted, tile=asked.tile)
+    return fitted
 
 
 def _unasked(name: str, too_small: WorkTooSmall, proof: ProofEvidence) -> Iterator[Finding]:

@@ -36,7 +36,7 @@ from tests.adversaries.proofs import matmul_params
 from tests.adversaries.skipping import SkippingBackend, Tile, skipped_tiles
 from tests.support.proving_miner import BEACON, BEACON_BLOCK, CPU, MINER, VALIDATOR, entry_of
 
-# The smallest proofs that follow from a claim: two rounds of 4 x 4 tiles, 16 shares.
+# The smallest proofs that follow from a claim: two rounds of 8 x 8 tiles, 16 shares.
 DEVICE = CPU.model_copy(update={"matmul_ops_per_second": 4 * 256**3, "pow_hashes_per_second": 4096})
 TARGET_SECONDS = 1
 OPENINGS = 8

@@ -123,8 +123,8 @@ def test_honest_bundle_replays_without_a_doubt() -> None:
 
 
 def test_skipped_tiles_that_are_shown_are_found_by_anyone() -> None:
-    """The validator draws as it must and calls it passed."""
-    rng = random.Random(5)
+    """The validator draws as it must and calls it passed; eight openings miss a fifth of the tiles in a plot of seven."""
+    rng = random.Random(6)
     plot = Conspiracy.begin(rng)
     found = failures(plot.bundle(rng, plot.drawn, plot.opening_key))
     assert [finding.what for finding in found] == ["matmul proof of cpu: openings"]

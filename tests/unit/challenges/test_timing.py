@@ -103,13 +103,13 @@ def test_no_more_counts_than_claimed_and_measured(measured: int, claimed: int, p
     ],
 )
 def test_sizes_fit_the_device(rate: int, seconds: int, n: int, rounds: int) -> None:
-    assert timing.fit_params(rate, seconds) == MatmulParams(n, rounds)
+    assert timing.fit_params(rate, seconds) == MatmulParams(n, rounds, tile=32 if n <= 8192 else 64)
 
 
 def test_memory_limits_the_size_and_rounds_make_up_for_it() -> None:
     wanted = 16 * 8192**2
-    assert timing.fit_params(10**14, 10, memory_bytes=wanted) == MatmulParams(8192, 909)
-    assert timing.fit_params(10**14, 10, memory_bytes=wanted - 1) == MatmulParams(4096, 4096)
+    assert timing.fit_params(10**14, 10, memory_bytes=wanted) == MatmulParams(8192, 909, tile=32)
+    assert timing.fit_params(10**14, 10, memory_bytes=wanted - 1) == MatmulParams(4096, 4096, tile=32)
 
 
 def test_memory_that_does_not_carry_half_of_the_work_does_not_meet_the_claim() -> None:
@@ -120,7 +120,7 @@ def test_memory_that_does_not_carry_half_of_the_work_does_not_meet_the_claim() -
         with pytest.raises(timing.WorkTooSmall) as caught:
             timing.fit_params(rate, 1, memory_bytes=1 << 20)
         assert caught.value.reason is RejectReason.CLAIM_NOT_MET
-        assert caught.value.params == MatmulParams(256, 4096)
+        assert caught.value.params == MatmulParams(256, 4096, tile=32)
 
 
 @given(st.integers(1, 2**53), st.integers(1, 60), st.none() | st.integers(1, 1 << 40))

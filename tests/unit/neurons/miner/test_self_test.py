@@ -97,7 +97,7 @@ def test_honest_node_passes_with_small_and_real_sizes(tmp_path: Path) -> None:
     assert report.subject.basis is Basis.ENTRY
     # What a validator would ask of this claim for a second.
     assert trials[ChallengeKind.POW, Size.REAL].params == PowParams(195, 256, 0)
-    assert trials[ChallengeKind.MATMUL, Size.REAL].params == MatmulParams(256, 3)
+    assert trials[ChallengeKind.MATMUL, Size.REAL].params == MatmulParams(256, 3, tile=32)
     assert [line for line in lines if "real sizes" in line] == [
         "a processor (cpu): proof of work, real sizes",
         "a processor (cpu): matmul proof, real sizes",
