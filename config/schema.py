@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from polarise.quantities import parse_size
+from utils.host import cpu_numbers
 
 SAMPLE_SECRET = "your-secret-key"  # noqa: S105  the seed's sample, refused below
 KeyHex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -51,6 +52,11 @@ def _own_secret(secret: str) -> str:
             'made by: python3 -c "import secrets; print(secrets.token_urlsafe(32))"'
         )
     return secret
+
+
+def _cpu_list(text: str) -> str:
+    cpu_numbers(text)
+    return text
 
 
 SizeText = Annotated[str, AfterValidator(_size)]
@@ -142,6 +148,14 @@ class DockerConfig(Section):
     reserve_memory: SizeText = Field("512m", description="Memory of the host that leases never get.")
     reserve_cpu_count: float = Field(0, ge=0, le=4096, description="CPUs of the host that leases never get.")
     shm_size: SizeText = Field("64m", description="Size of /dev/shm, counted in the memory limit.")
+    cpuset_cpus: Annotated[str, AfterValidator(_cpu_list)] | None = Field(
+        None, description="CPUs that containers run on, as `taskset` writes them (`2-7,10`); default: all."
+    )
+    runtime: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}$",
+        description="Runtime of the engine that starts containers, by its name there (`docker info` lists them); default: the engine's own.",
+    )
     pids_limit: int = Field(512, ge=32, le=32768, description="Processes and threads per container.")
     default_ttl_seconds: int = Field(3600, ge=1, le=31536000, description="Length of a lease that names none.")
     max_ttl_seconds: int = Field(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 from pathlib import Path
+
+_CPU_RANGE = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?", re.ASCII)
 
 
 def cpu_model() -> str:
@@ -30,6 +33,27 @@ def cpu_identity() -> str:
 def cpu_count() -> int:
     """Return the number of CPUs this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def cpus_online() -> frozenset[int]:
+    """Return the numbers of the CPUs that the kernel uses; where it does not say, as many as Python counts."""
+    path = Path("/sys/devices/system/cpu/online")
+    return cpu_numbers(path.read_text(encoding="ascii")) if path.exists() else frozenset(range(os.cpu_count() or 1))
+
+
+def cpu_numbers(text: str) -> frozenset[int]:
+    """Return the CPUs of a list as the kernel and `taskset` write it: ``0-3,8``.
+
+    Raises:
+        ValueError: It is no such list.
+    """
+    found: set[int] = set()
+    for part in text.strip().split(","):
+        match = _CPU_RANGE.fullmatch(part)
+        if match is None or int(match[1]) > int(match[2] or match[1]):
+            raise ValueError(f"{text[:64]!r} is not a list of CPUs; write it as 0-3,8")
+        found |= set(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return frozenset(found)
 
 
 def memory_bytes() -> int:

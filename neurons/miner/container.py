@@ -11,19 +11,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import docker
 from docker.errors import APIError, ImageNotFound
 from docker.models.containers import Container
-from docker.types import DeviceRequest, LogConfig, Mount, Ulimit
+from docker.types import DeviceRequest, Mount
 
-from neurons.miner.enforced import CAPABILITIES, read_enforced
+from neurons.miner.enforced import read_enforced
+from neurons.miner.hard_limits import engine_limits
 from neurons.miner.lease import Lease, LeaseId
 from neurons.miner.login import MOUNT, START_COMMAND, LoginFiles
 from neurons.miner.network import NodeNetwork
+from neurons.miner.profile import Profile
 from polarise.errors import SubnetError, Unavailable
 from polarise.receipt import Limits
 from utils.docker_utils import engine_errors, find_container, labelled_containers, remove_container
@@ -71,6 +73,8 @@ class ContainerSettings:
         bind_address: Host address the ssh ports are published on.
         leases_folder: Where each lease has its folder.
         start_timeout_seconds: Until the banner must be there.
+        profile: What a tenant's programs may do at all.
+        engine_host: Address of the engine, None for the local one.
     """
 
     node_id: str
@@ -78,6 +82,8 @@ class ContainerSettings:
     bind_address: str
     leases_folder: Path
     start_timeout_seconds: int
+    profile: Profile = field(default_factory=Profile)
+    engine_host: str | None = None
 
     @property
     def label(self) -> str:
@@ -186,7 +192,7 @@ class ContainerManager:
         """
         pid = _pid_of(container)
         try:
-            differences = read_enforced(pid).differences(wanted)
+            differences = read_enforced(pid).differences(wanted, self.settings.profile.cpus)
         except (OSError, KeyError, ValueError) as err:
             raise LimitNotApplied(f"the limits of the container cannot be read back: {err}") from err
         if differences:
@@ -220,13 +226,7 @@ class ContainerManager:
             "nano_cpus": limits.cpu_milli * 1_000_000,
             "pids_limit": limits.pids_count,
             "shm_size": limits.shm_bytes,
-            "cap_drop": ["ALL"],
-            "cap_add": list(CAPABILITIES),
-            "security_opt": ["no-new-privileges:true"],
-            "oom_score_adj": 500,
-            "restart_policy": {"Name": "no"},
-            "ulimits": [Ulimit(name="core", soft=0, hard=0)],
-            "log_config": LogConfig(type=LogConfig.types.JSON, config={"max-size": "1m", "max-file": "2"}),
+            **self.settings.profile.options(engine_limits(self.settings.engine_host)),
             "device_requests": [DeviceRequest(device_ids=list(lease.devices), capabilities=[["gpu"]])]
             if lease.devices
             else None,

@@ -10,38 +10,20 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from pathlib import Path
 
+from neurons.miner.hard_limits import HardLimits, read_limits
+from neurons.miner.profile import CAPABILITY_MASK, LOCKED_BYTES_MAX, OPEN_FILES_MAX
 from polarise.receipt import Limits
+from utils.host import cpu_numbers
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 # cgroup v1 writes "no limit" as the largest multiple of the page size.
 UNLIMITED = 2**62
 CPU_TOLERANCE_MILLI = 10
-# What stays to a container besides what sshd needs is nothing: mount, ptrace of others, raw packets and the rest go.
-CAPABILITIES = (
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SYS_CHROOT",
-    "AUDIT_WRITE",
-)
-_CAPABILITY_BITS = {
-    "CHOWN": 0,
-    "DAC_OVERRIDE": 1,
-    "FOWNER": 3,
-    "FSETID": 4,
-    "KILL": 5,
-    "SETGID": 6,
-    "SETUID": 7,
-    "SYS_CHROOT": 18,
-    "AUDIT_WRITE": 29,
-}
-CAPABILITY_MASK = sum(1 << bit for bit in _CAPABILITY_BITS.values())
+CAPABILITY_SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +36,9 @@ class Enforced:
         cpu_milli: CPU quota in thousandths of one CPU.
         pids_count: Processes and threads.
         shm_bytes: Size of /dev/shm.
-        capability_mask: Bounding set of PID 1.
+        capability_mask: All that PID 1 has or could come to have: every set of its capabilities together.
+        process: What each of its processes may open, lock and leave behind.
+        cpus: CPUs it may run on, by number.
         has_no_new_privileges: Whether PID 1 and its children can gain none.
         has_seccomp_filter: Whether a system call filter is on.
     """
@@ -65,11 +49,18 @@ class Enforced:
     pids_count: int | None
     shm_bytes: int | None
     capability_mask: int
+    process: HardLimits
+    cpus: frozenset[int]
     has_no_new_privileges: bool
     has_seccomp_filter: bool
 
-    def differences(self, wanted: Limits) -> list[str]:
-        """Return one sentence per limit that does not hold; empty when all do."""
+    def differences(self, wanted: Limits, cpus: frozenset[int] | None = None) -> list[str]:
+        """Return one sentence per limit that does not hold; empty when all do.
+
+        Args:
+            wanted: The lease's limits.
+            cpus: Where the container may run; None for anywhere.
+        """
         pairs: list[tuple[str, object, object]] = [
             ("memory_bytes", self.memory_bytes, wanted.memory_bytes),
             ("swap_bytes", self.swap_bytes, wanted.swap_bytes),
@@ -77,10 +68,19 @@ class Enforced:
             ("shm_bytes", self.shm_bytes, wanted.shm_bytes),
             ("no_new_privileges", self.has_no_new_privileges, True),
             ("seccomp filter", self.has_seccomp_filter, True),
+            ("core_bytes", self.process.core_bytes, 0),
         ]
+        if cpus is not None:
+            pairs.append(("cpus", sorted(self.cpus), sorted(cpus)))
         found = [f"{name} is {got}, asked for {want}" for name, got, want in pairs if got != want]
         if self.cpu_milli is None or abs(self.cpu_milli - wanted.cpu_milli) > CPU_TOLERANCE_MILLI:
             found.append(f"cpu_milli is {self.cpu_milli}, asked for {wanted.cpu_milli}")
+        for name, got, most in (
+            ("open_files", self.process.open_files, OPEN_FILES_MAX),
+            ("locked_bytes", self.process.locked_bytes, LOCKED_BYTES_MAX),
+        ):
+            if got is None or got > most:
+                found.append(f"{name} is {got}, asked for at most {most}")
         if extra := self.capability_mask & ~CAPABILITY_MASK:
             found.append(f"capabilities beyond the allowed ones: {extra:#x}")
         return found
@@ -101,7 +101,9 @@ def read_enforced(pid: int, *, proc: Path = Path("/proc"), cgroup_root: Path = C
         cpu_milli=_cpu_milli(groups, cgroup_root),
         pids_count=_number(_folder(groups, "pids", cgroup_root) / "pids.max"),
         shm_bytes=_shm_bytes((proc / str(pid) / "mountinfo").read_text(encoding="utf-8", errors="replace")),
-        capability_mask=int(status["CapBnd"], 16),
+        capability_mask=reduce(or_, (int(status[name], 16) for name in CAPABILITY_SETS)),
+        process=read_limits(pid, proc=proc),
+        cpus=cpu_numbers(status["Cpus_allowed_list"]),
         has_no_new_privileges=status.get("NoNewPrivs") == "1",
         has_seccomp_filter=status.get("Seccomp") == "2",
     )

@@ -8,6 +8,8 @@ from neurons.base.data_dir import DataDir
 from neurons.miner.admission import AllocationDefaults
 from neurons.miner.container import ContainerSettings
 from neurons.miner.inventory import Inventory
+from neurons.miner.profile import Profile
+from neurons.miner.seccomp import seccomp_profile
 from neurons.setup.image import base_image_reference
 from polarise.errors import ConfigError
 from polarise.quantities import format_size, parse_size
@@ -45,9 +47,10 @@ def inventory(config: Config, node_id: str) -> Inventory:
         ConfigError: The reserve leaves nothing, or a default lease would not fit.
     """
     reserve = parse_size(config.docker.reserve_memory)
+    cpus = _cpus(config)
     stock = Inventory(
         memory_bytes=host.memory_bytes() - reserve,
-        cpu_milli=host.cpu_count() * 1000 - round(config.docker.reserve_cpu_count * 1000),
+        cpu_milli=cpus * 1000 - round(config.docker.reserve_cpu_count * 1000),
         gpus=gpu.list_gpus(),
         ssh_ports=ssh_ports(config, node_id),
         leases_max=config.docker.max_leases,
@@ -61,6 +64,20 @@ def inventory(config: Config, node_id: str) -> Inventory:
             shown = format_size(max(most, 0)) if path.endswith("memory") else f"{most / 1000:g}"
             raise ConfigError("more than this host offers", key_path=path, allowed=f"at most {shown}")
     return stock
+
+
+def _cpus(config: Config) -> int:
+    """Return how many CPUs leases run on."""
+    if config.docker.cpuset_cpus is None:
+        return host.cpu_count()
+    wanted, online = host.cpu_numbers(config.docker.cpuset_cpus), host.cpus_online()
+    if missing := wanted - online:
+        raise ConfigError(
+            f"this host has no CPU {min(missing)}",
+            key_path="docker.cpuset_cpus",
+            allowed=f"numbers from {min(online)} to {max(online)}",
+        )
+    return len(wanted)
 
 
 def ssh_ports(config: Config, node_id: str) -> range:
@@ -109,4 +126,17 @@ def container_settings(config: Config, node_id: str, data_dir: DataDir) -> Conta
         bind_address="127.0.0.1" if is_local else "0.0.0.0",  # noqa: S104  renters come from elsewhere
         leases_folder=data_dir.leases,
         start_timeout_seconds=config.docker.start_timeout_seconds,
+        profile=profile(config),
+        engine_host=config.docker.host,
     )
+
+
+def profile(config: Config) -> Profile:
+    """Return what a tenant's programs may do at all.
+
+    Raises:
+        ConfigError: There is no list of system calls for this machine.
+    """
+    # Made here once, so that a machine without a list is told at the start and not by its first renter.
+    seccomp_profile()
+    return Profile(runtime=config.docker.runtime, cpuset_cpus=config.docker.cpuset_cpus)

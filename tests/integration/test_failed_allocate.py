@@ -74,6 +74,10 @@ class OneCapabilityMore(WithOptions):
     changed = {"cap_add": ["CHOWN", "NET_RAW"]}  # noqa: RUF012  never written to
 
 
+class LeavesCores(WithOptions):
+    dropped = ("ulimits",)
+
+
 class RefusedByEngine(WithOptions):
     changed = {"cap_add": ["NO_SUCH_CAPABILITY"]}  # noqa: RUF012  never written to
 
@@ -119,6 +123,7 @@ def refusal_of(miner: RunningMiner, people: People) -> Unavailable:
         (NoCpuLimit, "cpu_milli is None, asked for 250"),
         (MayGainPrivileges, "no_new_privileges is False"),
         (NoSeccomp, "seccomp filter is False"),
+        (LeavesCores, "core_bytes is "),
         (OneCapabilityMore, "capabilities beyond the allowed ones: 0x2000"),
     ],
 )

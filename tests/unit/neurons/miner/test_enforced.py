@@ -4,12 +4,24 @@ from pathlib import Path
 
 import pytest
 
-from neurons.miner.enforced import CAPABILITY_MASK, Enforced, read_enforced
+from neurons.miner.enforced import CAPABILITY_SETS, Enforced, read_enforced
+from neurons.miner.hard_limits import HardLimits
+from neurons.miner.profile import CAPABILITY_MASK, LOCKED_BYTES_MAX, OPEN_FILES_MAX
 from polarise.receipt import Limits
 
 PID = 4242
 LIMITS = Limits(memory_bytes=256 << 20, swap_bytes=0, cpu_milli=500, pids_count=512, shm_bytes=64 << 20)
-STATUS = f"Name:\tsshd\nCapBnd:\t{CAPABILITY_MASK:016x}\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t1\n"
+STATUS = (
+    "Name:\tsshd\nCapInh:\t0000000000000000\n"
+    f"CapPrm:\t{CAPABILITY_MASK:016x}\nCapEff:\t{CAPABILITY_MASK:016x}\nCapBnd:\t{CAPABILITY_MASK:016x}\n"
+    "CapAmb:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t1\nCpus_allowed_list:\t0-3,6\n"
+)
+PROCESS = f"""\
+Limit                     Soft Limit           Hard Limit           Units
+Max core file size        0                    0                    bytes
+Max open files            1024                 {OPEN_FILES_MAX}                files
+Max locked memory         65536                {LOCKED_BYTES_MAX}              bytes
+"""
 MOUNTS = (
     "100 99 0:40 / / rw,relatime - overlay overlay rw\n"
     "101 100 0:41 / /dev/shm rw,nosuid,nodev,noexec,relatime - tmpfs shm rw,size=65536k\n"
@@ -26,6 +38,7 @@ class Kernel:
         self.cgroups = root / "cgroup"
         self.put(self.proc / str(PID) / "status", STATUS)
         self.put(self.proc / str(PID) / "mountinfo", MOUNTS)
+        self.put(self.proc / str(PID) / "limits", PROCESS)
         self.put(self.proc / "meminfo", "MemTotal: 1024 kB\nSwapTotal: 0 kB\n")
         lines = V1_LINES if version == 1 else ("0::/system.slice/docker-x.scope",)
         self.put(self.proc / str(PID) / "cgroup", "\n".join(lines) + "\n")
@@ -75,7 +88,18 @@ def either_kernel(request: pytest.FixtureRequest, tmp_path: Path) -> Kernel:
 
 
 def test_limits_as_asked_for_have_no_difference(kernel: Kernel) -> None:
-    assert kernel.read() == Enforced(256 << 20, 0, 500, 512, 64 << 20, CAPABILITY_MASK, True, True)
+    assert kernel.read() == Enforced(
+        256 << 20,
+        0,
+        500,
+        512,
+        64 << 20,
+        CAPABILITY_MASK,
+        HardLimits(OPEN_FILES_MAX, LOCKED_BYTES_MAX, 0),
+        frozenset({0, 1, 2, 3, 6}),
+        True,
+        True,
+    )
     assert kernel.differences() == []
 
 
@@ -157,6 +181,36 @@ def test_one_capability_too_many_is_found(tmp_path: Path, bit: int) -> None:
     mask = CAPABILITY_MASK | 1 << bit
     kernel.put(kernel.proc / str(PID) / "status", STATUS.replace(f"{CAPABILITY_MASK:016x}", f"{mask:016x}"))
     assert kernel.differences() == [f"capabilities beyond the allowed ones: {1 << bit:#x}"]
+
+
+@pytest.mark.parametrize("name", CAPABILITY_SETS)
+def test_capability_in_any_set_is_found(tmp_path: Path, name: str) -> None:
+    """An ambient or inheritable one could be had by the next program."""
+    kernel = Kernel(tmp_path, 2)
+    lines = [f"{name}:\t{1 << 21:016x}" if line.startswith(name) else line for line in STATUS.splitlines()]
+    kernel.put(kernel.proc / str(PID) / "status", "\n".join(lines))
+    assert kernel.differences() == [f"capabilities beyond the allowed ones: {1 << 21:#x}"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (f"{OPEN_FILES_MAX} ", f"{OPEN_FILES_MAX + 1} ", "open_files is"),
+        (f"{OPEN_FILES_MAX} ", "unlimited ", "open_files is None"),
+        (f"{LOCKED_BYTES_MAX} ", f"{LOCKED_BYTES_MAX + 1} ", "locked_bytes is"),
+        ("0                    0 ", "0                    1 ", "core_bytes is 1, asked for 0"),
+    ],
+)
+def test_process_limit_off_by_one_is_found(kernel: Kernel, old: str, new: str, said: str) -> None:
+    kernel.put(kernel.proc / str(PID) / "limits", PROCESS.replace(old, new))
+    (found,) = kernel.differences()
+    assert found.startswith(said)
+
+
+def test_cpu_beyond_the_ones_of_leases_is_found(kernel: Kernel) -> None:
+    assert kernel.read().differences(LIMITS, frozenset({0, 1, 2, 3, 6})) == []
+    (found,) = kernel.read().differences(LIMITS, frozenset({1, 2, 3, 6}))
+    assert found == "cpus is [0, 1, 2, 3, 6], asked for [1, 2, 3, 6]"
 
 
 def test_fewer_capabilities_are_fine(tmp_path: Path) -> None:

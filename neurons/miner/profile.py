@@ -1,0 +1,81 @@
+"""What a tenant's programs may do at all, whatever the lease's limits are: one profile per isolation.
+
+Rules:
+- Capabilities are dropped but for the few that sshd and apt need; no program gains privileges; the filter of system
+  calls is our own (`seccomp`).
+- What a host has only once is bounded: open files, locked memory, core files (none), the engine's copy of a log.
+- What is asked for here is looked for on the host's side afterwards (`enforced`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from docker.types import LogConfig, Ulimit
+
+from neurons.miner.hard_limits import HardLimits
+from neurons.miner.seccomp import seccomp_profile
+from utils.host import cpu_numbers
+
+OPEN_FILES_MAX = 65536
+# What the kernel gives by itself; nothing is ever swapped out here, so that locking memory gains little.
+LOCKED_BYTES_MAX = 8 << 20
+# Three let sshd log anybody in (SETUID, SETGID, SYS_CHROOT), AUDIT_WRITE gives root a terminal, the rest lets apt work.
+CAPABILITIES = {
+    "CHOWN": 0,
+    "DAC_OVERRIDE": 1,
+    "FOWNER": 3,
+    "FSETID": 4,
+    "KILL": 5,
+    "SETGID": 6,
+    "SETUID": 7,
+    "SYS_CHROOT": 18,
+    "AUDIT_WRITE": 29,
+}
+CAPABILITY_MASK = sum(1 << bit for bit in CAPABILITIES.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What all containers of a node have in common.
+
+    Attributes:
+        runtime: The engine's name of the program that starts containers; None for the engine's own choice.
+        cpuset_cpus: CPUs that containers may run on, as `taskset` writes them; None for all.
+    """
+
+    runtime: str | None = None
+    cpuset_cpus: str | None = None
+
+    @property
+    def cpus(self) -> frozenset[int] | None:
+        """Numbers of the CPUs that containers may run on; None for all."""
+        return None if self.cpuset_cpus is None else cpu_numbers(self.cpuset_cpus)
+
+    def options(self, engine: HardLimits) -> dict[str, Any]:
+        """Return what the engine is asked for.
+
+        Args:
+            engine: What the engine itself may open and lock; more than that it cannot give.
+        """
+        return {
+            "cap_drop": ["ALL"],
+            "cap_add": list(CAPABILITIES),
+            "security_opt": ["no-new-privileges:true", f"seccomp={seccomp_profile()}"],
+            "ulimits": [
+                Ulimit(name="core", soft=0, hard=0),
+                _ulimit("nofile", engine.clamp(OPEN_FILES_MAX, engine.open_files)),
+                _ulimit("memlock", engine.clamp(LOCKED_BYTES_MAX, engine.locked_bytes)),
+            ],
+            # The engine's copy of PID 1's output, which goes to /dev/null; bounded for the line before that.
+            "log_config": LogConfig(type="local", config={"max-size": "1m", "max-file": "2"}),
+            "oom_score_adj": 500,
+            "restart_policy": {"Name": "no"},
+            "runtime": self.runtime,
+            "cpuset_cpus": self.cpuset_cpus,
+        }
+
+
+def _ulimit(name: str, most: int) -> Ulimit:
+    return Ulimit(name=name, soft=most, hard=most)
