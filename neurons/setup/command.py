@@ -113,7 +113,7 @@ def _set_up(options: argparse.Namespace, checkout: Checkout, progress: Progress)
     with_engine = not options.no_engine
     progress.begin("system packages")
     engine_answers = with_engine and engine_version() is not None
-    packages = packages_for(with_engine=with_engine, builds_image=options.image is None)
+    packages = packages_for(with_engine=with_engine, builds_image=options.image is None, development=options.dev)
     progress.end(install_packages(progress, packages, engine_answers=engine_answers))
     progress.begin("virtual environment")
     progress.end(build_venv(checkout, progress))

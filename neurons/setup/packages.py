@@ -33,16 +33,19 @@ class Package:
     is_present: Callable[[], bool]
 
 
-def packages_for(*, with_engine: bool, builds_image: bool) -> list[Package]:
+def packages_for(*, with_engine: bool, builds_image: bool, development: bool = False) -> list[Package]:
     """Return the packages a machine needs: one for the venv, the rest only where containers will run.
 
     Args:
         with_engine: False on machines that only validate or rent.
         builds_image: False where the image is given by digest.
+        development: Also what only the tests run.
     """
     packages = [Package("python3-venv", lambda: importlib.util.find_spec("ensurepip") is not None)]
     if not with_engine:
         return packages
+    if development:
+        packages.append(Package("rsync", lambda: find_program("rsync") is not None))
     if builds_image:
         packages.append(Package("mmdebstrap", lambda: bool(find_program("mmdebstrap") or find_program("debootstrap"))))
     return [
