@@ -22,13 +22,15 @@ from polarise.registry import open_entry
 from polarise.signing import SignatureInvalid
 from polarise.ssh_keys import fingerprint, parse_public_key
 from polarise.statement import SignedStatement
+from polarise.usage import STATEMENT_KIND as USAGE_KIND
+from polarise.usage import Usage
 
 EXIT_OK = 0
 EXIT_USAGE = 2
 EXIT_NOT_VERIFIED = 7
 MAX_FILE_BYTES = 1024 * 1024
 PROOF = "proof"
-KINDS = ("receipt", "registry", PROOF)
+KINDS = ("receipt", "usage", "registry", PROOF)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,8 +53,8 @@ def _verify_statement(args: argparse.Namespace, statement: SignedStatement) -> i
     try:
         if args.key is not None and args.key != statement.signer:
             raise SignatureInvalid(f"signed by {statement.signer}, expected {args.key}")
-        is_receipt = (args.kind or statement.kind) == "receipt"
-        body: WireModel = _open_receipt(statement) if is_receipt else open_entry(statement)
+        opening = {"receipt": _open_receipt, "usage": _open_usage}.get(args.kind or statement.kind, open_entry)
+        body: WireModel = opening(statement)
     except (SubnetError, ValueError) as err:
         return _report(args, err)
     _print(args, statement, body)
@@ -86,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     verify = commands.add_parser(
         "verify",
         help="check a signed statement or a log proof, offline",
-        usage="polarise verify [receipt|registry|proof] FILE [--key KEY] [--witness VKEY]... [-o table|json]",
+        usage="polarise verify [receipt|usage|registry|proof] FILE [--key KEY] [--witness VKEY]... [-o table|json]",
     )
     verify.add_argument(
         "words", nargs="+", metavar="[KIND] FILE", help="the file, behind what it should be; left out, the file says"
@@ -118,10 +120,11 @@ def _read(path: Path) -> bytes:
 
 
 def _statement(raw: bytes) -> SignedStatement:
-    """Decode a statement, also out of the saved answer of POST /allocate."""
+    """Decode a statement, also out of the saved answer of POST /allocate or DELETE /terminate."""
     value = decode_json(raw, max_bytes=MAX_FILE_BYTES)
-    if isinstance(value, dict) and isinstance(value.get("receipt"), dict):
-        raw = json.dumps(value["receipt"]).encode()
+    for name in ("receipt", "usage"):
+        if isinstance(value, dict) and isinstance(value.get(name), dict):
+            raw = json.dumps(value[name]).encode()
     return decode_model(SignedStatement, raw, max_bytes=MAX_FILE_BYTES)
 
 
@@ -132,6 +135,13 @@ def _open_receipt(statement: SignedStatement) -> Receipt:
     if fingerprint(parse_public_key(receipt.host_key)) != receipt.host_key_fingerprint:
         raise SignatureInvalid("the fingerprint is another key's")
     return receipt
+
+
+def _open_usage(statement: SignedStatement) -> Usage:
+    usage = statement.open(USAGE_KIND, Usage, signer=statement.signer)
+    if usage.node_key != statement.signer:
+        raise SignatureInvalid(f"the usage of {usage.node_key[:12]} is signed by {statement.signer[:12]}")
+    return usage
 
 
 def _print(args: argparse.Namespace, statement: SignedStatement, body: WireModel) -> None:

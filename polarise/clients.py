@@ -207,9 +207,14 @@ class MinerClient:
         """Get a new one-time password; the old one is dead."""
         return self._call("POST", f"/containers/{_checked_id(container_id)}/password", messages.PasswordAnswer).answer
 
-    def terminate(self, container_id: str) -> None:
-        """End the lease and remove the container."""
-        self._call("DELETE", f"/terminate/{_checked_id(container_id)}", messages.TerminateAnswer)
+    def terminate(self, container_id: str) -> messages.TerminateAnswer:
+        """End the lease and remove the container; `polarise.usage.open_usage` checks the usage statement it brings."""
+        return self._call("DELETE", f"/terminate/{_checked_id(container_id)}", messages.TerminateAnswer).answer
+
+    def usage(self, container_id: str) -> SignedStatement:
+        """Ask what a lease has used, also after its end; `polarise.usage.open_usage` checks the statement."""
+        path = f"/containers/{_checked_id(container_id)}/usage"
+        return self._call("GET", path, messages.UsageAnswer).answer.usage
 
     def logs(self, container_id: str, *, follow: bool = False, idle_seconds: float = 600.0) -> ByteStream:
         """Read the container's output; iterate the result and close it.

@@ -154,10 +154,27 @@ class PasswordAnswer(WireModel):
 
 
 class TerminateAnswer(WireModel):
-    """DELETE /terminate/{id}."""
+    """DELETE /terminate/{id}.
+
+    Attributes:
+        status: The lease is over, and nobody can log in any more.
+        container_id: Whose.
+        data: What became of everything that was written inside: ``deleted`` with the container, and no copy is kept;
+            ``deleting``: it is being removed, and nobody reaches it meanwhile.
+        usage: The final, signed usage statement; None with ``deleting``, GET /containers/{id}/usage has it a little later.
+    """
 
     status: Literal["success"] = "success"
     container_id: str
+    data: Literal["deleted", "deleting"] = "deleted"
+    usage: SignedStatement | None = None
+
+
+class UsageAnswer(WireModel):
+    """GET /containers/{id}/usage: a signed usage statement; see `polarise.usage`."""
+
+    status: Literal["success"] = "success"
+    usage: SignedStatement
 
 
 class TokenAnswer(WireModel):

@@ -104,12 +104,19 @@ class ContainerReader:
         used, limit = self._memory()
         return ContainerUsage(self._cpu(monotonic_ns), used, limit, self._number("pids", "pids.current"))
 
-    def _cpu(self, monotonic_ns: int) -> float | None:
+    def cpu_ns(self) -> int | None:
+        """Return the CPU time of all its processes since it started."""
         if self._is_unified:
             usage_us = self._field("", "cpu.stat", "usage_usec")
-            usage_ns = None if usage_us is None else usage_us * 1000
-        else:
-            usage_ns = self._number("cpuacct", "cpuacct.usage")
+            return None if usage_us is None else usage_us * 1000
+        return self._number("cpuacct", "cpuacct.usage")
+
+    def memory_used_bytes(self) -> int | None:
+        """Return the memory in use, without the page cache the kernel can drop at once."""
+        return self._memory()[0]
+
+    def _cpu(self, monotonic_ns: int) -> float | None:
+        usage_ns = self.cpu_ns()
         now = None if usage_ns is None else (monotonic_ns, usage_ns)
         last, self._last = self._last, now
         if now is None or last is None or now[0] <= last[0] or now[1] < last[1]:

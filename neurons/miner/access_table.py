@@ -14,6 +14,7 @@ MINER_ACCESS: dict[tuple[str, str], RouteAccess] = {
     ("POST", "/allocate"): RouteAccess({Role.RENTER: Scope.OWN, Role.VALIDATOR: Scope.OWN, Role.OWNER: Scope.OWN}),
     ("GET", "/containers"): RouteAccess(_RENTERS),
     ("GET", "/containers/<container_id>"): RouteAccess(_RENTERS),
+    ("GET", "/containers/<container_id>/usage"): RouteAccess(_RENTERS),
     ("POST", "/containers/<container_id>/renew"): RouteAccess(_RENTERS),
     ("POST", "/containers/<container_id>/countersign"): RouteAccess(
         {Role.RENTER: Scope.OWN, Role.VALIDATOR: Scope.OWN}, needs_signature=True

@@ -163,6 +163,7 @@ class ResourceAllocator:
             self._reach("allocate.password")
             lease = self.journal.update(
                 lease,
+                also=self.leases.metering.begun(started.pid),
                 state=LeaseState.ACTIVE,
                 container_id=started.container_id,
                 image_id=started.image_id,
@@ -202,5 +203,6 @@ class ResourceAllocator:
         except Unavailable:
             logger.warning("reservation kept until the engine answers", extra={"lease_id": lease.lease_id})
             return
-        self.journal.forget(lease.lease_id, self._clock.wall_unix_ms())
+        now_unix_ms = self._clock.wall_unix_ms()
+        self.journal.forget(lease.lease_id, now_unix_ms, also=self.leases.metering.ended(now_unix_ms))
         self.events.ended(lease.lease_id, Status.FAILED)

@@ -36,6 +36,7 @@ from polarise.messages import (
     SuccessAnswer,
     TerminateAnswer,
     TokenAnswer,
+    UsageAnswer,
     VerdictRequest,
 )
 from utils.clock import Clock, iso_utc
@@ -92,6 +93,7 @@ class MinerRoutes:
         app.route("POST", "/allocate", self.allocate)
         app.route("GET", "/containers", self.containers)
         app.route("GET", "/containers/<container_id>", self.container)
+        app.route("GET", "/containers/<container_id>/usage", self.usage)
         app.route("POST", "/containers/<container_id>/renew", self.renew)
         app.route("POST", "/containers/<container_id>/countersign", self.countersign)
         app.route("PUT", "/containers/<container_id>/ssh-key", self.ssh_key)
@@ -134,6 +136,10 @@ class MinerRoutes:
         lease = self._own(caller, container_id)
         return self._receipts.view(lease, self._monitor.usage(lease))
 
+    def usage(self, caller: Caller, _body: bytes, container_id: str) -> WireModel:
+        """Show what a lease has used, also after its end."""
+        return UsageAnswer(usage=self._leases.usage_of(container_id, caller.may_see))
+
     def renew(self, caller: Caller, body: bytes, container_id: str) -> WireModel:
         """Move the end of a lease."""
         lease = self._own(caller, container_id)
@@ -163,7 +169,11 @@ class MinerRoutes:
         lease = self._own(caller, container_id)
         self._leases.terminate(lease)
         self._metrics.count("polarise_leases_ended_total")
-        return TerminateAnswer(container_id=str(lease.container_id))
+        final = self._leases.metering.book.final(lease.lease_id)
+        is_gone = self._allocator.journal.by_id(lease.lease_id) is None
+        return TerminateAnswer(
+            container_id=str(lease.container_id), data="deleted" if is_gone else "deleting", usage=final
+        )
 
     def logs(self, caller: Caller, _body: bytes, container_id: str) -> Response:
         """Stream the container's log; ``?follow=1`` goes on at its end."""

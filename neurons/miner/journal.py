@@ -27,6 +27,9 @@ SPENT_KEY_MS = 24 * 3600 * 1000
 SPENT_KEYS_PER_RENTER_MAX = 1_000
 SPENT_KEYS_MAX = 20_000
 
+# Writes more in the transaction that changes a lease, or drops it.
+Also = Callable[[sqlite3.Connection, Lease], None]
+
 
 class Journal(Database):
     """All leases of one node."""
@@ -47,12 +50,15 @@ class Journal(Database):
             connection.execute(f"INSERT INTO lease ({', '.join(row)}) VALUES ({marks})", tuple(row.values()))  # noqa: S608
         return lease
 
-    def change(self, lease_id: LeaseId, decide: Callable[[Lease], Lease | None]) -> Lease | None:
+    def change(
+        self, lease_id: LeaseId, decide: Callable[[Lease], Lease | None], *, also: Also = lambda *_: None
+    ) -> Lease | None:
         """Change a lease to what ``decide`` makes of it, in one transaction, and return it as it is now.
 
         Args:
             lease_id: Which one.
             decide: Returns the changed lease, or None to leave it as it is; nothing is written when it raises.
+            also: Called with the connection and the changed lease, to write more in the same transaction.
 
         Returns:
             None when the lease is gone or was left as it is.
@@ -67,15 +73,16 @@ class Journal(Database):
                     f"UPDATE lease SET {assignments} WHERE lease_id = ?",  # noqa: S608  names come from `_row`
                     (*row.values(), lease_id),
                 )
+                also(connection, changed)
         return changed
 
-    def update(self, lease: Lease, **changes: object) -> Lease:
+    def update(self, lease: Lease, *, also: Also = lambda *_: None, **changes: object) -> Lease:
         """Change these columns durably, whatever became of the others, and return the lease as it is now."""
 
         def decide(found: Lease) -> Lease:
             return replace(found, **changes)  # type: ignore[arg-type]  # dataclasses.replace checks the names
 
-        return self.change(lease.lease_id, decide) or decide(lease)
+        return self.change(lease.lease_id, decide, also=also) or decide(lease)
 
     def move(self, lease: Lease, pick_port: Callable[[list[Lease]], int]) -> Lease:
         """Give a lease another port, chosen among all present leases in the same transaction."""
@@ -84,17 +91,21 @@ class Journal(Database):
             connection.execute("UPDATE lease SET ssh_port = ? WHERE lease_id = ?", (port, lease.lease_id))
         return replace(lease, ssh_port=port)
 
-    def forget(self, lease_id: LeaseId, now_unix_ms: int) -> None:
+    def forget(self, lease_id: LeaseId, now_unix_ms: int, *, also: Also = lambda *_: None) -> None:
         """Drop the row; call it only when nothing of the lease is left.
 
         Args:
             lease_id: Which one; of a lease that was granted the Idempotency-Key is remembered for a day.
             now_unix_ms: Wall clock.
+            also: As in `change`, with the lease that goes; not called when it is gone already.
         """
         with self.transaction() as connection:
             lease = _first(connection.execute("SELECT * FROM lease WHERE lease_id = ?", (lease_id,)).fetchall())
+            if lease is None:
+                return
             connection.execute("DELETE FROM lease WHERE lease_id = ?", (lease_id,))
-            if lease is not None and lease.container_id is not None and lease.idempotency_key is not None:
+            also(connection, lease)
+            if lease.container_id is not None and lease.idempotency_key is not None:
                 row = (lease.renter_key, lease.idempotency_key, lease.request_digest, now_unix_ms)
                 connection.execute("INSERT OR REPLACE INTO spent_key VALUES (?, ?, ?, ?)", row)
                 _drop_old_keys(connection, lease.renter_key, now_unix_ms)

@@ -37,7 +37,24 @@ CREATE TABLE spent_key (
 ) WITHOUT ROWID;
 CREATE INDEX spent_key_by_end ON spent_key (ended_unix_ms)
 """
+# What the leases have used so far (`meter`), and the signed statements of those that are over.
+_USAGE = """
+CREATE TABLE usage (
+    lease_id TEXT PRIMARY KEY,
+    meter TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE usage_statement (
+    lease_id TEXT PRIMARY KEY,
+    container_id TEXT NOT NULL,
+    renter_key TEXT NOT NULL,
+    ended_unix_ms INTEGER NOT NULL,
+    statement TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX usage_statement_by_end ON usage_statement (ended_unix_ms);
+CREATE INDEX usage_statement_by_renter ON usage_statement (renter_key, ended_unix_ms);
+CREATE INDEX usage_statement_by_container ON usage_statement (container_id)
+"""
 
-VERSION = 3
-SCHEMA = f"{_LEASE}; {_SPENT_KEY}"
-UPGRADES = {2: "ALTER TABLE lease ADD COLUMN countersigned TEXT", 3: _SPENT_KEY}
+VERSION = 4
+SCHEMA = f"{_LEASE}; {_SPENT_KEY}; {_USAGE}"
+UPGRADES = {2: "ALTER TABLE lease ADD COLUMN countersigned TEXT", 3: _SPENT_KEY, 4: _USAGE}

@@ -71,7 +71,7 @@ class LeaseKeeper:
 
     def _kill(self, lease: Lease, threads: DaemonThreads) -> None:
         try:
-            self._leases.manager.kill(lease)
+            self._leases.kill(lease)
         except Unavailable as err:
             self._put_off(lease, err)
         else:

@@ -19,6 +19,7 @@ from neurons.miner.lease import Lease, LeaseId
 from polarise.canonical import JsonValue
 from polarise.errors import RequestRejected, Unavailable
 from polarise.payloads import Status
+from polarise.statement import SignedStatement
 
 logger = logging.getLogger(__name__)
 
@@ -29,11 +30,18 @@ class LeaseEvents:
     Args:
         agent: The agent of this node.
         on_ended: Called with a lease's id when its stream has got its last line.
+        usage_of: Returns the final usage statement of a lease, which is that last line; None where there is none.
     """
 
-    def __init__(self, agent: AgentClient, on_ended: Callable[[str], None] = lambda _lease_id: None) -> None:
+    def __init__(
+        self,
+        agent: AgentClient,
+        on_ended: Callable[[str], None] = lambda _lease_id: None,
+        usage_of: Callable[[str], SignedStatement | None] = lambda _lease_id: None,
+    ) -> None:
         self._agent = agent
         self._on_ended = on_ended
+        self._usage_of = usage_of
 
     def open(self, lease: Lease) -> None:
         """Open the stream and the socket of a lease that is about to get its container.
@@ -67,10 +75,27 @@ class LeaseEvents:
         message = "lease ended" if status is Status.SUCCEEDED else "lease was not granted"
         try:
             self._agent.append([_status(lease_id, status, message)])
+            self._tell_usage(lease_id)
             self._agent.close_stream(lease_id)
             self._on_ended(lease_id)
         except Unavailable as err:
             logger.warning("the agent is told later", extra={"lease_id": lease_id, "cause": err.message})
+
+    def _tell_usage(self, lease_id: LeaseId) -> None:
+        if (usage := self._usage_of(lease_id)) is None:
+            return
+        # The same name again is the same line: a retry adds nothing.
+        message_id = str(uuid.uuid5(uuid.UUID(lease_id), "usage"))
+        event: dict[str, JsonValue] = {
+            "message_id": message_id,
+            "kind": "allocation.usage",
+            "payload": {"usage": usage.to_wire()},
+        }
+        try:
+            self._agent.append([event], lease_id)
+        except RequestRejected as err:
+            # The stream was closed by an earlier try.
+            logger.debug("usage is in the stream already", extra={"lease_id": lease_id, "cause": err.message})
 
     def settle(self, read_leases: Callable[[], Iterable[Lease]]) -> None:
         """After a crash of either side: close the streams of leases that are no more, open those that are missing.

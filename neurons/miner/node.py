@@ -31,6 +31,7 @@ from neurons.miner.http_server import MinerRoutes
 from neurons.miner.journal import Journal
 from neurons.miner.keeper import LeaseKeeper
 from neurons.miner.lease_events import LeaseEvents
+from neurons.miner.metering import Metering
 from neurons.miner.monitor import ResourceMonitor
 from neurons.miner.network import NodeNetwork
 from neurons.miner.pow import ChallengeHandler
@@ -41,6 +42,7 @@ from neurons.miner.rented import RentedDevices
 from neurons.miner.running import RunningLeases
 from neurons.miner.solver import SolverProcess
 from neurons.miner.telemetry_routes import TelemetryRoutes
+from neurons.miner.usage_book import UsageBook
 from neurons.miner.validations import ValidationTracker
 from neurons.miner.verdicts import VerdictBook
 from polarise.signing import Identity
@@ -87,11 +89,13 @@ class MinerNode(BaseNode):
         container_settings = settings.container_settings(config, self.node_id, files)
         agent = AgentClient(files.root)
         anchoring = self.build_anchoring(agent)
-        events = LeaseEvents(agent, anchoring[1].request if anchoring else lambda _lease_id: None)
-        manager = self.build_manager(ContainerManager(client, container_settings, network, events.mount, self.reach))
         journal = self.closing(Journal(files.journal))
+        book = UsageBook(journal, self.identity)
+        events = LeaseEvents(agent, anchoring[1].request if anchoring else lambda _lease_id: None, book.final)
+        manager = self.build_manager(ContainerManager(client, container_settings, network, events.mount, self.reach))
+        metering = Metering(journal, book, manager, clock)
         admission = Admission(settings.allocation_defaults(config))
-        leases = RunningLeases(manager, journal, admission, events, clock, self.reach)
+        leases = RunningLeases(manager, journal, admission, events, metering, clock, self.reach)
         receipts = ReceiptWriter(self.identity, config.network.advertised_host)
         inventory = settings.inventory(config, self.node_id)
         rented = RentedDevices(
@@ -175,7 +179,7 @@ class MinerNode(BaseNode):
             connections_max=config.network.max_connections,
         )
         self.reconciler = Reconciler(self.allocator, clock)
-        services: list[Service] = [engine, self.reconciler, LeaseKeeper(leases, clock), self.http]
+        services: list[Service] = [engine, self.reconciler, LeaseKeeper(leases, clock), metering, self.http]
         if config.telemetry.start_agent:
             services.insert(0, AgentProcess(config, files.root, self.identity, agent))
         return [*services, *(anchoring or ())]

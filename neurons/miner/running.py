@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import re
 import secrets
+from collections.abc import Callable
 from dataclasses import replace
 
 from neurons.miner.admission import Admission, rejected
@@ -22,8 +23,10 @@ from neurons.miner.lease import Expiry, Lease, LeaseId, LeaseState
 from neurons.miner.lease_events import LeaseEvents
 from neurons.miner.locks import WAIT_SECONDS, LeaseBusy, LeaseLocks
 from neurons.miner.login import password_entry
-from polarise.errors import ErrorCode, RequestRejected
+from neurons.miner.metering import Metering
+from polarise.errors import ErrorCode, RequestRejected, Unavailable
 from polarise.ssh_keys import parse_public_key
+from polarise.statement import SignedStatement
 from utils.clock import Clock
 
 logger = logging.getLogger(__name__)
@@ -39,6 +42,7 @@ class RunningLeases:
         journal: The node's leases.
         admission: Bounds of what a renewal may say, and whether there are passwords.
         events: Tells the agent about leases.
+        metering: Counts what they use.
         clock: Wall and boot clock.
         reach: Called with the name of each step; tests end the process there.
     """
@@ -49,12 +53,14 @@ class RunningLeases:
         journal: Journal,
         admission: Admission,
         events: LeaseEvents,
+        metering: Metering,
         clock: Clock,
         reach: StepObserver = lambda _step: None,
     ) -> None:
         self.manager = manager
         self.journal = journal
         self.events = events
+        self.metering = metering
         self.locks = LeaseLocks()
         self._admission = admission
         self._clock = clock
@@ -70,6 +76,28 @@ class RunningLeases:
         if lease is None or lease.state is not LeaseState.ACTIVE:
             raise not_found(container_id)
         return lease
+
+    def usage_of(self, container_id: str, may_see: Callable[[str], bool]) -> SignedStatement:
+        """Return what a lease has used: so far, or in all once it is over.
+
+        Args:
+            container_id: Its id, or a prefix of 12 digits or more.
+            may_see: Whether the caller may see what the renter with this key holds.
+
+        Raises:
+            RequestRejected: NOT_FOUND (404), also where it is forgotten.
+            Unavailable: Nothing was counted yet.
+        """
+        if CONTAINER_ID_PATTERN.fullmatch(container_id):
+            lease = self.journal.by_container(container_id)
+            if lease is not None and may_see(lease.renter_key):
+                if (usage := self.metering.now(lease)) is None:
+                    raise Unavailable("nothing was counted yet", retry_after_seconds=5)
+                return usage
+            over = self.metering.book.final_of_container(container_id)
+            if over is not None and may_see(over[0]):
+                return over[1]
+        raise not_found(container_id)
 
     def renew(self, lease: Lease, ttl_seconds: int | None) -> Lease:
         """Let a lease end ``ttl_seconds`` from now; as often as its renter likes.
@@ -159,11 +187,20 @@ class RunningLeases:
             self.clean_up(ending)
         except LeaseBusy:
             # The holder works inside the container, and comes to its end with it.
-            self.manager.kill(ending)
+            self.kill(ending)
             try:
                 self.clean_up(ending, wait_seconds=wait_seconds)
             except LeaseBusy:
                 logger.info("lease ended, its holder delays the removal", extra={"lease_id": lease.lease_id})
+
+    def kill(self, lease: Lease) -> None:
+        """Count for the last time and kill whatever runs for the lease, which cuts open connections.
+
+        Raises:
+            Unavailable: The engine cannot be asked.
+        """
+        self.metering.read_last(lease)
+        self.manager.kill(lease)
 
     def claim_expired(self, lease_id: LeaseId) -> Lease | None:
         """Turn an active lease whose time is over to DELETING and return it; None when there is none (any more)."""
@@ -187,8 +224,10 @@ class RunningLeases:
         with self.locks.holding(lease.lease_id, wait_seconds):
             if self.journal.by_id(lease.lease_id) is None:
                 return
+            self.metering.read_last(lease)
             self.manager.stop_container(lease)
-            self.journal.forget(lease.lease_id, self._clock.wall_unix_ms())
+            now_unix_ms = self._clock.wall_unix_ms()
+            self.journal.forget(lease.lease_id, now_unix_ms, also=self.metering.ended(now_unix_ms))
             self.events.ended(lease.lease_id)
         logger.info("lease ended", extra={"lease_id": lease.lease_id})
 

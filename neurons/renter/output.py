@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from polarise.answers import printable
 from polarise.quantities import format_size
 from polarise.receipt import Limits
+from polarise.usage import Usage
 
 SHORT_ID_CHARS = 12
 
@@ -41,3 +42,17 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None
 def limits_text(limits: Limits) -> str:
     """Say the limits in a few words."""
     return f"{limits.cpu_milli / 1000:g} CPU, {format_size(limits.memory_bytes)}, {limits.pids_count} pids"
+
+
+def usage_text(usage: Usage) -> str:
+    """Say a usage statement in a few words; what the miner could not read is left out."""
+    parts = [f"{usage.allocated_ms / 1000:.1f} s"]
+    if usage.cpu_ms is not None:
+        parts.append(f"{usage.cpu_ms / 1000:.1f} s of CPU")
+    if usage.memory_mib_seconds is not None:
+        parts.append(f"{usage.memory_mib_seconds} MiB s of memory")
+    if usage.network_in_bytes is not None and usage.network_out_bytes is not None:
+        parts.append(f"{usage.network_in_bytes} B in, {usage.network_out_bytes} B out")
+    if usage.devices:
+        parts.append(f"{len(usage.devices)} GPUs for {usage.allocated_ms / 1000:.1f} s each")
+    return ", ".join(parts)

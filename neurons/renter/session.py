@@ -34,6 +34,7 @@ class Session:
         identity: The renter.
         leases: What is kept on this machine.
         miners: Who is known on this machine.
+        usage_folder: Where the usage statements of leases that are over are kept.
         miner_text: The flag ``--miner``.
         miner_key: The flag ``--miner-key``.
         timeout_seconds: Deadline of each request.
@@ -42,6 +43,7 @@ class Session:
     identity: Identity
     leases: LeaseStore
     miners: MinerBook
+    usage_folder: Path
     miner_text: str | None
     miner_key: str | None
     timeout_seconds: float
@@ -97,6 +99,7 @@ def open_session(args: argparse.Namespace, *, timeout_seconds: float = TIMEOUT_S
         identity=load_identity(path, read_passphrase(args.passphrase_file, os.environ)),
         leases=LeaseStore(state_dir),
         miners=MinerBook(state_dir, args.registry),
+        usage_folder=state_dir / "usage",
         miner_text=args.miner,
         miner_key=args.miner_key,
         timeout_seconds=args.timeout or timeout_seconds,

@@ -34,11 +34,14 @@ from polarise.registry import STATEMENT_KIND as REGISTRY_KIND
 from polarise.signing import Certificate, Identity, Purpose, SignatureInvalid, verify
 from polarise.ssh_keys import MAX_TEXT_CHARS, fingerprint, generate_key_pair, parse_public_key
 from polarise.statement import SignedStatement
+from polarise.usage import STATEMENT_KIND as USAGE_KIND
+from polarise.usage import open_usage
 from polarise.verdict import STATEMENT_KIND as VERDICT_KIND
 from polarise.verdict import Verdict, lost_points, open_verdict, sign_verdict
 from tests.fuzz.target import MEMORY_BASE_BYTES, Call, Target, plain, text_of
-from tests.support.evidence import receipt_statement, score
+from tests.support.evidence import receipt, receipt_statement, score
 from tests.support.proving_miner import MINER, VALIDATOR, entry_of
+from tests.support.usage import usage_of
 from utils.crypto import read_secret_file
 
 PASSPHRASE = b"fuzz"
@@ -92,6 +95,11 @@ def _signed(who: Identity, kind: str, opening: Callable[[SignedStatement], objec
         return opening(SignedStatement(certificate=subkey.certificate, **made))  # type: ignore[arg-type]
 
     return call
+
+
+def _open_usage(made: SignedStatement) -> object:
+    held = receipt()
+    return open_usage(made, node_key=MINER.public_key, renter_key=held.renter_key, container_id=held.container_id)
 
 
 def _opened_by_any(raw: bytes) -> None:
@@ -216,6 +224,14 @@ TARGETS = (
             )
         ),
         lambda: [body_of(receipt_statement())],
+        (RequestRejected, AnswerInvalid),
+        MAX_BODY_BYTES,
+        weight=2,
+    ),
+    Target(
+        "polarise.usage.open_usage",
+        plain(_signed(MINER, USAGE_KIND, _open_usage)),
+        lambda: [canonical_bytes(usage_of(receipt()).to_wire())],
         (RequestRejected, AnswerInvalid),
         MAX_BODY_BYTES,
         weight=2,

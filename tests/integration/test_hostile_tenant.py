@@ -195,7 +195,10 @@ def test_leases_due_together_are_all_killed_before_one_is_removed(miner: Running
     noting = Noting(manager.client, manager.settings, manager.network, manager.mount_events)
     noting.done = []
     # A keeper of this test's own, with one thread; the miner's own comes too late for leases that it never saw active.
-    leases = RunningLeases(noting, journal, miner.allocator._admission, miner.allocator.events, SystemClock())
+    allocator = miner.allocator
+    leases = RunningLeases(
+        noting, journal, allocator._admission, allocator.events, allocator.leases.metering, SystemClock()
+    )
     due = [lease_of(miner, answer) for answer in answers]
     for row in due:
         journal.update(row, state=LeaseState.CREATING)

@@ -6,7 +6,7 @@ import contextlib
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +20,7 @@ from polarise.rented import Countersignature
 from polarise.signing import Identity, SigningKey
 from polarise.ssh_keys import fingerprint, generate_key_pair
 from polarise.statement import sign_statement
+from tests.support.usage import usage_of
 
 LIMITS = Limits(memory_bytes=2 << 30, swap_bytes=0, cpu_milli=2000, pids_count=512, shm_bytes=64 << 20)
 GRANTED = datetime(2026, 1, 1, tzinfo=UTC)
@@ -49,6 +50,7 @@ class SmallMiner:
     tamper: Callable[[str, Wire], Wire] = lambda _, wire: wire
     refuse: dict[str, tuple[int, dict[str, str], bytes]] = field(default_factory=dict)
     granted: dict[tuple[str, str], Wire] = field(default_factory=dict)
+    used: dict[str, Mapping[str, object]] = field(default_factory=dict)
     cut: list[str] = field(default_factory=list)
     log_chunks: tuple[bytes, ...] = (b"one\n", b"two\n")
     endpoint: str = ""
@@ -68,7 +70,7 @@ class SmallMiner:
             server.server_close()
             thread.join()
 
-    def answer(  # noqa: PLR0911  a routing table
+    def answer(  # noqa: PLR0911, PLR0912  a routing table
         self, method: str, path: str, caller: str, body: bytes
     ) -> Answer:
         """Route one verified request."""
@@ -96,8 +98,14 @@ class SmallMiner:
                 self.lease(container_id, caller)
                 return 200, {"container_id": container_id, "ssh_user": "root", "ssh_password": "fresh-password"}
             case ("DELETE", "terminate", container_id):
-                del self.leases[self.lease(container_id, caller).container_id]
-                return 200, {"status": "success", "container_id": container_id}
+                usage = sign_statement(self.identity, "usage", usage_of(self.lease(container_id, caller)))
+                self.used[container_id] = usage.to_wire()
+                del self.leases[container_id]
+                return 200, {"status": "success", "container_id": container_id, "usage": usage.to_wire()}
+            case ("GET", "containers", container_id, "usage"):
+                if container_id not in self.used:
+                    raise RequestRejected(ErrorCode.NOT_FOUND, "no such container", status=404)
+                return 200, {"status": "success", "usage": self.used[container_id]}
             case ("POST", "challenge", "prepare"):
                 return 200, {"status": "success"}
             case ("POST", "challenge", "start"):

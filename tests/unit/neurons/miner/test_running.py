@@ -15,11 +15,14 @@ from neurons.miner.journal import Journal
 from neurons.miner.keeper import LeaseKeeper
 from neurons.miner.lease import Expiry, Lease, LeaseState
 from neurons.miner.lease_events import LeaseEvents
+from neurons.miner.metering import Metering
 from neurons.miner.network import NodeNetwork
 from neurons.miner.running import RunningLeases
+from neurons.miner.usage_book import UsageBook
 from polarise.errors import ErrorCode, RequestRejected, Unavailable
 from tests.support.clock import ManualClock
 from tests.support.engine import DEAD_ENGINE
+from tests.support.identities import identity
 from tests.support.leases import lease
 from utils.docker_utils import connect
 
@@ -51,7 +54,8 @@ def engineless_leases(tmp_path: Path, clock: ManualClock) -> Iterator[RunningLea
     with Journal(tmp_path / "journal.sqlite") as journal:
         events = LeaseEvents(AgentClient(tmp_path))
         manager = ContainerManager(client, settings, NodeNetwork("0" * 12), events.mount)
-        yield RunningLeases(manager, journal, Admission(DEFAULTS), events, clock)
+        metering = Metering(journal, UsageBook(journal, identity("miner")), manager, clock)
+        yield RunningLeases(manager, journal, Admission(DEFAULTS), events, metering, clock)
     client.close()
 
 

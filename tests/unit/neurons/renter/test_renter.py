@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from neurons.renter.leases import LeaseStore
+from polarise.cli import main as verify_main
 from polarise.decode import decode_model
 from polarise.errors import ConfigError, ConnectionLost, RequestRejected, Unavailable
 from polarise.ssh_keys import generate_key_pair
-from polarise.statement import SignedStatement
+from polarise.statement import SignedStatement, sign_statement
+from tests.support.usage import usage_of
 from tests.unit.neurons.renter.conftest import Renter
 from tests.unit.polarise.small_miner import SmallMiner, identity
 
@@ -210,6 +212,54 @@ def test_release_all_ends_what_it_can(
     miner.leases.clear()
     assert renter("release", "--all") == 0
     assert "gone already" in capsys.readouterr().err
+
+
+def test_release_shows_and_keeps_the_usage(
+    renter: Renter, miner: SmallMiner, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    container_id = str(allocated(renter, miner, capsys)["container_id"])
+    assert renter("release", container_id) == 0
+    shown = capsys.readouterr()
+    assert "60.0 s, 1.5 s of CPU, 10 B in, 20 B out, 1 GPUs for 60.0 s each" in shown.out
+    kept = tmp_path / "state" / "usage" / f"{container_id}.json"
+    assert str(kept) in shown.err
+    assert verify_main(["verify", "usage", str(kept), "--key", miner.identity.public_key]) == 0
+    assert "allocated_ms: 60000" in capsys.readouterr().out
+
+
+def test_usage_of_a_lease_that_ended_by_itself_is_asked_for(
+    renter: Renter, miner: SmallMiner, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    container_id = str(allocated(renter, miner, capsys)["container_id"])
+    receipt = miner.leases.pop(container_id)
+    miner.used[container_id] = sign_statement(miner.identity, "usage", usage_of(receipt)).to_wire()
+    assert renter("release", container_id, "-o", "json") == 0
+    assert json.loads(capsys.readouterr().out)["usage"][container_id]["cpu_ms"] == 1_500
+    assert (tmp_path / "state" / "usage" / f"{container_id}.json").exists()
+
+
+@pytest.mark.parametrize("changed", ["renter_key", "container_id", "node_key", "signature"])
+def test_usage_that_does_not_hold_is_not_kept_and_the_lease_is_over(
+    renter: Renter, miner: SmallMiner, tmp_path: Path, capsys: pytest.CaptureFixture[str], changed: str
+) -> None:
+    container_id = str(allocated(renter, miner, capsys)["container_id"])
+
+    def tamper(path: str, wire: dict[str, object]) -> dict[str, object]:
+        if not path.startswith("/terminate"):
+            return wire
+        usage = usage_of(receipt).model_copy(update={changed: "cd" * 32})
+        signed: dict[str, object] = {**sign_statement(miner.identity, "usage", usage).to_wire()}
+        if changed == "signature":
+            signed["body"] = {**usage_of(receipt).to_wire(), "cpu_ms": 1_501}
+        return {**wire, "usage": signed}
+
+    receipt = miner.leases[container_id]
+    miner.tamper = tamper
+    assert renter("release", container_id) == 0
+    shown = capsys.readouterr()
+    assert shown.out == f"released {container_id}\n"
+    assert "does not hold" in shown.err or "differs" in shown.err
+    assert not (tmp_path / "state" / "usage").exists()
 
 
 def test_token_alone_goes_to_stdout(renter: Renter, miner: SmallMiner, capsys: pytest.CaptureFixture[str]) -> None:
