@@ -31,7 +31,7 @@ from polarise.errors import AnswerInvalid, ErrorCode, RequestRejected
 from polarise.http_client import ByteStream, HttpClient, Response
 from polarise.http_signatures import sign_request
 from polarise.http_wire import border, parse_answer
-from polarise.receipt import ID_PATTERN
+from polarise.receipt import ID_PATTERN, Isolation
 from polarise.rented import countersign
 from polarise.signing import Identity
 from polarise.statement import SignedStatement
@@ -150,13 +150,13 @@ class MinerClient:
             timeout_seconds: Deadline of this request.
 
         Raises:
-            AnswerInvalid: The receipt does not hold or says something else than the answer.
+            AnswerInvalid: The receipt does not hold, says something else than the answer, or has another isolation.
         """
         headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
         answer = self._call(
             "POST", "/allocate", messages.AllocateAnswer, request, headers=headers, timeout_seconds=timeout_seconds
         ).answer
-        self._check_allocation(answer)
+        self._check_allocation(answer, request.isolation or "standard")
         return answer
 
     def containers(self) -> tuple[messages.ContainerView, ...]:
@@ -309,7 +309,7 @@ class MinerClient:
         url = self._http.base_url + target
         return {**headers, **sign_request(self._identity, method, url, body, audience=self.node_key)}
 
-    def _check_allocation(self, answer: messages.AllocateAnswer) -> None:
+    def _check_allocation(self, answer: messages.AllocateAnswer, isolation: Isolation) -> None:
         receipt = open_receipt(answer.receipt, node_key=self.node_key, renter_key=self._identity.public_key)
         for name in (
             "container_id",
@@ -323,6 +323,8 @@ class MinerClient:
         ):
             compare(name, getattr(answer, name), getattr(receipt, name))
         compare("expires_at", unix_ms(answer.expires_at), receipt.expires_unix_ms)
+        if receipt.isolation != isolation:
+            raise AnswerInvalid(f"the lease is {receipt.isolation}, asked for {isolation}")
 
 
 def read_status(http: HttpClient, timeout_seconds: float) -> messages.StatusAnswer:

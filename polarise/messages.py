@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, StrictInt, ValidationInfo, field_val
 
 from polarise.decode import WireModel
 from polarise.quantities import parse_size
-from polarise.receipt import Limits
+from polarise.receipt import Isolation, Limits
 from polarise.rented import CountersignedReceipt
 from polarise.statement import SignedStatement
 
@@ -47,7 +47,7 @@ class AllocateRequest(WireModel):
         ssh_public_key: One OpenSSH public key without options; the caller's registered key or a one-time password
             is used when it is left out.
         ttl_seconds: How long the lease lasts.
-        isolation: Profile of the container.
+        isolation: Profile of the container; ``strict`` has no root inside, and takes an ssh key.
     """
 
     memory: SizeText | None = None
@@ -57,7 +57,7 @@ class AllocateRequest(WireModel):
     image: str | None = Field(default=None, min_length=1, max_length=200)
     ssh_public_key: str | None = Field(default=None, max_length=16384)
     ttl_seconds: int | None = Field(default=None, ge=1, le=365 * 86400)
-    isolation: Literal["standard", "strict"] | None = None
+    isolation: Isolation | None = None
 
     @field_validator("cpu_count")
     @classmethod
@@ -103,6 +103,7 @@ class ContainerView(WireModel):
     ssh_port: int
     ssh_user: str
     host_key_fingerprint: str
+    isolation: Isolation = "standard"
     limits: Limits
     devices: tuple[str, ...]
     created_at: str
@@ -192,7 +193,7 @@ class SuccessAnswer(WireModel):
 
 
 class StatusAnswer(WireModel):
-    """GET /status: who this node is and what is free."""
+    """GET /status: who this node is and what is free; ``runtime`` is what its settings name, None for the engine's own."""
 
     status: Literal["success"] = "success"
     node_key: str
@@ -203,6 +204,7 @@ class StatusAnswer(WireModel):
     memory_bytes_free: int
     devices_free: tuple[str, ...]
     ssh_host: str
+    runtime: str | None = None
 
 
 class MatmulSizes(WireModel):

@@ -10,6 +10,8 @@ from polarise.decode import WireModel
 from polarise.signing import KEY_PATTERN
 
 STATEMENT_KIND = "receipt"
+# standard: root inside, with the few capabilities that sshd and apt need; strict: nobody is root, and there are none.
+Isolation = Literal["standard", "strict"]
 ID_PATTERN = r"^[0-9a-f]{12,64}$"
 # What may stand in a known_hosts line and on ssh's command line: no option, no blank, no second line.
 HOST_PATTERN = r"^[A-Za-z0-9:][A-Za-z0-9.:\-]*$"
@@ -50,6 +52,7 @@ class Receipt(WireModel):
         devices: UUIDs of the GPUs inside; empty for none.
         image: Image id the container runs, ``sha256:...``.
         isolation: Profile of the container.
+        runtime: What the engine started it with, by its name there; None in receipts of an earlier version.
         nonce: Fresh random value; proofs inside the container are bound to it.
         granted_unix_ms: When the lease began.
         expires_unix_ms: When it ends unless renewed.
@@ -67,7 +70,8 @@ class Receipt(WireModel):
     limits: Limits
     devices: tuple[str, ...] = Field(max_length=64)
     image: str = Field(max_length=200)
-    isolation: Literal["standard"]
+    isolation: Isolation
+    runtime: str | None = Field(default=None, max_length=64)
     nonce: str = Field(pattern=r"^[0-9a-f]{64}$")
     granted_unix_ms: int = Field(ge=0, lt=2**53)
     expires_unix_ms: int = Field(ge=0, lt=2**53)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from polarise.errors import ErrorCode, RequestRejected
 from polarise.messages import AllocateRequest
 from polarise.quantities import format_size, parse_size
-from polarise.receipt import Limits
+from polarise.receipt import Isolation, Limits
 from polarise.ssh_keys import parse_public_key
 
 # Beyond this a number is not the same in every JSON reader, and no receipt can carry it.
@@ -58,6 +58,7 @@ class ValidRequest:
     limits: Limits
     image: str
     public_key: str | None
+    isolation: Isolation
     ttl_seconds: int
 
 
@@ -77,16 +78,23 @@ class Admission:
         Raises:
             RequestRejected: 422 or 400 naming the field.
         """
-        for name in ("disk", "isolation"):
-            value = getattr(request, name)
-            if value is not None and value != "standard":
-                raise rejected(
-                    ErrorCode.NOT_SUPPORTED, name, f"this miner cannot enforce {name}={value!r}", f"leave {name} out"
-                )
+        if request.disk is not None:
+            message = f"this miner cannot enforce disk={request.disk!r}"
+            raise rejected(ErrorCode.NOT_SUPPORTED, "disk", message, "leave disk out")
+        isolation = request.isolation or "standard"
+        public_key = self._public_key(request.ssh_public_key, renter_key)
+        if isolation == "strict" and public_key is None:
+            raise rejected(
+                ErrorCode.INVALID_FIELD,
+                "ssh_public_key",
+                "a strict lease has no password",
+                "send a key, see ssh-keygen",
+            )
         return ValidRequest(
             limits=self._limits(request),
             image=self._image(request.image),
-            public_key=self._public_key(request.ssh_public_key, renter_key),
+            public_key=public_key,
+            isolation=isolation,
             ttl_seconds=self.ttl_seconds(request.ttl_seconds),
         )
 

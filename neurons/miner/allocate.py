@@ -148,6 +148,7 @@ class ResourceAllocator:
                 created_unix_ms=self._clock.wall_unix_ms(),
                 expiry=Expiry.after(self._clock, valid.ttl_seconds),
                 has_password=valid.public_key is None,
+                isolation=valid.isolation,
                 idempotency_key=idempotency_key,
                 request_digest=request_digest(request),
             )
@@ -168,6 +169,7 @@ class ResourceAllocator:
                 container_id=started.container_id,
                 image_id=started.image_id,
                 host_key=started.host_key,
+                runtime=started.runtime,
             )
             self._reach("allocate.activated")
         except BaseException as err:

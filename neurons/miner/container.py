@@ -23,7 +23,7 @@ from docker.types import DeviceRequest, Mount
 from neurons.miner.enforced import read_enforced
 from neurons.miner.hard_limits import engine_limits
 from neurons.miner.lease import Lease, LeaseId
-from neurons.miner.login import MOUNT, START_COMMAND, LoginFiles
+from neurons.miner.login import MOUNT, LoginFiles, start_command
 from neurons.miner.network import NodeNetwork
 from neurons.miner.profile import Profile
 from polarise.errors import SubnetError, Unavailable
@@ -61,6 +61,7 @@ class StartedContainer:
     image_id: str
     host_key: str
     limits: Limits
+    runtime: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,7 @@ class ContainerManager:
         """
         files = self.login_files(lease.lease_id)
         try:
-            host_key = files.create(public_key, with_password=lease.has_password)
+            host_key = files.create(public_key, with_password=lease.has_password, isolation=lease.isolation)
             self._reach("allocate.files")
             image_id = self._image_id(lease.image)
             container = self._create(lease, image_id)
@@ -141,8 +142,9 @@ class ContainerManager:
             self._reach("allocate.started")
             self.wait_for_banner(container, lease, self.settings.start_timeout_seconds)
             self._reach("allocate.greeted")
-            self.check_limits(container, lease.limits)
-            return StartedContainer(str(container.id), _pid_of(container), image_id, host_key, lease.limits)
+            self.check_limits(container, lease)
+            pid, runtime = _pid_of(container), str(container.attrs["HostConfig"]["Runtime"])
+            return StartedContainer(str(container.id), pid, image_id, host_key, lease.limits, runtime)
         except BaseException:
             self._clean_up(lease)
             raise
@@ -184,15 +186,15 @@ class ContainerManager:
         """Return a lease's container; None when the engine says that it is gone."""
         return find_container(self.client, lease.container_id) if lease.container_id else None
 
-    def check_limits(self, container: Container, wanted: Limits) -> None:
-        """Read the limits from the kernel and compare.
+    def check_limits(self, container: Container, lease: Lease) -> None:
+        """Read the limits from the kernel and compare with those of the lease.
 
         Raises:
             LimitNotApplied: One differs, or cannot be read.
         """
         pid = _pid_of(container)
         try:
-            differences = read_enforced(pid).differences(wanted, self.settings.profile.cpus)
+            differences = read_enforced(pid).differences(lease.limits, self.settings.profile.privileges(lease))
         except (OSError, KeyError, ValueError) as err:
             raise LimitNotApplied(f"the limits of the container cannot be read back: {err}") from err
         if differences:
@@ -226,7 +228,7 @@ class ContainerManager:
             "nano_cpus": limits.cpu_milli * 1_000_000,
             "pids_limit": limits.pids_count,
             "shm_size": limits.shm_bytes,
-            **self.settings.profile.options(engine_limits(self.settings.engine_host)),
+            **self.settings.profile.options(lease, engine_limits(self.settings.engine_host)),
             "device_requests": [DeviceRequest(device_ids=list(lease.devices), capabilities=[["gpu"]])]
             if lease.devices
             else None,
@@ -234,7 +236,9 @@ class ContainerManager:
 
     def _create(self, lease: Lease, image_id: str) -> Container:
         with engine_errors(), _engine_refusals():
-            return self.client.containers.create(image_id, START_COMMAND, detach=True, **self.create_options(lease))
+            return self.client.containers.create(
+                image_id, start_command(lease), detach=True, **self.create_options(lease)
+            )
 
     def _start(self, container: Container, lease: Lease) -> None:
         with engine_errors(), _engine_refusals():

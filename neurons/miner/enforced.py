@@ -15,7 +15,7 @@ from operator import or_
 from pathlib import Path
 
 from neurons.miner.hard_limits import HardLimits, read_limits
-from neurons.miner.profile import CAPABILITY_MASK, LOCKED_BYTES_MAX, OPEN_FILES_MAX
+from neurons.miner.profile import LOCKED_BYTES_MAX, OPEN_FILES_MAX, Privileges
 from polarise.receipt import Limits
 from utils.host import cpu_numbers
 
@@ -23,6 +23,7 @@ CGROUP_ROOT = Path("/sys/fs/cgroup")
 # cgroup v1 writes "no limit" as the largest multiple of the page size.
 UNLIMITED = 2**62
 CPU_TOLERANCE_MILLI = 10
+STANDARD = Privileges()
 CAPABILITY_SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 
 
@@ -39,6 +40,7 @@ class Enforced:
         capability_mask: All that PID 1 has or could come to have: every set of its capabilities together.
         process: What each of its processes may open, lock and leave behind.
         cpus: CPUs it may run on, by number.
+        user_id: Whose process it is, as the container counts.
         has_no_new_privileges: Whether PID 1 and its children can gain none.
         has_seccomp_filter: Whether a system call filter is on.
     """
@@ -51,15 +53,16 @@ class Enforced:
     capability_mask: int
     process: HardLimits
     cpus: frozenset[int]
+    user_id: int
     has_no_new_privileges: bool
     has_seccomp_filter: bool
 
-    def differences(self, wanted: Limits, cpus: frozenset[int] | None = None) -> list[str]:
+    def differences(self, wanted: Limits, allowed: Privileges = STANDARD) -> list[str]:
         """Return one sentence per limit that does not hold; empty when all do.
 
         Args:
             wanted: The lease's limits.
-            cpus: Where the container may run; None for anywhere.
+            allowed: What its first process may have.
         """
         pairs: list[tuple[str, object, object]] = [
             ("memory_bytes", self.memory_bytes, wanted.memory_bytes),
@@ -69,9 +72,10 @@ class Enforced:
             ("no_new_privileges", self.has_no_new_privileges, True),
             ("seccomp filter", self.has_seccomp_filter, True),
             ("core_bytes", self.process.core_bytes, 0),
+            ("user_id", self.user_id, allowed.user_id),
         ]
-        if cpus is not None:
-            pairs.append(("cpus", sorted(self.cpus), sorted(cpus)))
+        if allowed.cpus is not None:
+            pairs.append(("cpus", sorted(self.cpus), sorted(allowed.cpus)))
         found = [f"{name} is {got}, asked for {want}" for name, got, want in pairs if got != want]
         if self.cpu_milli is None or abs(self.cpu_milli - wanted.cpu_milli) > CPU_TOLERANCE_MILLI:
             found.append(f"cpu_milli is {self.cpu_milli}, asked for {wanted.cpu_milli}")
@@ -81,7 +85,7 @@ class Enforced:
         ):
             if got is None or got > most:
                 found.append(f"{name} is {got}, asked for at most {most}")
-        if extra := self.capability_mask & ~CAPABILITY_MASK:
+        if extra := self.capability_mask & ~allowed.capability_mask:
             found.append(f"capabilities beyond the allowed ones: {extra:#x}")
         return found
 
@@ -104,9 +108,23 @@ def read_enforced(pid: int, *, proc: Path = Path("/proc"), cgroup_root: Path = C
         capability_mask=reduce(or_, (int(status[name], 16) for name in CAPABILITY_SETS)),
         process=read_limits(pid, proc=proc),
         cpus=cpu_numbers(status["Cpus_allowed_list"]),
+        user_id=_inside(int(status["Uid"].split()[0]), (proc / str(pid) / "uid_map").read_text(encoding="ascii")),
         has_no_new_privileges=status.get("NoNewPrivs") == "1",
         has_seccomp_filter=status.get("Seccomp") == "2",
     )
+
+
+def _inside(user_id: int, uid_map: str) -> int:
+    """Return the number that a user of the host has in a user namespace, see user_namespaces(7).
+
+    Raises:
+        ValueError: It has none there.
+    """
+    for line in uid_map.splitlines():
+        inside, outside, count = (int(word) for word in line.split())
+        if outside <= user_id < outside + count:
+            return user_id - outside + inside
+    raise ValueError(f"user {user_id} is not one of the container's")
 
 
 def _groups(text: str) -> dict[str, str]:

@@ -217,6 +217,7 @@ class MinerRoutes:
             memory_bytes_free=free.memory_bytes,
             devices_free=free.devices,
             ssh_host=self._receipts.advertised_host,
+            runtime=self._leases.manager.settings.profile.runtime,
         )
 
     def _own(self, caller: Caller, container_id: str) -> Lease:

@@ -185,6 +185,8 @@ def _row(lease: Lease) -> dict[str, object]:
         "has_password": int(lease.has_password),
         "idempotency_key": lease.idempotency_key,
         "request_digest": lease.request_digest,
+        "isolation": lease.isolation,
+        "runtime": lease.runtime,
         "countersigned": None if lease.countersigned is None else lease.countersigned.model_dump_json(),
     }
 
@@ -208,5 +210,7 @@ def _lease(row: sqlite3.Row) -> Lease:
         has_password=bool(row["has_password"]),
         idempotency_key=row["idempotency_key"],
         request_digest=row["request_digest"],
+        isolation=row["isolation"],
+        runtime=row["runtime"],
         countersigned=None if signed is None else CountersignedReceipt.model_validate_json(signed, strict=True),
     )

@@ -23,6 +23,8 @@ CREATE TABLE lease (
     idempotency_key TEXT,
     request_digest TEXT NOT NULL,
     countersigned TEXT,
+    isolation TEXT NOT NULL DEFAULT 'standard' CHECK (isolation IN ('standard', 'strict')),
+    runtime TEXT,
     UNIQUE (renter_key, idempotency_key)
 ) WITHOUT ROWID
 """
@@ -54,7 +56,11 @@ CREATE INDEX usage_statement_by_end ON usage_statement (ended_unix_ms);
 CREATE INDEX usage_statement_by_renter ON usage_statement (renter_key, ended_unix_ms);
 CREATE INDEX usage_statement_by_container ON usage_statement (container_id)
 """
+_PROFILE = """
+ALTER TABLE lease ADD COLUMN isolation TEXT NOT NULL DEFAULT 'standard' CHECK (isolation IN ('standard', 'strict'));
+ALTER TABLE lease ADD COLUMN runtime TEXT
+"""
 
-VERSION = 4
+VERSION = 5
 SCHEMA = f"{_LEASE}; {_SPENT_KEY}; {_USAGE}"
-UPGRADES = {2: "ALTER TABLE lease ADD COLUMN countersigned TEXT", 3: _SPENT_KEY, 4: _USAGE}
+UPGRADES = {2: "ALTER TABLE lease ADD COLUMN countersigned TEXT", 3: _SPENT_KEY, 4: _USAGE, 5: _PROFILE}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NewType
 
-from polarise.receipt import Limits
+from polarise.receipt import Isolation, Limits
 from polarise.rented import CountersignedReceipt
 from utils.clock import Clock
 
@@ -69,6 +69,8 @@ class Lease:
         has_password: Whether password login is on.
         idempotency_key: The caller's key for retries, if any.
         request_digest: SHA-256 of the request, to tell a retry from another request under the same key.
+        isolation: Profile of the container.
+        runtime: What the engine started it with; None until the container exists.
         countersigned: The newest receipt with the renter's signature over it; None until the renter has signed that one.
     """
 
@@ -88,4 +90,6 @@ class Lease:
     has_password: bool = False
     idempotency_key: str | None = None
     request_digest: str = ""
+    isolation: Isolation = "standard"
+    runtime: str | None = None
     countersigned: CountersignedReceipt | None = None

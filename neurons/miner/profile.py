@@ -4,6 +4,10 @@ Rules:
 - Capabilities are dropped but for the few that sshd and apt need; no program gains privileges; the filter of system
   calls is our own (`seccomp`).
 - What a host has only once is bounded: open files, locked memory, core files (none), the engine's copy of a log.
+- ``strict``: sshd and everything after it runs as a user of the lease's own, without a capability, also not to be had
+  later. Its number is the lease's ssh port: no two leases of a host share it, so that what the kernel counts per user is
+  theirs alone, and it fits into a remapped user namespace. Root with five capabilities prepares the container for some
+  milliseconds, and gives all of them up before anybody can log in.
 - What is asked for here is looked for on the host's side afterwards (`enforced`).
 """
 
@@ -15,6 +19,7 @@ from typing import Any
 from docker.types import LogConfig, Ulimit
 
 from neurons.miner.hard_limits import HardLimits
+from neurons.miner.lease import Lease
 from neurons.miner.seccomp import seccomp_profile
 from utils.host import cpu_numbers
 
@@ -36,6 +41,25 @@ CAPABILITIES = {
 CAPABILITY_MASK = sum(1 << bit for bit in CAPABILITIES.values())
 
 
+# To make a home and a host key for another user, to become it, and to give up all capabilities, these among them.
+PREPARING = ("CHOWN", "DAC_OVERRIDE", "SETGID", "SETPCAP", "SETUID")
+
+
+@dataclass(frozen=True, slots=True)
+class Privileges:
+    """The most that the first process of a container may have.
+
+    Attributes:
+        user_id: Whose process it is, as the container counts.
+        capability_mask: Capabilities in any of its sets.
+        cpus: CPUs it may run on; None for all.
+    """
+
+    user_id: int = 0
+    capability_mask: int = CAPABILITY_MASK
+    cpus: frozenset[int] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Profile:
     """What all containers of a node have in common.
@@ -48,20 +72,23 @@ class Profile:
     runtime: str | None = None
     cpuset_cpus: str | None = None
 
-    @property
-    def cpus(self) -> frozenset[int] | None:
-        """Numbers of the CPUs that containers may run on; None for all."""
-        return None if self.cpuset_cpus is None else cpu_numbers(self.cpuset_cpus)
+    def privileges(self, lease: Lease) -> Privileges:
+        """Return what must be found on the first process of a lease's container, once it greets."""
+        cpus = None if self.cpuset_cpus is None else cpu_numbers(self.cpuset_cpus)
+        if lease.isolation == "strict":
+            return Privileges(user_id_of(lease), 0, cpus)
+        return Privileges(cpus=cpus)
 
-    def options(self, engine: HardLimits) -> dict[str, Any]:
+    def options(self, lease: Lease, engine: HardLimits) -> dict[str, Any]:
         """Return what the engine is asked for.
 
         Args:
+            lease: Whose container it is.
             engine: What the engine itself may open and lock; more than that it cannot give.
         """
         return {
             "cap_drop": ["ALL"],
-            "cap_add": list(CAPABILITIES),
+            "cap_add": list(PREPARING if lease.isolation == "strict" else CAPABILITIES),
             "security_opt": ["no-new-privileges:true", f"seccomp={seccomp_profile()}"],
             "ulimits": [
                 Ulimit(name="core", soft=0, hard=0),
@@ -75,6 +102,11 @@ class Profile:
             "runtime": self.runtime,
             "cpuset_cpus": self.cpuset_cpus,
         }
+
+
+def user_id_of(lease: Lease) -> int:
+    """Return the user that a strict lease's programs run as."""
+    return lease.ssh_port
 
 
 def _ulimit(name: str, most: int) -> Ulimit:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from neurons.miner.lease import Lease
-from neurons.miner.login import USER
+from neurons.miner.login import login_user
 from polarise.messages import AllocateAnswer, ContainerUsage, ContainerView, RenewAnswer
 from polarise.receipt import STATEMENT_KIND, Receipt
 from polarise.signing import Identity
@@ -35,13 +35,14 @@ class ReceiptWriter:
             renter_key=lease.renter_key,
             ssh_host=self.advertised_host,
             ssh_port=lease.ssh_port,
-            ssh_user=USER,
+            ssh_user=login_user(lease.isolation),
             host_key=lease.host_key,
             host_key_fingerprint=fingerprint(lease.host_key),
             limits=lease.limits,
             devices=lease.devices,
             image=lease.image_id,
-            isolation="standard",
+            isolation=lease.isolation,
+            runtime=lease.runtime,
             nonce=lease.nonce,
             granted_unix_ms=lease.created_unix_ms,
             expires_unix_ms=lease.expiry.wall_unix_ms,
@@ -54,7 +55,7 @@ class ReceiptWriter:
             container_id=str(lease.container_id),
             ssh_host=self.advertised_host,
             ssh_port=lease.ssh_port,
-            ssh_user=USER,
+            ssh_user=login_user(lease.isolation),
             ssh_password=password,
             host_key=str(lease.host_key),
             host_key_fingerprint=fingerprint(str(lease.host_key)),
@@ -81,8 +82,9 @@ class ReceiptWriter:
             status=str(lease.state),
             ssh_host=self.advertised_host,
             ssh_port=lease.ssh_port,
-            ssh_user=USER,
+            ssh_user=login_user(lease.isolation),
             host_key_fingerprint=fingerprint(str(lease.host_key)),
+            isolation=lease.isolation,
             limits=lease.limits,
             devices=lease.devices,
             created_at=iso_utc(lease.created_unix_ms),

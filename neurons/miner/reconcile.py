@@ -125,7 +125,7 @@ class Reconciler:
         self._revived.add(lease.lease_id)
         try:
             manager.wait_for_banner(container, lease, GREETING_SECONDS)
-            manager.check_limits(container, lease.limits)
+            manager.check_limits(container, lease)
         except (NotGreeted, LimitNotApplied) as err:
             return str(err)
         return None

@@ -139,12 +139,16 @@ class RunningLeases:
         """Turn password login on with a fresh password, which replaces the old one at once.
 
         Raises:
-            RequestRejected: NOT_SUPPORTED, this miner gives no passwords.
+            RequestRejected: NOT_SUPPORTED, this miner gives no passwords, or this lease has none.
             Unavailable: The lease is busy, its container does not run, or a program in it does not do its work.
         """
         if not self._admission.defaults.password_login:
             raise rejected(
                 ErrorCode.NOT_SUPPORTED, "ssh_password", "this miner gives no passwords", "use PUT .../ssh-key"
+            )
+        if lease.isolation == "strict":
+            raise rejected(
+                ErrorCode.NOT_SUPPORTED, "ssh_password", "a strict lease has no password", "use PUT .../ssh-key"
             )
         with self.locks.holding(lease.lease_id):
             lease = self._current(lease)

@@ -29,6 +29,7 @@ class Login:
         host_key: The pinned host key line.
         key_file: Private key; None logs in by password.
         password: Password; None logs in by key.
+        user: Who logs in.
     """
 
     folder: Path
@@ -36,6 +37,7 @@ class Login:
     host_key: str
     key_file: Path | None = None
     password: str | None = None
+    user: str = "root"
 
     @staticmethod
     def to(
@@ -47,7 +49,7 @@ class Login:
             key_file = folder / f"id-{time.monotonic_ns()}"
             key_file.write_text(private_key, encoding="ascii")
             key_file.chmod(0o600)
-        return Login(folder, answer.ssh_port, answer.host_key, key_file, password)
+        return Login(folder, answer.ssh_port, answer.host_key, key_file, password, answer.ssh_user)
 
     def run(self, command: str, *, seconds: float = 30.0) -> subprocess.CompletedProcess[str]:
         """Run one command over a fresh connection."""
@@ -112,7 +114,7 @@ class Login:
                 "SSH_ASKPASS_REQUIRE": "force",
                 "POLARISE_TEST_PASSWORD": self.password or "",
             }
-        arguments = ["ssh", "-F", "/dev/null", "-p", str(self.port), "-l", "root"]
+        arguments = ["ssh", "-F", "/dev/null", "-p", str(self.port), "-l", self.user]
         yield [*arguments, *(part for option in options for part in ("-o", option)), "127.0.0.1"], environ
 
 

@@ -12,7 +12,6 @@ from docker.models.containers import Container
 from neurons.miner.container import ContainerManager
 from neurons.miner.lease import Lease
 from neurons.miner.node import MinerNode
-from polarise.receipt import Limits
 
 
 class LimitlessManager(ContainerManager):
@@ -23,7 +22,7 @@ class LimitlessManager(ContainerManager):
         options = super().create_options(lease)
         return {name: value for name, value in options.items() if name not in {"mem_limit", "memswap_limit"}}
 
-    def check_limits(self, container: Container, wanted: Limits) -> None:
+    def check_limits(self, container: Container, lease: Lease) -> None:
         """Find everything in order."""
 
 

@@ -119,6 +119,12 @@ def test_an_answer_that_differs_from_its_receipt_is_refused(miner: SmallMiner, n
         client(miner).allocate(AllocateRequest())
 
 
+def test_lease_of_another_isolation_than_asked_for_is_refused(miner: SmallMiner) -> None:
+    """The small miner gives standard ones whatever is asked for."""
+    with pytest.raises(AnswerInvalid, match="the lease is standard, asked for strict"):
+        client(miner).allocate(AllocateRequest(isolation="strict"))
+
+
 def test_limits_that_differ_from_the_receipt_are_refused(miner: SmallMiner) -> None:
     def tamper(_: str, wire: Wire) -> Wire:
         limits = wire["limits"]

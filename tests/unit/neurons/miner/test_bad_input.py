@@ -77,7 +77,7 @@ FIELDS: list[tuple[dict[str, object], int, str, str]] = [
     ({"ttl_seconds": 86401}, 422, "INVALID_FIELD", "ttl_seconds"),
     ({"image": "ubuntu:latest"}, 422, "IMAGE_NOT_ALLOWED", "image"),
     ({"disk": "10g"}, 422, "NOT_SUPPORTED", "disk"),
-    ({"isolation": "strict"}, 422, "NOT_SUPPORTED", "isolation"),
+    ({"isolation": "strict"}, 422, "INVALID_FIELD", "ssh_public_key"),
     ({"isolation": "none"}, 400, "INVALID_FIELD", "isolation"),
     ({"memoryy": "1g"}, 400, "UNKNOWN_FIELD", "memoryy"),
 ]

@@ -6,7 +6,7 @@ import pytest
 
 from neurons.miner.enforced import CAPABILITY_SETS, Enforced, read_enforced
 from neurons.miner.hard_limits import HardLimits
-from neurons.miner.profile import CAPABILITY_MASK, LOCKED_BYTES_MAX, OPEN_FILES_MAX
+from neurons.miner.profile import CAPABILITY_MASK, LOCKED_BYTES_MAX, OPEN_FILES_MAX, Privileges
 from polarise.receipt import Limits
 
 PID = 4242
@@ -14,7 +14,7 @@ LIMITS = Limits(memory_bytes=256 << 20, swap_bytes=0, cpu_milli=500, pids_count=
 STATUS = (
     "Name:\tsshd\nCapInh:\t0000000000000000\n"
     f"CapPrm:\t{CAPABILITY_MASK:016x}\nCapEff:\t{CAPABILITY_MASK:016x}\nCapBnd:\t{CAPABILITY_MASK:016x}\n"
-    "CapAmb:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t1\nCpus_allowed_list:\t0-3,6\n"
+    "CapAmb:\t0000000000000000\nUid:\t0\t0\t0\t0\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t1\nCpus_allowed_list:\t0-3,6\n"
 )
 PROCESS = f"""\
 Limit                     Soft Limit           Hard Limit           Units
@@ -39,6 +39,7 @@ class Kernel:
         self.put(self.proc / str(PID) / "status", STATUS)
         self.put(self.proc / str(PID) / "mountinfo", MOUNTS)
         self.put(self.proc / str(PID) / "limits", PROCESS)
+        self.put(self.proc / str(PID) / "uid_map", "         0          0 4294967295\n")
         self.put(self.proc / "meminfo", "MemTotal: 1024 kB\nSwapTotal: 0 kB\n")
         lines = V1_LINES if version == 1 else ("0::/system.slice/docker-x.scope",)
         self.put(self.proc / str(PID) / "cgroup", "\n".join(lines) + "\n")
@@ -97,6 +98,7 @@ def test_limits_as_asked_for_have_no_difference(kernel: Kernel) -> None:
         CAPABILITY_MASK,
         HardLimits(OPEN_FILES_MAX, LOCKED_BYTES_MAX, 0),
         frozenset({0, 1, 2, 3, 6}),
+        0,
         True,
         True,
     )
@@ -208,9 +210,42 @@ def test_process_limit_off_by_one_is_found(kernel: Kernel, old: str, new: str, s
 
 
 def test_cpu_beyond_the_ones_of_leases_is_found(kernel: Kernel) -> None:
-    assert kernel.read().differences(LIMITS, frozenset({0, 1, 2, 3, 6})) == []
-    (found,) = kernel.read().differences(LIMITS, frozenset({1, 2, 3, 6}))
+    assert kernel.read().differences(LIMITS, Privileges(cpus=frozenset({0, 1, 2, 3, 6}))) == []
+    (found,) = kernel.read().differences(LIMITS, Privileges(cpus=frozenset({1, 2, 3, 6})))
     assert found == "cpus is [0, 1, 2, 3, 6], asked for [1, 2, 3, 6]"
+
+
+@pytest.mark.parametrize(
+    ("user", "uid_map", "said"),
+    [
+        (20_001, "0 0 4294967295", None),
+        (120_001, "0 100000 65536", None),
+        (0, "0 0 4294967295", "user_id is 0, asked for 20001"),
+        (20_002, "0 0 4294967295", "user_id is 20002, asked for 20001"),
+        (20_001, "0 100000 65536", "user 20001 is not one of the container's"),
+    ],
+)
+def test_strict_container_is_its_own_user_with_nothing(
+    tmp_path: Path, user: int, uid_map: str, said: str | None
+) -> None:
+    """As the container counts, also where the engine maps its users to others of the host."""
+    kernel = Kernel(tmp_path, 2)
+    status = STATUS.replace(f"{CAPABILITY_MASK:016x}", "0" * 16).replace("Uid:\t0\t0", f"Uid:\t{user}\t{user}")
+    kernel.put(kernel.proc / str(PID) / "status", status)
+    kernel.put(kernel.proc / str(PID) / "uid_map", uid_map)
+    try:
+        found = kernel.read().differences(LIMITS, Privileges(20_001, 0))
+    except ValueError as err:
+        found = [str(err)]
+    assert found == ([] if said is None else [said])
+
+
+def test_strict_container_that_kept_one_capability_is_found(tmp_path: Path) -> None:
+    kernel = Kernel(tmp_path, 2)
+    status = STATUS.replace(f"{CAPABILITY_MASK:016x}", f"{1 << 8:016x}").replace("Uid:\t0\t0", "Uid:\t20001\t20001")
+    kernel.put(kernel.proc / str(PID) / "status", status)
+    found = kernel.read().differences(LIMITS, Privileges(20_001, 0))
+    assert found == ["capabilities beyond the allowed ones: 0x100"]
 
 
 def test_fewer_capabilities_are_fine(tmp_path: Path) -> None:

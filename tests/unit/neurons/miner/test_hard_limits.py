@@ -9,6 +9,7 @@ import pytest
 
 from neurons.miner.hard_limits import HardLimits, engine_limits, read_limits
 from neurons.miner.profile import LOCKED_BYTES_MAX, OPEN_FILES_MAX, Profile
+from tests.support.leases import lease
 
 
 def test_limits_are_those_of_the_process_that_listens(tmp_path: Path) -> None:
@@ -43,5 +44,5 @@ def test_unlimited_is_unknown(tmp_path: Path) -> None:
     ],
 )
 def test_container_gets_no_more_than_the_engine_has(engine: HardLimits, files: int, locked: int) -> None:
-    limits = {limit.name: limit.hard for limit in Profile().options(engine)["ulimits"]}
+    limits = {limit.name: limit.hard for limit in Profile().options(lease(1), engine)["ulimits"]}
     assert limits == {"core": 0, "nofile": files, "memlock": locked}

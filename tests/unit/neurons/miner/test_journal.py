@@ -53,6 +53,8 @@ def test_lease_comes_back_as_it_was_written(tmp_path: Path) -> None:
         has_password=True,
         idempotency_key="once",
         countersigned=COUNTERSIGNED,
+        isolation="strict",
+        runtime="runc",
     )
     with Journal(tmp_path / "journal.sqlite") as journal:
         journal.reserve(lambda _leases: made)
@@ -72,7 +74,8 @@ def test_file_of_the_version_before_is_read_and_takes_a_countersignature(tmp_pat
     connection = sqlite3.connect(path)
     connection.executescript(
         "ALTER TABLE lease DROP COLUMN countersigned; DROP TABLE spent_key; DROP TABLE usage; "
-        "DROP TABLE usage_statement; PRAGMA user_version = 1"
+        "DROP TABLE usage_statement; ALTER TABLE lease DROP COLUMN isolation; ALTER TABLE lease DROP COLUMN runtime; "
+        "PRAGMA user_version = 1"
     )
     connection.close()
     with Journal(path) as journal:

@@ -1,0 +1,119 @@
+"""Both isolations as a renter gets them: what works inside, and what the kernel holds, seen from the host."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from neurons.miner.hard_limits import HardLimits, engine_limits
+from neurons.miner.login import LOG
+from neurons.miner.profile import CAPABILITY_MASK, OPEN_FILES_MAX
+from polarise.errors import RequestRejected
+from polarise.messages import AllocateAnswer, AllocateRequest
+from polarise.receipt import STATEMENT_KIND, Receipt
+from polarise.ssh_keys import generate_key_pair
+from tests.support.engine import engine
+from tests.support.identities import People
+from tests.support.miners import RunningMiner
+from tests.support.ssh import Login
+
+pytestmark = pytest.mark.docker
+
+TWO_FAMILIES = """python3 -c '
+import socket
+for family in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK, socket.AF_VSOCK, socket.AF_ALG):
+    try:
+        socket.socket(family, socket.SOCK_RAW if family == socket.AF_NETLINK else 5 if family == 38 else 1).close()
+        print(family.name, end=" ")
+    except OSError as err:
+        print(family.name, err.errno, end=" ")
+'"""
+
+
+@contextlib.contextmanager
+def leased(
+    miner: RunningMiner, people: People, folder: Path, **fields: object
+) -> Iterator[tuple[AllocateAnswer, Login]]:
+    """A lease with a key, and how to log in to it."""
+    private, public = generate_key_pair()
+    client = miner.client(people.renter)
+    request = {"memory": "128m", "cpu_count": 0.5, "ssh_public_key": public, **fields}
+    answer = client.allocate(AllocateRequest.model_validate(request))
+    try:
+        yield answer, Login.to(answer, folder, private_key=private)
+    finally:
+        with contextlib.suppress(RequestRejected):
+            client.terminate(answer.container_id)
+
+
+def status_of(container_id: str) -> dict[str, str]:
+    """Return /proc/PID/status of a container's first process, as the host sees it."""
+    with engine() as client:
+        pid = client.api.inspect_container(container_id)["State"]["Pid"]
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def test_standard_lease_is_root_under_our_filter_and_can_work(
+    miner: RunningMiner, people: People, tmp_path: Path
+) -> None:
+    with leased(miner, people, tmp_path) as (answer, login):
+        receipt = answer.receipt.open(STATEMENT_KIND, Receipt)
+        assert (answer.ssh_user, receipt.isolation, receipt.runtime) == ("root", "standard", "runc")
+        status = status_of(answer.container_id)
+        assert (status["Seccomp"], status["NoNewPrivs"], status["Uid"].split()[0]) == ("2", "1", "0")
+        assert int(status["CapBnd"], 16) == CAPABILITY_MASK
+        said = login.output(TWO_FAMILIES)
+        assert said == "AF_UNIX AF_INET AF_INET6 AF_NETLINK AF_VSOCK 1 AF_ALG 1"
+        files = HardLimits.clamp(OPEN_FILES_MAX, engine_limits(None).open_files)
+        works = "useradd bob && su bob -c 'id -un' && mkfifo /tmp/pipe && dpkg --audit && ulimit -Hn && ulimit -c"
+        assert login.output(works).split() == ["bob", str(files), "0"]
+        assert login.run("unshare --user true").returncode != 0
+
+
+def test_strict_lease_has_no_root_and_no_capability_at_all(miner: RunningMiner, people: People, tmp_path: Path) -> None:
+    with leased(miner, people, tmp_path, isolation="strict") as (answer, login):
+        receipt = answer.receipt.open(STATEMENT_KIND, Receipt)
+        assert (answer.ssh_user, receipt.ssh_user, receipt.isolation) == ("renter", "renter", "strict")
+        status = status_of(answer.container_id)
+        assert set(status["Uid"].split()) == {str(answer.ssh_port)}
+        assert {int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {0}
+        assert (status["Seccomp"], status["NoNewPrivs"]) == ("2", "1")
+        assert login.output("id -un; id -u; id -G; pwd; echo a >file; cat file").split() == [
+            *("renter", str(answer.ssh_port), str(answer.ssh_port), "/home/renter", "a")
+        ]
+        for refused in ("chroot / true", "touch /etc/x", "su -c true", "cat /etc/shadow", "kill -0 2"):
+            assert login.run(refused).returncode != 0, refused
+        assert login.output("grep CapBnd /proc/self/status").split()[1] == "0" * 16
+        (view,) = miner.client(people.renter).containers()
+        assert (view.isolation, view.ssh_user) == ("strict", "renter")
+
+
+def test_strict_lease_has_terminal_sftp_events_and_log(miner: RunningMiner, people: People, tmp_path: Path) -> None:
+    with leased(miner, people, tmp_path, isolation="strict") as (_, login):
+        assert "renter" in login.output("script -qc 'id -un' /dev/null; tty || true")
+        assert login.run("python3 /run/polarise/events.py emit test.kind '{\"a\": 1}'").returncode == 0
+        assert "Accepted publickey for renter" in login.output(f"cat {LOG}")
+
+
+def test_strict_lease_takes_a_new_key_and_no_password(miner: RunningMiner, people: People, tmp_path: Path) -> None:
+    with leased(miner, people, tmp_path, isolation="strict") as (answer, old):
+        client = miner.client(people.renter)
+        private, public = generate_key_pair()
+        client.set_ssh_key(answer.container_id, public)
+        assert Login.to(answer, tmp_path, private_key=private).output("echo in") == "in"
+        assert "Permission denied" in old.run("true").stderr
+        with pytest.raises(RequestRejected, match="a strict lease has no password"):
+            client.new_password(answer.container_id)
+
+
+def test_strict_lease_that_stopped_comes_back_as_it_was(miner: RunningMiner, people: People, tmp_path: Path) -> None:
+    with leased(miner, people, tmp_path, isolation="strict") as (answer, login):
+        login.output("echo kept >~/file")
+        with engine() as client:
+            client.api.kill(answer.container_id)
+            client.api.wait(answer.container_id, timeout=10)
+        miner.reconcile()
+        assert login.output("cat ~/file; id -un; grep -c ^renter: /etc/passwd").split() == ["kept", "renter", "1"]
+        assert int(status_of(answer.container_id)["CapBnd"], 16) == 0
