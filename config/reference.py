@@ -121,6 +121,11 @@ ERROR_CODES: Mapping[ErrorCode, CodeMeaning] = {
     ErrorCode.UNAVAILABLE: CodeMeaning(
         "503", "The node itself lacks something: engine, image, sshd, solver.", "Wait for Retry-After seconds."
     ),
+    ErrorCode.DRAINING: CodeMeaning(
+        "503",
+        "The miner's owner lets it run empty: no new leases, those that run go on.",
+        "Rent elsewhere, or ask again after Retry-After seconds.",
+    ),
     ErrorCode.INTERNAL: CodeMeaning("500", "A defect; the node logged it.", "Tell the node's owner."),
     ErrorCode.NONCE_GAP: CodeMeaning(
         "409",

@@ -52,9 +52,13 @@ def refusal_of(status: int, retry_after: str | None, body: bytes) -> RequestReje
         decoded = None
     parts = {str(key): value for key, value in decoded.items()} if isinstance(decoded, dict) else {}
     message = printable(parts.get("message")) or f"HTTP {status} without a reason"
-    if status >= 500:
-        return Unavailable(f"the miner answered {status}: {message}", retry_after_seconds=_retry_after(retry_after))
     name = str(parts.get("code"))
+    if status >= 500:
+        return Unavailable(
+            f"the miner answered {status}: {message}",
+            retry_after_seconds=_retry_after(retry_after),
+            code=ErrorCode(name) if name in ErrorCode.__members__ else ErrorCode.UNAVAILABLE,
+        )
     code = ErrorCode(name) if name in ErrorCode.__members__ else ErrorCode.INTERNAL
     return RequestRejected(
         code,

@@ -52,6 +52,7 @@ class ErrorCode(StrEnum):
     TOO_MANY_REQUESTS = "TOO_MANY_REQUESTS"
     DUTY_CAP = "DUTY_CAP"
     UNAVAILABLE = "UNAVAILABLE"
+    DRAINING = "DRAINING"
     INTERNAL = "INTERNAL"
     NONCE_GAP = "NONCE_GAP"
     WRONG_NET = "WRONG_NET"
@@ -202,9 +203,11 @@ class Unavailable(SubnetError):
     Args:
         message: What is away and what the operator can do.
         retry_after_seconds: When trying again makes sense, >= 1.
+        code: Stable code a client can switch on.
     """
 
-    def __init__(self, message: str, *, retry_after_seconds: int = 5) -> None:
+    def __init__(self, message: str, *, retry_after_seconds: int = 5, code: ErrorCode = ErrorCode.UNAVAILABLE) -> None:
+        self.code = code
         self.message = message
         self.retry_after_seconds = retry_after_seconds
         super().__init__(message)

@@ -193,7 +193,10 @@ class SuccessAnswer(WireModel):
 
 
 class StatusAnswer(WireModel):
-    """GET /status: who this node is and what is free; ``runtime`` is what its settings name, None for the engine's own."""
+    """GET /status: who this node is and what is free.
+
+    ``runtime`` is what its settings name, None for the engine's own; nothing new is granted while ``is_draining``.
+    """
 
     status: Literal["success"] = "success"
     node_key: str
@@ -205,6 +208,7 @@ class StatusAnswer(WireModel):
     devices_free: tuple[str, ...]
     ssh_host: str
     runtime: str | None = None
+    is_draining: bool = False
 
 
 class MatmulSizes(WireModel):

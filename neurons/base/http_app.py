@@ -229,7 +229,7 @@ def _answer_error(error: Exception) -> Response:
             response.headers["Retry-After"] = str(error.retry_after_seconds)
         return response
     if isinstance(error, Unavailable):
-        response = _failure(ErrorCode.UNAVAILABLE, error.message, "try again later", 503)
+        response = _failure(error.code, error.message, "try again later", 503)
         response.headers["Retry-After"] = str(error.retry_after_seconds)
         logger.warning("unavailable", extra={"path": request.path, "cause": error.message})
         return response

@@ -57,6 +57,7 @@ class ResourceAllocator:
         proving: Devices that prove at this moment. It is asked after every other look at a reservation and before the
             row is written; whoever wants to prove says so first and looks at the rows then, so that no device is in
             two hands.
+        check_open: Raises while no new lease is granted at all.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class ResourceAllocator:
         clock: Clock,
         reach: StepObserver = lambda _step: None,
         proving: Callable[[], Collection[str]] = tuple,
+        check_open: Callable[[], None] = lambda: None,
     ) -> None:
         self.leases = leases
         self.manager: ContainerManager = leases.manager
@@ -77,6 +79,7 @@ class ResourceAllocator:
         self._clock = clock
         self._reach = reach
         self._proving = proving
+        self._check_open = check_open
         self._retries = Retries(self.journal, clock)
         self._in_flight: set[LeaseId] = set()
 
@@ -93,10 +96,11 @@ class ResourceAllocator:
 
         Raises:
             RequestRejected: The request is wrong, or does not fit; nothing changed.
-            Unavailable: The engine, the image or sshd failed; the reservation is released.
+            Unavailable: The miner drains; or the engine, the image or sshd failed, and the reservation is released.
         """
         if earlier := self._retries.earlier(request, renter_key, idempotency_key):
             return Granted(earlier, None, is_new=False)
+        self._check_open()
         valid = self.validate_resources(request, renter_key)
         lease_id = LeaseId(secrets.token_hex(16))
         # Marked before the row can be seen, so that a reconcile at this moment leaves it alone.

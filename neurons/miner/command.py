@@ -23,11 +23,15 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     add_daemon_options(parser)
     parser.set_defaults(handler=run_miner)
-    verbs = parser.add_subparsers(dest="verb", metavar="[status|self-test]")
+    verbs = parser.add_subparsers(dest="verb", metavar="[status|drain|self-test]")
     status = verbs.add_parser("status", help="leases, newest challenges and verdicts, how far the log is cosigned")
     add_config_options(status)
     status.add_argument("-o", "--output", choices=("table", "json"), default="table", help="how to print")
     status.set_defaults(handler=run_status)
+    drain = verbs.add_parser("drain", help="grant no new leases; those that run go on")
+    add_config_options(drain)
+    drain.add_argument("--off", action="store_true", help="grant leases again")
+    drain.set_defaults(handler=run_drain)
     test = verbs.add_parser(
         "self-test", help="prove every device to yourself: what holds, how fast beside the claim, what limits it"
     )
@@ -64,6 +68,22 @@ def run_status(args: argparse.Namespace) -> int:
 
     status = read_status(data_dir_of(args, RoleName.MINER))
     print(json.dumps(status, indent=2) if args.output == "json" else render(status))
+    return 0
+
+
+def run_drain(args: argparse.Namespace) -> int:
+    """Switch draining on or off, which a running daemon heeds at once, and say what still runs."""
+    from config.schema import RoleName
+    from neurons.base.startup import data_dir_of
+    from neurons.miner.drain import Drain
+    from neurons.miner.status import read_leases
+
+    root = data_dir_of(args, RoleName.MINER)
+    leases = read_leases(root)
+    Drain(root).switch(on=not args.off)
+    print("new leases are granted again" if args.off else "draining: no new leases are granted")
+    if leases and not args.off:
+        print(f"{len(leases)} leases go on, the last until {max(str(lease['expires_at']) for lease in leases)}")
     return 0
 
 

@@ -12,6 +12,7 @@ from neurons.base.metrics import MetricsTracker
 from neurons.base.tokens import TokenIssuer
 from neurons.miner.allocate import ResourceAllocator
 from neurons.miner.console import LogReader
+from neurons.miner.drain import Drain
 from neurons.miner.lease import Lease, LeaseState
 from neurons.miner.monitor import ResourceMonitor
 from neurons.miner.pow import ChallengeHandler
@@ -57,6 +58,7 @@ class MinerRoutes:
         health: Readiness checks.
         metrics: Counters.
         clock: Wall clock.
+        drain: Whether new leases are granted.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class MinerRoutes:
         health: Health,
         metrics: MetricsTracker,
         clock: Clock,
+        drain: Drain,
     ) -> None:
         self._node_key = node_key
         self._allocator = allocator
@@ -85,6 +88,7 @@ class MinerRoutes:
         self._health = health
         self._metrics = metrics
         self._clock = clock
+        self._drain = drain
 
     def register(self, app: HttpApp) -> None:
         """Add every route to the application."""
@@ -218,6 +222,7 @@ class MinerRoutes:
             devices_free=free.devices,
             ssh_host=self._receipts.advertised_host,
             runtime=self._leases.manager.settings.profile.runtime,
+            is_draining=self._drain.is_on(),
         )
 
     def _own(self, caller: Caller, container_id: str) -> Lease:

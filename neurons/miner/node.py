@@ -25,6 +25,7 @@ from neurons.miner.agent_process import AgentProcess
 from neurons.miner.allocate import ResourceAllocator
 from neurons.miner.anchor import Anchor
 from neurons.miner.container import ContainerManager
+from neurons.miner.drain import Drain
 from neurons.miner.engine import EngineWatch
 from neurons.miner.hardware import detect_devices
 from neurons.miner.http_server import MinerRoutes
@@ -94,6 +95,7 @@ class MinerNode(BaseNode):
         events = LeaseEvents(agent, anchoring[1].request if anchoring else lambda _lease_id: None, book.final)
         manager = self.build_manager(ContainerManager(client, container_settings, network, events.mount, self.reach))
         metering = Metering(journal, book, manager, clock)
+        drain = Drain(files.root)
         admission = Admission(settings.allocation_defaults(config))
         leases = RunningLeases(manager, journal, admission, events, metering, clock, self.reach)
         receipts = ReceiptWriter(self.identity, config.network.advertised_host)
@@ -128,6 +130,7 @@ class MinerNode(BaseNode):
             clock,
             self.reach,
             challenges.proving,
+            drain.check,
         )
         tokens = TokenIssuer(
             load_token_secrets(files.token_secrets, config.security.secret_key),
@@ -166,6 +169,7 @@ class MinerNode(BaseNode):
             Health({"engine": engine.check, "services": self.check_services}),
             MetricsTracker(),
             clock,
+            drain,
         ).register(app)
         TelemetryRoutes(agent).register(app)
         self.http = HttpService(

@@ -7,6 +7,7 @@ from typing import cast
 
 from neurons.base.agent_client import AgentClient
 from neurons.base.data_dir import DataDir
+from neurons.miner.drain import Drain
 from neurons.miner.journal import Journal
 from neurons.miner.validations import KeptVerdict, ValidationTracker
 from neurons.miner.verdicts import verdict_wire
@@ -27,22 +28,7 @@ def read_status(root: Path) -> dict[str, list[dict[str, object]]]:
     Raises:
         ConfigError: The folder is not a miner's.
     """
-    files = DataDir(root)
-    if not files.journal.exists():
-        raise ConfigError(f"{root} is not a miner's data directory", key_path="data_dir", allowed="--data-dir DIR")
-    with Journal(files.journal) as journal:
-        leases: list[dict[str, object]] = [
-            {
-                "container_id": lease.container_id,
-                "state": str(lease.state),
-                "renter_key": lease.renter_key,
-                "ssh_port": lease.ssh_port,
-                "memory_bytes": lease.limits.memory_bytes,
-                "cpu_milli": lease.limits.cpu_milli,
-                "expires_at": iso_utc(lease.expiry.wall_unix_ms),
-            }
-            for lease in journal.all()
-        ]
+    leases = read_leases(root)
     with ValidationTracker(root / "validations.sqlite") as tracker:
         challenges: list[dict[str, object]] = [
             {
@@ -56,7 +42,33 @@ def read_status(root: Path) -> dict[str, list[dict[str, object]]]:
             for item in tracker.newest(CHALLENGES_SHOWN)
         ]
         verdicts = [_verdict(kept) for kept in tracker.newest_verdicts()]
-    return {"leases": leases, "challenges": challenges, "verdicts": verdicts, "log": _log(AgentClient(root))}
+    drain: list[dict[str, object]] = [{"is_draining": Drain(root).is_on()}]
+    log = _log(AgentClient(root))
+    return {"drain": drain, "leases": leases, "challenges": challenges, "verdicts": verdicts, "log": log}
+
+
+def read_leases(root: Path) -> list[dict[str, object]]:
+    """Read the leases of one miner.
+
+    Raises:
+        ConfigError: The folder is not a miner's.
+    """
+    files = DataDir(root)
+    if not files.journal.exists():
+        raise ConfigError(f"{root} is not a miner's data directory", key_path="data_dir", allowed="--data-dir DIR")
+    with Journal(files.journal) as journal:
+        return [
+            {
+                "container_id": lease.container_id,
+                "state": str(lease.state),
+                "renter_key": lease.renter_key,
+                "ssh_port": lease.ssh_port,
+                "memory_bytes": lease.limits.memory_bytes,
+                "cpu_milli": lease.limits.cpu_milli,
+                "expires_at": iso_utc(lease.expiry.wall_unix_ms),
+            }
+            for lease in journal.all()
+        ]
 
 
 def _log(agent: AgentClient) -> list[dict[str, object]]:
@@ -98,7 +110,8 @@ def _verdict(kept: KeptVerdict) -> dict[str, object]:
 
 def render(status: dict[str, list[dict[str, object]]]) -> str:
     """Return the status as text."""
-    lines = [f"{len(status['leases'])} leases"]
+    lines = ["draining: no new leases are granted; `miner drain --off` ends it"] * _is_draining(status)
+    lines.append(f"{len(status['leases'])} leases")
     for lease in status["leases"]:
         memory = format_size(int(str(lease["memory_bytes"])))
         lines.append(
@@ -118,6 +131,10 @@ def render(status: dict[str, list[dict[str, object]]]) -> str:
         lines += _verdict_lines(verdict)
     lines += [line for log in status["log"] for line in _log_lines(log)] or ["log: the agent does not answer"]
     return "\n".join(lines)
+
+
+def _is_draining(status: dict[str, list[dict[str, object]]]) -> bool:
+    return any(row["is_draining"] for row in status["drain"])
 
 
 def _log_lines(log: dict[str, object]) -> list[str]:

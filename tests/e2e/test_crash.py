@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from config.schema import Config
+from neurons.miner.drain import Drain
 from neurons.miner.journal import Journal
 from neurons.miner.lease import LeaseState
 from polarise.clients import MinerClient
-from polarise.errors import Unavailable
+from polarise.errors import ErrorCode, Unavailable
 from polarise.messages import AllocateRequest
 from polarise.receipt import Receipt
 from polarise.signing import Identity
@@ -171,6 +172,35 @@ def test_sigterm_ends_with_status_0_keeps_the_leases_and_closes_open_streams(mac
     with machine.process() as process:
         machine.client(process).terminate(answer.container_id)
         machine.assert_empty()
+
+
+def test_upgrade_with_a_lease_cuts_no_session_and_loses_no_lease(machine: Machine, tmp_path: Path) -> None:
+    """Drained, stopped, started, opened again: what an operator does for a new version."""
+    private, public = generate_key_pair()
+    drain = Drain(machine.data_dir)
+    with machine.process() as process:
+        answer = machine.client(process).allocate(AllocateRequest(ssh_public_key=public))
+        login = Login.to(answer, tmp_path, private_key=private)
+        with login.session() as session:
+            shell = session.ask("echo $$")
+            drain.switch(on=True)
+            assert process.terminate() == 0
+            assert session.ask("echo $$") == shell
+            with machine.process() as restarted:
+                client = machine.client(restarted)
+                assert session.ask("echo $$") == shell
+                assert client.renew(answer.container_id).container_id == answer.container_id
+                with pytest.raises(Unavailable) as caught:
+                    client.allocate(AllocateRequest())
+                assert caught.value.code is ErrorCode.DRAINING
+                drain.switch(on=False)
+                second = client.allocate(AllocateRequest())
+                client.terminate(second.container_id)
+                machine.assert_one_lease(answer.container_id)
+                client.terminate(answer.container_id)
+                session.wait_cut(5)
+                machine.assert_empty()
+                assert restarted.terminate() == 0
 
 
 def test_sigterm_ends_a_miner_whose_tenant_hangs_a_request(machine: Machine) -> None:

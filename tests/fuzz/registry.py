@@ -82,7 +82,7 @@ EXCLUDED = {
     "neurons.miner.metering.Metering": _INSIDE,
     "neurons.miner.pow.ChallengeHandler": _INSIDE,
     "neurons.miner.solver.SolverProcess": _OWN_PROGRAM,
-    "neurons.miner.status.read_status": _OWN_FILE,
+    "neurons.miner.status": _OWN_FILE,
     "neurons.miner.trial": "asks its own solver, and checks the answer as a validator does",
     "neurons.miner.validations.ValidationTracker": _OWN_FILE,
     "neurons.renter.session.open_session": _OPERATOR,
