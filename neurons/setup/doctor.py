@@ -15,7 +15,7 @@ from pathlib import Path
 
 from neurons.setup.check import Check, Role, Status
 from neurons.setup.checkout import Checkout
-from neurons.setup.checks import engine, image, interpreter, machine, network
+from neurons.setup.checks import engine, image, interpreter, kernel, machine, network
 from neurons.setup.errors import SetupError
 from neurons.setup.image import built_unix_seconds, image_id
 from neurons.setup.preflight import Login, preflight, read_login
@@ -122,6 +122,8 @@ def _examine_network(api_port: int) -> list[Check]:
         network.check_api_port(api_port, network.measure_port(api_port)),
         network.check_ssh_ports(*network.measure_local_ports()),
         network.check_firewall(network.measure_firewall()),
+        kernel.check_packet_filter(kernel.measure_packet_filter()),
+        kernel.check_settings(kernel.measure_settings()),
     ]
 
 

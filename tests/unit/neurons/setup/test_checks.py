@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from neurons.setup.check import Check, Role, Status, failure, met, warning
-from neurons.setup.checks import engine, image, interpreter, machine, network
+from neurons.setup.checks import engine, image, interpreter, kernel, machine, network
 from neurons.setup.checks.network import PortState
 from neurons.setup.doctor import is_healthy, render_table
 from neurons.setup.image import SOURCE_DATE_EPOCH
@@ -71,6 +71,13 @@ def status_and_help(check: Check) -> tuple[Status, bool]:
         (network.check_firewall(replace(FIREWALL, is_forwarding=False)), Status.FAIL),
         (network.check_firewall(replace(FIREWALL, rules="-P FORWARD ACCEPT\n")), Status.FAIL),
         (network.check_firewall(replace(FIREWALL, rules=None)), Status.WARN),
+        (kernel.check_packet_filter(kernel.PacketFilter(True)), Status.OK),
+        (kernel.check_packet_filter(kernel.PacketFilter(False)), Status.WARN),
+        (kernel.check_packet_filter(kernel.PacketFilter(True, ("iptables-save",))), Status.WARN),
+        (kernel.check_packet_filter(kernel.PacketFilter(True, refusal="Permission denied")), Status.WARN),
+        (kernel.check_settings({setting.name: setting.least for setting in kernel.WANTED}), Status.OK),
+        (kernel.check_settings({}), Status.OK),
+        *((kernel.check_settings({setting.name: setting.least - 1}), Status.WARN) for setting in kernel.WANTED),
         (machine.check_platform("Linux"), Status.OK),
         (machine.check_platform("Darwin"), Status.FAIL),
         (machine.check_clock(machine.Clock(SOURCE_DATE_EPOCH, True)), Status.OK),

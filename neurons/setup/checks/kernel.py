@@ -1,0 +1,94 @@
+"""Settings of the kernel that tenants must not be able to use against their host, and its packet filter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from neurons.setup.check import Check, met, warning
+from neurons.setup.shell import find_program, is_root, run
+
+SETTINGS = Path("/proc/sys")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A setting with the least value it should have, and what a tenant can do where it has less.
+
+    Attributes:
+        name: As `sysctl` writes it.
+        least: Least value.
+        harm: What happens below it.
+    """
+
+    name: str
+    least: int
+    harm: str
+
+
+WANTED = (
+    Setting("fs.inotify.max_user_instances", 1_048_576, "one tenant takes them all, and root gets no more"),
+    Setting("kernel.dmesg_restrict", 1, "tenants read the kernel's log"),
+    Setting("kernel.unprivileged_bpf_disabled", 1, "tenants load programs into the kernel"),
+    Setting("net.bridge.bridge-nf-call-iptables", 1, "containers of one bridge are not kept apart"),
+)
+
+
+def measure_settings() -> dict[str, int]:
+    """Return those of `WANTED` that this kernel has; a part of it that is not loaded has none."""
+    found: dict[str, int] = {}
+    for setting in WANTED:
+        path = SETTINGS / Path(*setting.name.split("."))
+        try:
+            found[setting.name] = int(path.read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def check_settings(found: Mapping[str, int]) -> Check:
+    """Judge them together: one line to copy mends all."""
+    name, required = "kernel settings", f"{len(WANTED)} against tenants"
+    low = [setting for setting in WANTED if found.get(setting.name, setting.least) < setting.least]
+    if not low:
+        return met(name, f"{len(found)} of {len(WANTED)} known, all set", required)
+    measured = ", ".join(f"{setting.name} {found[setting.name]}" for setting in low)
+    cause = "; ".join(setting.harm for setting in low)
+    words = " ".join(f"{setting.name}={setting.least}" for setting in low)
+    return warning(name, measured, required, cause, f"sysctl -w {words}, and keep it in /etc/sysctl.d")
+
+
+PROGRAMS = ("iptables-save", "iptables-restore", "ip6tables-save", "ip6tables-restore")
+
+
+@dataclass(frozen=True, slots=True)
+class PacketFilter:
+    """What the miner keeps tenants away with; `refusal` is what iptables said where it could not be asked."""
+
+    is_root: bool
+    missing: tuple[str, ...] = ()
+    refusal: str = ""
+
+
+def measure_packet_filter(programs: Sequence[str] = PROGRAMS) -> PacketFilter:
+    """Ask for the table that the miner writes into; changes nothing."""
+    missing = tuple(program for program in programs if find_program(program) is None)
+    if missing or not is_root():
+        return PacketFilter(is_root(), missing)
+    outcome = run([programs[0], "-t", "mangle"])
+    return PacketFilter(True, refusal="" if outcome.ok else outcome.tail(1) or f"status {outcome.status}")
+
+
+def check_packet_filter(found: PacketFilter) -> Check:
+    """Judge whether the miner can keep tenants from this host, its network and each other; it warns, as `auto` does."""
+    name, required = "packet filter", "root, iptables with the table mangle"
+    cause = "the miner runs, and its tenants reach this host's services, its network and the metadata of its cloud"
+    if found.missing:
+        return warning(name, f"no {found.missing[0]}", required, cause, "make setup (Debian: iptables)")
+    if not found.is_root:
+        fix = "run the miner as root (sudo python3 main.py doctor looks again); network.firewall: required insists"
+        return warning(name, "not root", required, cause, fix)
+    if found.refusal:
+        return warning(name, found.refusal, required, cause, "give this machine the right CAP_NET_ADMIN")
+    return met(name, "iptables answers", required)
