@@ -13,7 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from polarise.quantities import parse_size
 from utils.host import cpu_numbers
@@ -59,6 +59,11 @@ def _cpu_list(text: str) -> str:
     return text
 
 
+def _switch(value: object) -> object:
+    """Take the word that YAML reads as false."""
+    return "off" if value is False else value
+
+
 SizeText = Annotated[str, AfterValidator(_size)]
 
 
@@ -91,6 +96,17 @@ class NetworkConfig(Section):
     )
     request_timeout_seconds: int = Field(
         30, ge=1, le=600, description="Idle connections end after this, and slow request heads and bodies are refused."
+    )
+
+    firewall: Annotated[Literal["auto", "required", "off"], BeforeValidator(_switch)] = Field(
+        "auto",
+        description="Keep tenants from this host, its network and each other, with iptables as root: auto warns where that cannot be, required refuses to start.",
+    )
+    lease_upload_bits_per_second: int = Field(
+        0, ge=0, lt=2**40, description="Most that one container sends; 0 is no cap. Needs root, tc and ip."
+    )
+    lease_download_bits_per_second: int = Field(
+        0, ge=0, lt=2**40, description="Most that one container receives; 0 is no cap. Needs root, tc and ip."
     )
 
     @model_validator(mode="after")
@@ -299,3 +315,14 @@ class Config(Section):
     telemetry: TelemetryConfig = TelemetryConfig()
     ledger: LedgerConfig = LedgerConfig()
     logging: LoggingConfig = LoggingConfig()
+
+    @model_validator(mode="after")
+    def _claim_within_caps(self) -> Config:
+        claim = self.miner.network_bits_per_second
+        for name in ("lease_upload_bits_per_second", "lease_download_bits_per_second"):
+            if 0 < getattr(self.network, name) < claim:
+                raise ValueError(
+                    f"network.{name} is below miner.network_bits_per_second ({claim}): validators measure inside a "
+                    "lease, and would find less than is claimed; raise the cap or lower the claim"
+                )
+        return self

@@ -37,6 +37,7 @@ class DataDir:
         self.leases = root / "leases"
         self.evidence = root / "evidence"
         self.run = root / "run"
+        self.firewall = self.run / "firewall.json"
         # Made on entering; a process that needs fewer says so.
         self.folders: tuple[Path, ...] = (root, self.keys, self.leases, self.evidence, self.run)
         self._lock_path = root / "lock"

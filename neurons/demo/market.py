@@ -22,6 +22,7 @@ from config.schema import Config
 from neurons.demo.process import Daemon
 from neurons.ledger.genesis import new_genesis
 from neurons.ledger.node import GENESIS_FILE
+from neurons.miner.firewall import remove_rules
 from neurons.miner.join import entry_statement, measure_hardware, post, post_entry
 from neurons.miner.network import NodeNetwork
 from polarise.errors import ConfigError, SubnetError, Unavailable
@@ -277,7 +278,8 @@ class Market:
             with contextlib.closing(client):
                 for container in labelled_containers(client, f"polarise.node={node_id}"):
                     remove_container(client, str(container.id))
-                NodeNetwork(node_id).remove(client)
+                NodeNetwork(node_id).remove(client, f"polarise.node={node_id}")
+            remove_rules(node_id)
         except Unavailable as err:
             print(f"could not clean up containers: {err.message}", file=sys.stderr)
 

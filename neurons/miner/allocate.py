@@ -96,12 +96,13 @@ class ResourceAllocator:
 
         Raises:
             RequestRejected: The request is wrong, or does not fit; nothing changed.
-            Unavailable: The miner drains; or the engine, the image or sshd failed, and the reservation is released.
+            Unavailable: The miner drains; or packet filter, engine, image or sshd failed, and the reservation is released.
         """
         if earlier := self._retries.earlier(request, renter_key, idempotency_key):
             return Granted(earlier, None, is_new=False)
         self._check_open()
         valid = self.validate_resources(request, renter_key)
+        self.manager.network.guard()
         lease_id = LeaseId(secrets.token_hex(16))
         # Marked before the row can be seen, so that a reconcile at this moment leaves it alone.
         self._in_flight.add(lease_id)

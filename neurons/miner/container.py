@@ -98,7 +98,7 @@ class ContainerManager:
     Args:
         client: The engine.
         settings: What they have in common.
-        network: The node's bridge.
+        network: The node's bridges.
         mount_events: Returns what puts a lease's event socket into its container.
         reach: Called with the name of each step; tests end the process there.
     """
@@ -136,9 +136,11 @@ class ContainerManager:
             host_key = files.create(public_key, with_password=lease.has_password, isolation=lease.isolation)
             self._reach("allocate.files")
             image_id = self._image_id(lease.image)
+            self.network.ensure(self.client, self.settings.label, lease.ssh_port)
             container = self._create(lease, image_id)
             self._reach("allocate.created")
             self._start(container, lease)
+            self.network.hold_cap(lease.ssh_port)
             self._reach("allocate.started")
             self.wait_for_banner(container, lease, self.settings.start_timeout_seconds)
             self._reach("allocate.greeted")
@@ -217,7 +219,7 @@ class ContainerManager:
             "name": f"{self.settings.name_prefix}{lease.lease_id[:12]}",
             "hostname": lease.lease_id[:12],
             "labels": {NODE_LABEL: self.settings.node_id, LEASE_LABEL: lease.lease_id},
-            "network": self.network.name,
+            "network": self.network.bridge(lease.ssh_port).name,
             "ports": {SSH_PORT_INSIDE: (self.settings.bind_address, lease.ssh_port)},
             "mounts": [
                 Mount(MOUNT, str(self.login_files(lease.lease_id).mounted), type="bind", read_only=True),

@@ -1,16 +1,16 @@
-"""Watches the Docker engine: is it there, is our image there, does our network still exist."""
+"""Watches the Docker engine: is it there, is our image there, do our bridges still exist."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import docker
 from docker.errors import ImageNotFound
 
-from neurons.miner.network import NodeNetwork
+from neurons.miner.network import SPARE_COUNT, NodeNetwork
 from polarise.errors import Unavailable
 from utils.docker_utils import engine_errors
 
@@ -20,14 +20,14 @@ INTERVAL_SECONDS = 30
 
 
 class EngineWatch:
-    """Makes the node's network, says whether containers can be started, and takes the network away at the end.
+    """Makes bridges ahead of leases, says whether containers can be started, and takes the bridges away at the end.
 
     Args:
         client: The engine.
-        network: The node's bridge.
+        network: The node's bridges.
         label: This node's label.
         image: Image reference that must be there.
-        has_leases: Whether a lease still needs the network; asked when the node stops.
+        used_ports: Ssh ports of all leases; their bridges stay when the node stops.
     """
 
     name = "engine-watch"
@@ -39,29 +39,30 @@ class EngineWatch:
         label: str,
         image: str,
         *,
-        has_leases: Callable[[], bool],
+        used_ports: Callable[[], Collection[int]],
     ) -> None:
         self._client = client
         self._network = network
         self._label = label
         self._image = image
-        self._has_leases = has_leases
+        self._used_ports = used_ports
 
     def prepare(self) -> None:
-        """Make the network; an engine that is down is waited for, and requests are answered 503 meanwhile."""
+        """Make the first bridge; an engine that is down is waited for, and requests are answered 503 meanwhile."""
         try:
-            self._network.ensure(self._client, self._label)
-            self.check()
+            self._make_ready(spare_count=1)
         except Unavailable as err:
             logger.warning("not ready for leases", extra={"cause": err.message})
 
     def run(self, stop: threading.Event) -> None:
-        """Make the network again whenever somebody removed it; remove it at the end unless a lease is left in it."""
+        """Have some bridges ready whatever happens to them; at the end remove those that no lease is left in."""
         was_ready = True
-        while not stop.wait(INTERVAL_SECONDS):
+        wait_seconds = 0.0
+        while not stop.wait(wait_seconds):
+            wait_seconds = INTERVAL_SECONDS
             try:
-                self._network.ensure(self._client, self._label)
-                self.check()
+                self._make_ready(SPARE_COUNT)
+                self._network.remove_strays(self._client, self._label)
             except Unavailable as err:
                 if was_ready:
                     logger.warning("not ready for leases", extra={"cause": err.message})
@@ -70,9 +71,12 @@ class EngineWatch:
                 if not was_ready:
                     logger.info("ready for leases again")
                 was_ready = True
-        if not self._has_leases():
-            with contextlib.suppress(Unavailable):
-                self._network.remove(self._client)
+        with contextlib.suppress(Unavailable):
+            self._network.remove(self._client, self._label, keep=self._used_ports())
+
+    def _make_ready(self, spare_count: int) -> None:
+        self._network.ensure_spare(self._client, self._label, self._used_ports(), spare_count)
+        self.check()
 
     def check(self) -> None:
         """Ask the engine for the image.

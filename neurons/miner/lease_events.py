@@ -20,8 +20,11 @@ from polarise.canonical import JsonValue
 from polarise.errors import RequestRejected, Unavailable
 from polarise.payloads import Status
 from polarise.statement import SignedStatement
+from polarise.stream import SYSTEM
 
 logger = logging.getLogger(__name__)
+
+MESSAGE_CHARACTERS_MAX = 500
 
 
 class LeaseEvents:
@@ -96,6 +99,29 @@ class LeaseEvents:
         except RequestRejected as err:
             # The stream was closed by an earlier try.
             logger.debug("usage is in the stream already", extra={"lease_id": lease_id, "cause": err.message})
+
+    def tell_firewall(self, leases: Iterable[Lease], cause: str | None) -> None:
+        """Tell the machine's stream and those of all leases that the packet filter is lost, or holds again.
+
+        Args:
+            leases: Everything in the journal.
+            cause: Why it is lost; None when it holds again.
+        """
+        alert: dict[str, JsonValue] = {
+            "kind": "alert.cleared" if cause is None else "alert.raised",
+            "payload": {
+                "alert": "firewall",
+                "subject": "host",
+                "value": None,
+                "limit": None,
+                "message": "the packet filter holds" if cause is None else cause[:MESSAGE_CHARACTERS_MAX],
+            },
+        }
+        for stream_id in (SYSTEM, *(lease.lease_id for lease in leases)):
+            try:
+                self._agent.append([alert], stream_id)
+            except (Unavailable, RequestRejected) as err:
+                logger.warning("an alert was not told", extra={"stream": stream_id, "cause": err.message})
 
     def settle(self, read_leases: Callable[[], Iterable[Lease]]) -> None:
         """After a crash of either side: close the streams of leases that are no more, open those that are missing.

@@ -1,92 +1,195 @@
-"""The bridge of one node: its containers' own network, where no container reaches another.
+"""The bridges of one node: one for each ssh port, so that no two containers share a network.
 
 Rules:
-- Name, interface and subnet derive from the node id, so several nodes on one host never share one.
-- Inter-container traffic is off (``icc=false``); published ports are the only way in.
-- A network that exists already is taken only if it carries this node's label.
+- Names, interfaces and subnets derive from the node id and the port, so that several nodes on one host never share one.
+- A bridge is made once and used by lease after lease; some are made ahead, so that allocating waits for none.
+- A network that exists already is taken only if it carries this node's label; so is one that is removed.
+- No container is made in a bridge before the packet filter holds for it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import logging
+import threading
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import docker
 from docker.errors import APIError, NotFound
+from docker.models.networks import Network
 from docker.types import IPAMConfig, IPAMPool
 
-from polarise.errors import ConfigError
+from neurons.miner.bandwidth_cap import BandwidthCap
+from neurons.miner.firewall import Firewall
+from neurons.miner.firewall_rules import interface_prefix
+from polarise.errors import Unavailable
 from utils.docker_utils import engine_errors
 
 logger = logging.getLogger(__name__)
 
-SUBNETS = ipaddress.ip_network("10.201.0.0/16")
-SUBNET_PREFIX = 24
-ATTEMPTS = 32
+SUBNETS = ipaddress.IPv4Network("10.201.0.0/16")
+SUBNET_PREFIX = 29
+# A bridge whose own subnet is taken steps aside by more than the hundred ports that a node has.
+STRIDE = 128
+SPARE_COUNT = 2
+RETRY_SECONDS = 60
+INTERFACE_OPTION = "com.docker.network.bridge.name"
+# Of the calling thread; /proc/net is the process's.
+ROUTES = Path("/proc/thread-self/net/route")
 
 
 @dataclass(frozen=True, slots=True)
+class Bridge:
+    """The network of one ssh port.
+
+    Attributes:
+        number: Its place in the node's block of ports, 0 to 999.
+        name: Of the Docker network.
+        interface: Linux allows 15 characters.
+    """
+
+    number: int
+    name: str
+    interface: str
+
+
 class NodeNetwork:
-    """The names of one node's bridge."""
+    """All bridges of one node.
 
-    node_id: str
+    Args:
+        node_id: Twelve hex digits.
+        ssh_ports: The node's ports; each has a bridge of its own.
+        firewall: What keeps tenants from the rest; None where nobody asked for one.
+        cap: How fast each bridge may be.
+    """
 
-    @property
-    def name(self) -> str:
-        """Name of the Docker network."""
-        return f"polarise-{self.node_id}"
+    def __init__(
+        self,
+        node_id: str,
+        ssh_ports: range = range(0, 1000),
+        firewall: Firewall | None = None,
+        cap: BandwidthCap | None = None,
+    ) -> None:
+        self.node_id = node_id
+        self.firewall = firewall
+        self._ssh_ports = ssh_ports
+        self._cap = cap
+        # A bridge that two threads miss at the same moment is made once: the engine allows two of one name.
+        self._making = threading.Lock()
 
-    @property
-    def interface(self) -> str:
-        """Name of the bridge interface; Linux allows 15 characters."""
-        return f"pl-{self.node_id}"
+    def bridge(self, ssh_port: int) -> Bridge:
+        """Return the bridge of a port, whether it is there or not."""
+        number = self._ssh_ports.index(ssh_port)
+        return Bridge(number, f"polarise-{self.node_id}-{number:03d}", f"{interface_prefix(self.node_id)}{number:03d}")
 
-    def ensure(self, client: docker.DockerClient, label: str) -> None:
-        """Make the network unless it is there.
+    def guard(self) -> None:
+        """See to it that the packet filter stands.
+
+        Raises:
+            Unavailable: It does not; nothing may be handed out.
+        """
+        if self.firewall is not None:
+            self.firewall.guard()
+
+    def ensure(self, client: docker.DockerClient, label: str, ssh_port: int) -> None:
+        """Make the bridge of a port unless it is there.
 
         Args:
             client: The engine.
             label: This node's label, ``name=value``.
+            ssh_port: One of the node's.
 
         Raises:
-            ConfigError: The name is taken by somebody else, or no subnet is free.
+            Unavailable: The engine cannot be asked, the name is taken by somebody else, no subnet is free, or the bridge
+                does not lie where the packet filter is.
+        """
+        bridge = self.bridge(ssh_port)
+        key, _, value = label.partition("=")
+        with engine_errors(), self._making:
+            found = _find(client, bridge.name)
+            if found is None:
+                self._create(client, bridge, {key: value})
+            elif (found.attrs.get("Labels") or {}).get(key) != value or _interface_of(found) != bridge.interface:
+                raise Unavailable(
+                    f"a Docker network {bridge.name} exists and is not this node's: docker network rm {bridge.name}",
+                    retry_after_seconds=RETRY_SECONDS,
+                )
+        if self.firewall is not None:
+            self.firewall.guard_interface(bridge.interface, is_new=found is None)
+
+    def hold_cap(self, ssh_port: int) -> None:
+        """Cap the bandwidth of the container that runs in the bridge of a port."""
+        if self._cap is not None and ssh_port in self._ssh_ports:
+            self._cap.hold(self.bridge(ssh_port).interface)
+
+    def ensure_spare(self, client: docker.DockerClient, label: str, used: Iterable[int], count: int) -> None:
+        """Make the bridges of the next ports that nobody uses, in the order in which they are given out.
+
+        Args:
+            client: The engine.
+            label: This node's label.
+            used: Ports of leases.
+            count: How many to have ready.
+
+        Raises:
+            Unavailable: As `ensure`.
+        """
+        taken = set(used)
+        for port in [port for port in self._ssh_ports if port not in taken][:count]:
+            self.ensure(client, label, port)
+        # A container that was started again has a new cable, and after a reboot a new bridge.
+        for port in taken:
+            self.hold_cap(port)
+
+    def remove(self, client: docker.DockerClient, label: str, keep: Collection[int] = ()) -> None:
+        """Remove every network with this node's label but those of some ports; one in use is left alone.
+
+        Args:
+            client: The engine.
+            label: This node's label.
+            keep: Ports whose bridges stay.
+
+        Raises:
             Unavailable: The engine cannot be asked.
         """
-        key, _, value = label.partition("=")
-        with engine_errors():
-            try:
-                found = client.networks.get(self.name)
-            except NotFound:
-                self._create(client, {key: value})
-                return
-        if (found.attrs.get("Labels") or {}).get(key) != value:
-            raise ConfigError(
-                f"a Docker network {self.name} exists and is not this node's", allowed=f"docker network rm {self.name}"
-            )
+        kept = {self.bridge(port).name for port in keep if port in self._ssh_ports}
+        with engine_errors(), self._making:
+            for found in _labelled(client, label):
+                if found.name not in kept:
+                    self._remove(found)
 
-    def remove(self, client: docker.DockerClient) -> None:
-        """Remove the network; one that is gone or still in use is left alone."""
-        with engine_errors():
-            try:
-                client.networks.get(self.name).remove()
-            except (NotFound, APIError) as err:
-                logger.debug("network not removed", extra={"network": self.name, "cause": str(err)})
+    def remove_strays(self, client: docker.DockerClient, label: str) -> None:
+        """Remove networks with this node's label that no port of it has: of another block of ports, or an older version.
 
-    def _create(self, client: docker.DockerClient, labels: dict[str, str]) -> None:
-        subnets = list(SUBNETS.subnets(new_prefix=SUBNET_PREFIX))
-        first = int(self.node_id[:8], 16)
-        refusal = ""
-        for attempt in range(ATTEMPTS):
-            subnet = subnets[(first + attempt) % len(subnets)]
+        Raises:
+            Unavailable: The engine cannot be asked.
+        """
+        self.remove(client, label, keep=self._ssh_ports)
+
+    def _remove(self, found: Network) -> None:
+        try:
+            found.remove()
+        except (NotFound, APIError) as err:
+            logger.debug("network not removed", extra={"network": found.name, "cause": str(err)})
+            return
+        if self._cap is not None:
+            self._cap.forget(_interface_of(found))
+
+    def _create(self, client: docker.DockerClient, bridge: Bridge, labels: dict[str, str]) -> None:
+        refusal = "all are routed elsewhere"
+        for subnet in self._free_subnets(bridge):
             try:
                 client.networks.create(
-                    self.name,
+                    bridge.name,
                     driver="bridge",
                     labels=labels,
+                    check_duplicate=True,
                     ipam=IPAMConfig(pool_configs=[IPAMPool(subnet=str(subnet))]),
                     options={
-                        "com.docker.network.bridge.name": self.interface,
+                        INTERFACE_OPTION: bridge.interface,
                         "com.docker.network.bridge.enable_icc": "false",
                     },
                 )
@@ -96,6 +199,50 @@ class NodeNetwork:
                 if "overlap" not in refusal.lower():
                     raise
             else:
-                logger.info("network made", extra={"network": self.name, "subnet": str(subnet)})
+                logger.info("network made", extra={"network": bridge.name, "subnet": str(subnet)})
                 return
-        raise ConfigError(f"no free subnet in {SUBNETS}: {refusal}", allowed="docker network prune")
+        raise Unavailable(
+            f"no free subnet in {SUBNETS}: {refusal}; `docker network ls` shows who has them",
+            retry_after_seconds=RETRY_SECONDS,
+        )
+
+    def _free_subnets(self, bridge: Bridge) -> Iterator[ipaddress.IPv4Network]:
+        """Yield the subnets a bridge may take, its own first; a subnet that this host routes elsewhere is left out."""
+        count = 1 << (SUBNET_PREFIX - SUBNETS.prefixlen)
+        routed = _routed_subnets()
+        begin = int(self.node_id[:8], 16) + bridge.number
+        for step in range(count // STRIDE):
+            number = (begin + step * STRIDE) % count
+            address = int(SUBNETS.network_address) + (number << (32 - SUBNET_PREFIX))
+            subnet = ipaddress.IPv4Network((address, SUBNET_PREFIX))
+            if not any(subnet.overlaps(other) for other in routed):
+                yield subnet
+
+
+def _find(client: docker.DockerClient, name: str) -> Network | None:
+    try:
+        return client.networks.get(name)
+    except NotFound:
+        return None
+
+
+def _interface_of(network: Network) -> str:
+    return str((network.attrs.get("Options") or {}).get(INTERFACE_OPTION, ""))
+
+
+def _labelled(client: docker.DockerClient, label: str) -> list[Network]:
+    return list(client.networks.list(filters={"label": label}))
+
+
+def _routed_subnets() -> list[ipaddress.IPv4Network]:
+    """Return the routes of this host inside our range; a wider one, such as 10.0.0.0/8, takes nothing from it."""
+    found: list[ipaddress.IPv4Network] = []
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in ROUTES.read_text(encoding="ascii").splitlines()[1:]:
+            words = line.split()
+            # The kernel prints both in the host's byte order, which is little-endian wherever this runs.
+            address, mask = (int.from_bytes(bytes.fromhex(words[index]), "little") for index in (1, 7))
+            network = ipaddress.IPv4Network((address, mask.bit_count()))
+            if network.subnet_of(SUBNETS):
+                found.append(network)
+    return found

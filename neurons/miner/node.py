@@ -24,9 +24,11 @@ from neurons.miner.admission import Admission
 from neurons.miner.agent_process import AgentProcess
 from neurons.miner.allocate import ResourceAllocator
 from neurons.miner.anchor import Anchor
+from neurons.miner.bandwidth_cap import BandwidthCap
 from neurons.miner.container import ContainerManager
 from neurons.miner.drain import Drain
 from neurons.miner.engine import EngineWatch
+from neurons.miner.firewall import Firewall
 from neurons.miner.hardware import detect_devices
 from neurons.miner.http_server import MinerRoutes
 from neurons.miner.journal import Journal
@@ -86,13 +88,20 @@ class MinerNode(BaseNode):
         config, clock, files = self.config, self.clock, self.data_dir
         client = connect(config.docker.host)
         self.closing(contextlib.closing(client))
-        network = NodeNetwork(self.node_id)
         container_settings = settings.container_settings(config, self.node_id, files)
         agent = AgentClient(files.root)
         anchoring = self.build_anchoring(agent)
         journal = self.closing(Journal(files.journal))
         book = UsageBook(journal, self.identity)
         events = LeaseEvents(agent, anchoring[1].request if anchoring else lambda _lease_id: None, book.final)
+        self.firewall = Firewall(
+            self.node_id,
+            config.network.firewall,
+            files.firewall,
+            on_change=lambda cause: events.tell_firewall(journal.all(), cause),
+        )
+        cap = BandwidthCap(config.network.lease_upload_bits_per_second, config.network.lease_download_bits_per_second)
+        network = NodeNetwork(self.node_id, settings.ssh_ports(config, self.node_id), self.firewall, cap)
         manager = self.build_manager(ContainerManager(client, container_settings, network, events.mount, self.reach))
         metering = Metering(journal, book, manager, clock)
         drain = Drain(files.root)
@@ -155,7 +164,7 @@ class MinerNode(BaseNode):
             network,
             container_settings.label,
             settings.base_image(config),
-            has_leases=lambda: bool(journal.all()),
+            used_ports=lambda: [lease.ssh_port for lease in journal.all()],
         )
         MinerRoutes(
             self.identity.public_key,
@@ -166,7 +175,7 @@ class MinerNode(BaseNode):
             rented,
             ResourceMonitor(client),
             tokens,
-            Health({"engine": engine.check, "services": self.check_services}),
+            Health({"engine": engine.check, "firewall": self.firewall.check, "services": self.check_services}),
             MetricsTracker(),
             clock,
             drain,
@@ -183,7 +192,15 @@ class MinerNode(BaseNode):
             connections_max=config.network.max_connections,
         )
         self.reconciler = Reconciler(self.allocator, clock)
-        services: list[Service] = [engine, self.reconciler, LeaseKeeper(leases, clock), metering, self.http]
+        # Stopped in reverse: the engine's watch takes the bridges away, then the filter goes with the last of them.
+        services: list[Service] = [
+            self.firewall,
+            engine,
+            self.reconciler,
+            LeaseKeeper(leases, clock),
+            metering,
+            self.http,
+        ]
         if config.telemetry.start_agent:
             services.insert(0, AgentProcess(config, files.root, self.identity, agent))
         return [*services, *(anchoring or ())]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import cast
 
@@ -44,7 +45,14 @@ def read_status(root: Path) -> dict[str, list[dict[str, object]]]:
         verdicts = [_verdict(kept) for kept in tracker.newest_verdicts()]
     drain: list[dict[str, object]] = [{"is_draining": Drain(root).is_on()}]
     log = _log(AgentClient(root))
-    return {"drain": drain, "leases": leases, "challenges": challenges, "verdicts": verdicts, "log": log}
+    return {
+        "drain": drain,
+        "leases": leases,
+        "firewall": _firewall(DataDir(root).firewall),
+        "challenges": challenges,
+        "verdicts": verdicts,
+        "log": log,
+    }
 
 
 def read_leases(root: Path) -> list[dict[str, object]]:
@@ -69,6 +77,15 @@ def read_leases(root: Path) -> list[dict[str, object]]:
             }
             for lease in journal.all()
         ]
+
+
+def _firewall(path: Path) -> list[dict[str, object]]:
+    """Say how the packet filter stood when it last changed; nothing where the miner never ran."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [value] if isinstance(value, dict) else []
 
 
 def _log(agent: AgentClient) -> list[dict[str, object]]:
@@ -119,6 +136,7 @@ def render(status: dict[str, list[dict[str, object]]]) -> str:
             f"{int(str(lease['cpu_milli'])) / 1000:g} CPU  until {lease['expires_at']}  "
             f"renter {str(lease['renter_key'])[:12]}"
         )
+    lines += [f"firewall {item.get('state')}  {item.get('cause') or ''}".rstrip() for item in status["firewall"]]
     lines.append(f"{len(status['challenges'])} newest challenges")
     for item in status["challenges"]:
         work = "" if item["work_ms"] is None else f"  work {item['work_ms']} ms"

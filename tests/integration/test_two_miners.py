@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from neurons.miner.network import Bridge
 from neurons.miner.node import MinerNode
 from neurons.miner.settings import ssh_ports
 from polarise.messages import AllocateRequest
@@ -32,10 +33,11 @@ def two_nodes_with_ports_of_their_own(people: People) -> Iterator[list[Identity]
         remove_everything_of(identity.public_key[:12])
 
 
-def rules_about(interface: str) -> list[str]:
-    """Return the lines of iptables that name a bridge, without their counters."""
+def rules_about(bridge: Bridge, node_id: str) -> list[str]:
+    """Return the lines of iptables that name a bridge or the node, without their counters."""
     done = subprocess.run(["iptables-save"], capture_output=True, text=True, check=True)
-    return [line for line in done.stdout.splitlines() if interface in line]
+    ours = (bridge.interface, f"POLARISE-{node_id}")
+    return [line for line in done.stdout.splitlines() if any(name in line for name in ours)]
 
 
 def subnet_of(name: str) -> str:
@@ -55,13 +57,13 @@ def test_neither_touches_what_is_the_others(people: People, identities: list[Ide
         client = one.client(people.renter)
         kept = client.allocate(AllocateRequest(ssh_public_key=public))
         login = Login.to(kept, tmp_path, private_key=private)
-        network = one.allocator.manager.network
+        network = one.allocator.manager.network.bridge(kept.ssh_port)
         with login.session() as session:
-            before = rules_about(network.interface)
+            before = rules_about(network, one.node_id)
             assert before
             with running(MinerNode(config, tmp_path / "two", identities[1])) as two:
                 other = two.client(people.renter).allocate(AllocateRequest())
-                other_network = two.allocator.manager.network
+                other_network = two.allocator.manager.network.bridge(other.ssh_port)
                 assert other.ssh_port not in ssh_ports(config, one.node_id)
                 assert subnet_of(network.name) != subnet_of(other_network.name)
                 for miner in (two, one):
@@ -69,12 +71,13 @@ def test_neither_touches_what_is_the_others(people: People, identities: list[Ide
                 with engine() as docker_client:
                     assert containers_of(docker_client, one.node_id) == [kept.container_id]
                     assert containers_of(docker_client, two.node_id) == [other.container_id]
-                assert rules_about(network.interface) == before
+                assert rules_about(network, one.node_id) == before
                 assert session.ask("echo one") == "one"
                 two.client(people.renter).terminate(other.container_id)
             # The second miner has stopped without a lease; it leaves nothing, and the first one's things alone.
             assert not is_network(other_network.name)
-            assert rules_about(network.interface) == before
+            assert rules_about(other_network, two.node_id) == []
+            assert rules_about(network, one.node_id) == before
             one.reconcile()
             assert session.ask("echo two") == "two"
         client.terminate(kept.container_id)
@@ -87,7 +90,7 @@ def test_container_of_a_stopped_miner_survives_the_other_ones_reconcile(
     config = miner_config(people)
     with running(MinerNode(config, tmp_path / "one", identities[0])) as one:
         kept = one.client(people.renter).allocate(AllocateRequest(ssh_public_key=public))
-        network = one.allocator.manager.network
+        network = one.allocator.manager.network.bridge(kept.ssh_port)
     assert is_network(network.name)
     with running(MinerNode(config, tmp_path / "two", identities[1])) as two:
         two.reconcile()
@@ -95,3 +98,4 @@ def test_container_of_a_stopped_miner_survives_the_other_ones_reconcile(
     with running(MinerNode(config, tmp_path / "one", identities[0])) as one:
         one.client(people.renter).terminate(kept.container_id)
     assert not is_network(network.name)
+    assert rules_about(network, one.node_id) == []

@@ -12,6 +12,7 @@ import docker
 from docker.errors import APIError
 
 from neurons.miner.container import NODE_LABEL
+from neurons.miner.firewall import remove_rules
 from neurons.setup.image import base_image_reference
 from utils.docker_utils import connect
 
@@ -53,7 +54,7 @@ def containers_of(client: docker.DockerClient, node_id: str) -> list[str]:
 
 
 def remove_everything_of(node_id: str) -> None:
-    """Remove containers and network of a node; what is gone already is fine."""
+    """Remove containers, networks and packet filter rules of a node; what is gone already is fine."""
     with engine() as client:
         for container_id in containers_of(client, node_id):
             with contextlib.suppress(APIError):
@@ -61,3 +62,4 @@ def remove_everything_of(node_id: str) -> None:
         for network in client.networks.list(filters={"label": f"{NODE_LABEL}={node_id}"}):
             with contextlib.suppress(APIError):
                 network.remove()
+    remove_rules(node_id)

@@ -252,3 +252,25 @@ def test_a_file_beyond_any_settings_is_refused(tmp_path: Path) -> None:
 
 def test_a_variable_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     assert "POLARISE_NETWORK_PORT" in str(refusal_of(tmp_path, environ={"POLARISE_NETWORK_PORT": "0x_"}))
+
+
+@pytest.mark.parametrize(
+    ("text", "mode"), [("off", "off"), ("'off'", "off"), ("auto", "auto"), ("required", "required")]
+)
+def test_word_that_yaml_takes_for_false_switches_the_firewall_off(tmp_path: Path, text: str, mode: str) -> None:
+    config = load_config(file_with(tmp_path, f"network:\n  firewall: {text}\n"))
+    assert config.network.firewall == mode
+    assert load_config(environ={"POLARISE_NETWORK_FIREWALL": text}).network.firewall == mode
+
+
+@pytest.mark.parametrize("text", ["on", "true", "none"])
+def test_no_other_word_says_how_the_firewall_is(tmp_path: Path, text: str) -> None:
+    assert refusal_of(tmp_path, f"network:\n  firewall: {text}\n").key_path == "network.firewall"
+
+
+def test_cap_may_equal_the_claim_and_not_stay_one_bit_below(tmp_path: Path) -> None:
+    """A validator that measures inside a lease would find less than the miner claims."""
+    text = "miner: {network_bits_per_second: 1000}\nnetwork: {lease_%s_bits_per_second: %d}\n"
+    for way in ("upload", "download"):
+        load_config(file_with(tmp_path, text % (way, 1000)))
+        assert f"network.lease_{way}_bits_per_second is below" in str(refusal_of(tmp_path, text % (way, 999)))

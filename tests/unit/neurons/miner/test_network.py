@@ -2,6 +2,7 @@
 
 import pytest
 
+from neurons.miner.firewall_rules import interface_prefix
 from neurons.miner.network import NodeNetwork
 from neurons.miner.settings import SSH_PORTS, ssh_ports
 from polarise.errors import Unavailable
@@ -14,12 +15,19 @@ IDS = [identity(str(number)).public_key[:12] for number in range(200)]
 
 
 def test_interface_name_fits_into_linux() -> None:
-    assert {len(NodeNetwork(node_id).interface) for node_id in IDS} == {15}
+    networks = [NodeNetwork(node_id, range(1024, 2024)) for node_id in IDS]
+    assert {len(network.bridge(port).interface) for network in networks for port in (1024, 2023)} == {15}
 
 
-def test_names_of_two_nodes_differ() -> None:
-    assert len({NodeNetwork(node_id).name for node_id in IDS}) == len(IDS)
-    assert len({NodeNetwork(node_id).interface for node_id in IDS}) == len(IDS)
+def test_no_two_ports_of_any_nodes_share_a_bridge() -> None:
+    bridges = [NodeNetwork(node_id, range(1024, 1034)).bridge(port) for node_id in IDS for port in range(1024, 1034)]
+    assert len({bridge.name for bridge in bridges}) == len(bridges)
+    assert len({bridge.interface for bridge in bridges}) == len(bridges)
+
+
+def test_rules_of_a_node_name_its_bridges_and_no_other_nodes() -> None:
+    interface = NodeNetwork(IDS[0], range(1024, 1034)).bridge(1033).interface
+    assert [node_id for node_id in IDS if interface.startswith(interface_prefix(node_id))] == [IDS[0]]
 
 
 def test_ports_are_a_block_of_their_own_below_the_clients_range(people: People) -> None:
@@ -43,6 +51,6 @@ def test_engine_that_is_away_makes_no_network() -> None:
     client = connect(DEAD_ENGINE)
     try:
         with pytest.raises(Unavailable):
-            NodeNetwork(IDS[0]).ensure(client, "polarise.node=x")
+            NodeNetwork(IDS[0]).ensure(client, "polarise.node=x", 0)
     finally:
         client.close()
