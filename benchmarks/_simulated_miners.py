@@ -4,8 +4,8 @@ Rules:
 - Each miner has an address of its own in 127.0.0.0/8, a key, a registry entry and a log; a validator cannot tell it from
   a process of its own but for its speed.
 - A simulated miner is told the opening key and the beacon of the epoch, so that at prepare it can compute its whole answer:
-  the tiles that will be opened, and the shares of a small proof of work. Between start and answer it only waits, as long
-  as its claim says. Positions must not depend on the commitment for that; `validator_scale` says how.
+  the tiles and the blocks of memory that will be opened, and the shares of a small proof of work. Between start and answer
+  it only waits, as long as its claim says. Positions must not depend on the commitment for that; `validator_scale` says how.
 - It notes when the start came and when it wrote its answer: what the validator's stamps are compared with.
 """
 
@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from challenges import draw, prng
@@ -29,6 +29,9 @@ from challenges.digest import tile_digest_bytes
 from challenges.draw import ChallengeKind, SeedInputs
 from challenges.matmul import next_round_seed
 from challenges.matmul_messages import MatmulCommitment, MatmulParams, TileOpening, TilePosition
+from challenges.memory import block_words, first_pass_key, next_pass_key
+from challenges.memory_digest import DIGEST_BYTES, BlockDigester, PassKeys, digest_bytes
+from challenges.memory_messages import LEAF_BLOCKS, BlockOpening, BlockPosition, MemoryCommitment, MemoryParams
 from challenges.pow_messages import PowParams
 from challenges.pow_solver import NumpyPowBackend, solve_pow
 from challenges.proofs import read_params
@@ -36,9 +39,10 @@ from challenges.tile_recomputer import TileRecomputer
 from polarise import merkle
 from polarise.canonical import canonical_bytes
 from polarise.checkpoint import Checkpoint, sign_checkpoint
+from polarise.decode import decode_model
 from polarise.frontier import Frontier
 from polarise.hardware import DeviceClaim, HardwareClaim
-from polarise.messages import CommitmentBody
+from polarise.messages import CommitmentBody, OpenRequest
 from polarise.registry import STATEMENT_KIND, RegistryEntry
 from polarise.signing import Certificate, Identity, Purpose, SigningKey
 from polarise.sse import MEDIA_TYPE, Frame
@@ -46,10 +50,12 @@ from polarise.statement import SignedStatement, sign_statement
 from polarise.stream import SYSTEM, origin_of
 
 OWNER = SigningKey(b"O" * 32)
-# An H100 of the spec table at its expected rate gives n = 16384; the hash rate is small, so that its shares can be found
-# here: checking 2,000 of them costs the validator the same whatever the difficulty.
+# A card of the spec table at half its expected rate gives n = 16384; the hash rate is small, so that its shares can be found
+# here: checking 2,000 of them costs the validator the same whatever the difficulty. Its memory is filled with k = 12.
+CARD = "NVIDIA H100 80GB HBM3"
 MATMUL_RATE = 400_000_000_000_000
 POW_RATE = 180_000
+MEMORY_RATE = 2_700_000_000_000
 LINES_PER_EPOCH = 60
 LINE = (
     b'{"container":null,"kind":"sample","payload":{"cpu_percent":%d,"gpu":[{"memory_percent":41,"usage_percent":97}]}}'
@@ -76,10 +82,11 @@ def entry_of(number: int, port: int) -> SignedStatement:
     device = DeviceClaim(
         uuid=f"GPU-{number:032x}",
         kind="gpu",
-        name="Simulated GPU",
+        name=CARD,
         memory_bytes=80 << 30,
         matmul_ops_per_second=MATMUL_RATE,
         pow_hashes_per_second=POW_RATE,
+        memory_bytes_per_second=MEMORY_RATE,
     )
     hardware = HardwareClaim(cpu_model="simulated", cpu_milli=2000, memory_bytes=1 << 30, devices=(device,))
     entry = RegistryEntry(
@@ -99,7 +106,7 @@ def entry_of(number: int, port: int) -> SignedStatement:
 class _Answer:
     commitment: bytes
     seconds: float
-    openings: dict[tuple[int, int, int], dict[str, object]] = field(default_factory=dict)
+    openings: dict[tuple[int, ...], dict[str, object]] = field(default_factory=dict)
 
 
 @dataclass
@@ -163,7 +170,7 @@ class Simulation:
             _write(writer, answer.commitment)
             self._stamps.append((challenge_id, arrived_ns, time.monotonic_ns()))
         elif target == "POST /challenge/open":
-            _write(writer, _opened(miner, json.loads(body)))
+            _write(writer, _opened(miner, decode_model(OpenRequest, body)))
         elif target.startswith("GET /telemetry/stream"):
             _write(writer, self._stream(miner), MEDIA_TYPE)
         elif target == "GET /stamps":
@@ -201,32 +208,38 @@ def _answer(number: int, validator_key: bytes, told: str, request: dict[str, obj
     opening_key, beacon = bytes.fromhex(control["opening_key"]), bytes.fromhex(control["beacon"])
     kind, device, sizes = ChallengeKind(str(request["kind"])), str(request["device"]), request["sizes"]
     params = read_params(kind, sizes if isinstance(sizes, dict) else {})
-    seed = draw.seed(
-        SeedInputs(
-            kind=kind,
-            params=params.encode(),
-            epoch=int(control["epoch"]),
-            beacon=beacon,
-            validator_key=validator_key,
-            nonce=draw.nonce(opening_key, beacon, device, kind),
-            miner_key=bytes.fromhex(identity.public_key),
-            device_uuid=device,
-            device_index=0,
-        )
+    inputs = SeedInputs(
+        kind=kind,
+        params=params.encode(),
+        epoch=int(control["epoch"]),
+        beacon=beacon,
+        validator_key=validator_key,
+        nonce=draw.nonce(opening_key, beacon, device, kind),
+        miner_key=bytes.fromhex(identity.public_key),
+        device_uuid=device,
+        device_index=0,
     )
-    openings: list[TileOpening] = []
-    if isinstance(params, MatmulParams):
+    seed = draw.seed(inputs)
+    openings: Sequence[TileOpening | BlockOpening] = ()
+    positions: Sequence[Sequence[int]] = ()
+    if not isinstance(params, PowParams):
         positions = draw.draw_positions(opening_key, device, kind, b"", bounds=params.bounds, count=params.openings)
-        commitment, openings = _forge(params, seed, positions)
-        proof, seconds = commitment.to_wire(), params.operations / MATMUL_RATE
-    else:
-        proof, seconds = _search(params, seed), params.operations / POW_RATE
+    match params:
+        case PowParams():
+            proof, seconds = _search(params, seed), params.operations / POW_RATE
+        case MatmulParams():
+            commitment, openings = _forge(params, seed, positions)
+            proof, seconds = commitment.to_wire(), params.operations / MATMUL_RATE
+        case MemoryParams():
+            fill_seed = draw.fill_seed(replace(inputs, nonce=draw.fill_nonce(opening_key, beacon, device)))
+            roots, openings = _forge_memory(params, fill_seed, seed, positions)
+            proof, seconds = roots.to_wire(), params.operations / MEMORY_RATE
     body = CommitmentBody(challenge_id=str(request["challenge_id"]), device=device, seed=seed.hex(), proof=proof)
     statement = sign_statement(identity, "commitment", body)
     raw = canonical_bytes({"status": "success", "commitment": statement.to_wire()})
     # Claims are met with a little room, as `join` sees to; no two answers are due at the same moment.
     opened = {tuple(opening.position): opening.to_wire() for opening in openings}
-    return _Answer(raw, seconds * share_of_claim, opened)  # type: ignore[arg-type]  # three numbers each
+    return _Answer(raw, seconds * share_of_claim, opened)
 
 
 def _forge(
@@ -265,18 +278,52 @@ def _forge(
     return MatmulCommitment(tuple(roots)), [openings[TilePosition(*position)] for position in positions]
 
 
+def _forge_memory(
+    params: MemoryParams, fill_seed: bytes, seed: bytes, positions: Sequence[Sequence[int]]
+) -> tuple[MemoryCommitment, list[BlockOpening]]:
+    """Commit to passes of which only the blocks at the positions are digested."""
+    of_pass: dict[int, list[BlockPosition]] = {}
+    for position in positions:
+        asked = BlockPosition(*position)
+        of_pass.setdefault(asked.pass_index, []).append(asked)
+    digester = BlockDigester()
+    roots: list[bytes] = []
+    openings: dict[BlockPosition, BlockOpening] = {}
+    key = first_pass_key(fill_seed, seed)
+    blank = [bytes(len(params.leaf_blocks(leaf)) * DIGEST_BYTES) for leaf in range(params.leaves_count)]
+    blank_hashes = [merkle.leaf_hash(leaf) for leaf in blank]
+    blank_root = merkle.root_of_hashes(blank_hashes)
+    for index in range(params.passes):
+        root = blank_root
+        if index in of_pass:
+            keys, leaves, hashes = PassKeys.of(key), dict[int, bytearray](), list(blank_hashes)
+            for asked in of_pass[index]:
+                lanes = digester.digests(block_words(params, fill_seed, asked.block)[None, :], keys)
+                number, place = divmod(asked.block, LEAF_BLOCKS)
+                leaf = leaves.setdefault(number, bytearray(blank[number]))
+                leaf[place * DIGEST_BYTES : (place + 1) * DIGEST_BYTES] = digest_bytes(lanes)
+            for number, leaf in leaves.items():
+                hashes[number] = merkle.leaf_hash(bytes(leaf))
+            root = merkle.root_of_hashes(hashes)
+            for asked in of_pass[index]:
+                number = asked.block // LEAF_BLOCKS
+                path = tuple(merkle.inclusion_proof(hashes, number))
+                openings[asked] = BlockOpening(asked, bytes(leaves[number]), path)
+        roots.append(root)
+        key = next_pass_key(key, root)
+    return MemoryCommitment(tuple(roots)), [openings[BlockPosition(*position)] for position in positions]
+
+
 def _search(params: PowParams, seed: bytes) -> dict[str, object]:
     backend = NumpyPowBackend(lanes=8192, calls=4)
     backend.prepare(params)
     return solve_pow(params, seed, backend).commitment.to_wire()
 
 
-def _opened(miner: _Miner, request: dict[str, object]) -> bytes:
-    answer = miner.answers.pop(str(request["challenge_id"]))
-    positions = request["positions"]
-    assert isinstance(positions, list)
-    asked = [(place["round_index"], place["tile_row"], place["tile_column"]) for place in positions]
-    return json.dumps({"status": "success", "openings": [answer.openings[place] for place in asked]}).encode()
+def _opened(miner: _Miner, request: OpenRequest) -> bytes:
+    answer = miner.answers.pop(request.challenge_id)
+    openings = [answer.openings[position.numbers] for position in request.positions]
+    return json.dumps({"status": "success", "openings": openings}).encode()
 
 
 def _length_of(head: bytes) -> int:

@@ -12,6 +12,7 @@ Rules:
 from __future__ import annotations
 
 import csv
+import functools
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -82,8 +83,9 @@ class HardwareTable:
     models: Mapping[str, GpuModel]
 
     @classmethod
+    @functools.cache
     def load(cls) -> HardwareTable:
-        """Read the file that comes with this package.
+        """Read the file that comes with this package, once.
 
         Raises:
             ValueError: A row is broken or a name stands twice: the installation is damaged.

@@ -11,8 +11,9 @@ Rules:
 - The passes last the target, on a GPU 5 s or more, at the rate that the device claims.
 - A card that is not in the table gets the largest k. A name is a claim; a card that makes everything anew under the name
   of another with as many integer lanes reaches 1/64 of the bandwidth which that name promises, and is paid by that share.
-- A CPU fills 64 MiB with k = 8, so that filling takes seconds in numpy and a check 0.13 s. The proof is weak there, see
-  `CPU_SCORE_CAP_PPM`.
+- A CPU fills 64 MiB with k = 8, so that filling takes seconds in numpy and a check 0.13 s; less only where it claims less
+  memory. The proof is weak there, see `CPU_SCORE_CAP_PPM`.
+- Fewer blocks are opened than the validator would like where units are so dear that the check would take longer than it may.
 
 None of this was measured on a GPU yet: the ratios rest on counted instructions, clocks and vendors' figures.
 """
@@ -20,8 +21,18 @@ None of this was measured on a GPU yet: the ratios rest on counted instructions,
 from __future__ import annotations
 
 from challenges.hardware import PPM, GpuModel
-from challenges.memory_messages import BLOCK_BYTES, BLOCKS_MAX, BLOCKS_MIN, PASSES_MAX, UNIT_BYTES, MemoryParams
-from polarise.errors import ProofRejected, RejectReason
+from challenges.memory_messages import (
+    BLOCK_BYTES,
+    BLOCKS_MAX,
+    BLOCKS_MIN,
+    CHECK_HASHES_MAX,
+    OPENINGS_MAX,
+    PASSES_MAX,
+    UNIT_BYTES,
+    UNITS_PER_BLOCK,
+    MemoryParams,
+)
+from challenges.timing import WorkTooSmall
 
 GPU_FILL_PPM = 920_000
 GPU_SECONDS_MIN = 5
@@ -37,29 +48,11 @@ HASHES_UNKNOWN_CARD = 66
 
 CPU_MEMORY_BYTES = 64 << 20
 CPU_HASHES = 8
-# No more of the points for memory than this on a CPU, for three reasons. Compiled code makes about 100 M hashes a second on
+# No more of the weight of the memory part than this on a CPU, for three reasons. Compiled code makes about 100 M hashes a second on
 # one Zen 5 core (132 M of 49 rounds, research, section A): at k = 8 that is 0.4 GB/s of units beside the 3.5 GB/s that our
 # passes read there, a ratio of 9 instead of 64. No table says what a CPU has to reach, so that a claim can be low enough
 # to make everything anew in time. And 64 MiB say nothing of the rest. Half: a rate was shown, and memory was not.
 CPU_SCORE_CAP_PPM = 500_000
-
-
-class MemoryTooSmall(ProofRejected):
-    """The claimed memory does not carry a proof of the claimed bandwidth; the claim is not met, nothing need be sent.
-
-    Args:
-        params: The largest proof that the claimed memory carries; it stands in the evidence.
-        operations_min: How many bytes the proof would have to read.
-    """
-
-    def __init__(self, params: MemoryParams, operations_min: int) -> None:
-        self.params = params
-        super().__init__(
-            RejectReason.CLAIM_NOT_MET,
-            "the claimed memory is too small to prove the claimed bandwidth",
-            got=f"{params.operations} bytes in {params.passes} passes",
-            expected=f">= {operations_min} bytes",
-        )
 
 
 def fit_gpu_memory_params(
@@ -75,21 +68,31 @@ def fit_gpu_memory_params(
         openings: How many digests will be recomputed.
 
     Raises:
-        MemoryTooSmall: 1024 passes are less than half of what would be read without that limit, or the claim is below
+        WorkTooSmall: 1024 passes are less than half of what would be read without that limit, or the claim is below
             half a MiB.
     """
     blocks = memory_bytes * GPU_FILL_PPM // PPM // BLOCK_BYTES
     hashes = HASHES_UNKNOWN_CARD if model is None else hashes_for(model)
-    return _fit(blocks, hashes, rate_bytes_per_second, max(target_seconds, GPU_SECONDS_MIN), openings)
+    return _fit(blocks, hashes, rate_bytes_per_second, max(target_seconds, GPU_SECONDS_MIN), openings, BLOCKS_MAX)
 
 
-def fit_cpu_memory_params(rate_bytes_per_second: int, target_seconds: int, *, openings: int = 32) -> MemoryParams:
+def fit_cpu_memory_params(
+    rate_bytes_per_second: int, target_seconds: int, *, memory_bytes: int = CPU_MEMORY_BYTES, openings: int = 32
+) -> MemoryParams:
     """Choose the sizes for a CPU: 64 MiB, read as often as the target takes at the claimed rate.
 
+    Args:
+        rate_bytes_per_second: The device's claim of its passes, >= 1.
+        target_seconds: Wanted duration of the passes, >= 1.
+        memory_bytes: The device's claim, all of it; nobody is asked for more.
+        openings: How many digests will be recomputed.
+
     Raises:
-        MemoryTooSmall: 1024 passes are less than half of what the claim would read.
+        WorkTooSmall: Less than 64 MiB are claimed, and 1024 passes over them are less than half of what would be read.
+            More than 1024 passes over 64 MiB, 69 GB, are never asked for, so that a large machine is refused nothing.
     """
-    return _fit(CPU_MEMORY_BYTES // BLOCK_BYTES, CPU_HASHES, rate_bytes_per_second, target_seconds, openings)
+    blocks = min(memory_bytes, CPU_MEMORY_BYTES) // BLOCK_BYTES
+    return _fit(blocks, CPU_HASHES, rate_bytes_per_second, target_seconds, openings, CPU_MEMORY_BYTES // BLOCK_BYTES)
 
 
 def hashes_for(model: GpuModel) -> int:
@@ -113,14 +116,23 @@ def fill_ratio_ppm(model: GpuModel, hashes: int, *, kernel_ppm: int = PPM) -> in
     return model.memory_rate_expected * hashes * PPM**2 // (unit_bytes_hashed_per_second(model) * kernel_ppm)
 
 
-def _fit(blocks: int, hashes: int, rate_bytes_per_second: int, target_seconds: int, openings: int) -> MemoryParams:
+def _fit(
+    blocks: int, hashes: int, rate_bytes_per_second: int, target_seconds: int, openings: int, blocks_largest: int
+) -> MemoryParams:
     if rate_bytes_per_second < 1 or target_seconds < 1:
         raise ValueError(f"rate {rate_bytes_per_second} bytes/s, target {target_seconds} s")
     blocks = min(max(blocks, BLOCKS_MIN), BLOCKS_MAX)
+    openings = min(openings, OPENINGS_MAX, CHECK_HASHES_MAX // (UNITS_PER_BLOCK * hashes))
     budget = rate_bytes_per_second * target_seconds
     # Rounded up: passes that fill the target, not almost.
     passes = -(-budget // (blocks * BLOCK_BYTES))
     params = MemoryParams(blocks, hashes, min(max(passes, PASSES_MIN), PASSES_MAX), openings)
-    if 2 * params.operations < budget:
-        raise MemoryTooSmall(params, budget // 2)
+    operations_min = min(budget, blocks_largest * BLOCK_BYTES * PASSES_MAX) // 2
+    if params.operations < operations_min:
+        raise WorkTooSmall(
+            params,
+            "bandwidth",
+            got=f"{params.operations} bytes in {params.passes} passes",
+            expected=f">= {operations_min} bytes",
+        )
     return params

@@ -5,7 +5,8 @@ Rules:
   device.
 - A pass waits for the root of the one before, so that nothing of it can be begun ahead. Between two passes lie the hashes
   of a tree, 8 bytes of digest per block: 1 ms on a CPU, and for a GPU to be kept off the host (leaf hashes on the device).
-- Only leaf hashes are kept, 32 bytes per 32 MiB and pass. A leaf that is to be opened is digested again from the memory,
+- A small proof, a CPU's, keeps the digests of all passes, and opens at once however busy its cores are. Of a large one only
+  leaf hashes are kept, 32 bytes per 32 MiB and pass, and a leaf that is to be opened is digested again from the memory,
   which therefore stays filled until the openings are out. If it changed in between, that is found before it is sent.
 """
 
@@ -15,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from challenges.draw import KEY_BYTES
 from challenges.memory import (
     BlockOpening,
     BlockPosition,
@@ -29,6 +31,9 @@ from challenges.prng import UInt32Array
 from challenges.solver import SolveStopped
 from polarise import merkle
 from polarise.errors import Unavailable
+
+# 8 MiB are what the largest proof of a CPU has.
+KEPT_BYTES_MAX = 16 << 20
 
 
 class MemoryBackend(Protocol):
@@ -51,6 +56,7 @@ class MemoryWork:
         roots: Merkle root of each pass.
         leaf_hashes: Leaf hashes of each pass.
         backend: The device, still filled.
+        digests: Digests of each pass as they are committed, where they are few enough to be kept; else nothing.
     """
 
     params: MemoryParams
@@ -58,6 +64,7 @@ class MemoryWork:
     roots: tuple[bytes, ...]
     leaf_hashes: tuple[tuple[bytes, ...], ...]
     backend: MemoryBackend
+    digests: tuple[bytes, ...] = ()
 
     @property
     def commitment(self) -> MemoryCommitment:
@@ -65,7 +72,7 @@ class MemoryWork:
         return MemoryCommitment(self.roots)
 
     def open(self, positions: Sequence[Sequence[int]]) -> list[BlockOpening]:
-        """Answer the validator's positions in their order; 32 MiB are read for each, 10 ms of a CPU.
+        """Answer the validator's positions in their order; 32 MiB are read for each where no digests were kept.
 
         Raises:
             ValueError: A position is outside the proof; the request was wrong.
@@ -77,10 +84,16 @@ class MemoryWork:
         if not all(0 <= number < bound for number, bound in zip(position, self.params.bounds, strict=True)):
             raise ValueError(f"position {tuple(position)} is outside {self.params.bounds}")
         hashes, index = self.leaf_hashes[position.pass_index], position.block // LEAF_BLOCKS
-        leaf = digest_bytes(self.backend.digests(self.keys[position.pass_index], self.params.leaf_blocks(index)))
+        leaf = self._leaf(position.pass_index, index)
         if merkle.leaf_hash(leaf) != hashes[index]:
             raise Unavailable(f"the memory has changed since pass {position.pass_index}; was it filled anew?")
         return BlockOpening(position, leaf, tuple(merkle.inclusion_proof(hashes, index)))
+
+    def _leaf(self, pass_index: int, index: int) -> bytes:
+        blocks = self.params.leaf_blocks(index)
+        if self.digests:
+            return self.digests[pass_index][blocks.start * DIGEST_BYTES : blocks.stop * DIGEST_BYTES]
+        return digest_bytes(self.backend.digests(self.keys[pass_index], blocks))
 
 
 def solve_memory(
@@ -108,15 +121,20 @@ def solve_memory(
     keys = [first_pass_key(fill_seed, seed)]
     roots: list[bytes] = []
     leaf_hashes: list[tuple[bytes, ...]] = []
+    kept: list[bytes] = []
+    is_kept = params.passes * params.blocks * DIGEST_BYTES <= KEPT_BYTES_MAX
     while True:
         if should_stop is not None and should_stop():
             raise SolveStopped(f"stopped after {len(roots)} of {params.passes} passes")
-        leaf_hashes.append(pass_leaf_hashes(backend.digests(keys[-1], range(params.blocks))))
+        digests = backend.digests(keys[-1], range(params.blocks))
+        leaf_hashes.append(pass_leaf_hashes(digests))
+        if is_kept:
+            kept.append(digest_bytes(digests))
         roots.append(merkle.root_of_hashes(leaf_hashes[-1]))
         if on_progress is not None:
             on_progress(len(roots))
         if len(roots) == params.passes:
-            return MemoryWork(params, tuple(keys), tuple(roots), tuple(leaf_hashes), backend)
+            return MemoryWork(params, tuple(keys), tuple(roots), tuple(leaf_hashes), backend, tuple(kept))
         keys.append(next_pass_key(keys[-1], roots[-1]))
 
 
@@ -127,16 +145,23 @@ def pass_leaf_hashes(digests: UInt32Array) -> tuple[bytes, ...]:
 
 
 class MemoryProver:
-    """The memory proof on one backend, as `challenges.proofs.Prover` has it; the fill seed comes with `/challenge/prepare`."""
+    """The memory proof on one backend, as `challenges.proofs.Prover` has it."""
 
-    def __init__(self, params: MemoryParams, backend: MemoryBackend, fill_seed: bytes) -> None:
+    def __init__(self, params: MemoryParams, backend: MemoryBackend) -> None:
         self._params = params
         self._backend = backend
-        self._fill_seed = fill_seed
+        self._fill_seed = b""
 
-    def prepare(self) -> None:
-        """Allocate and fill; not timed, but with a deadline of its own."""
-        self._backend.fill(self._params, self._fill_seed)
+    def prepare(self, fill_seed: bytes = b"") -> None:
+        """Allocate and fill; not timed, but with a deadline of its own.
+
+        Raises:
+            ValueError: The fill seed is missing.
+        """
+        if len(fill_seed) != KEY_BYTES:
+            raise ValueError(f"a memory is filled from a seed of {KEY_BYTES} bytes, got {len(fill_seed)}")
+        self._fill_seed = fill_seed
+        self._backend.fill(self._params, fill_seed)
 
     def solve(
         self,

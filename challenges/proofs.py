@@ -18,14 +18,17 @@ from typing import Protocol
 
 from challenges.draw import ChallengeKind
 from challenges.matmul_messages import MatmulParams
+from challenges.memory_backends import open_memory_backend
+from challenges.memory_messages import MemoryParams
+from challenges.memory_solver import MemoryProver
 from challenges.pow_messages import PowParams
 from challenges.pow_solver import PowBackend, PowWork, open_pow_backend, solve_pow
 from challenges.solver import MatmulBackend, MatmulWork, open_backend, solve
 
-ProofParams = MatmulParams | PowParams
+ProofParams = MatmulParams | PowParams | MemoryParams
 
 _PARAMS: Mapping[ChallengeKind, type[ProofParams]] = MappingProxyType(
-    {ChallengeKind.MATMUL: MatmulParams, ChallengeKind.POW: PowParams}
+    {ChallengeKind.MATMUL: MatmulParams, ChallengeKind.POW: PowParams, ChallengeKind.MEMORY: MemoryParams}
 )
 _WARM_UP_N = 256
 _WARM_UP_SEED = bytes(32)
@@ -52,8 +55,12 @@ class Work(Protocol):
 class Prover(Protocol):
     """One device, ready or to be made ready for one proof."""
 
-    def prepare(self) -> None:
-        """Start, allocate and warm up; not timed by the validator."""
+    def prepare(self, fill_seed: bytes = b"") -> None:
+        """Start, allocate and warm up; not timed by the validator.
+
+        Args:
+            fill_seed: What a memory proof fills the memory from, 32 bytes; no other kind reads it.
+        """
 
     def solve(
         self,
@@ -72,7 +79,7 @@ class MatmulProver:
         self._params = params
         self._backend = backend
 
-    def prepare(self) -> None:
+    def prepare(self, fill_seed: bytes = b"") -> None:
         """Allocate for the sizes, with a small proof before, so that threads, kernels and clocks are up."""
         self._backend.prepare(self._params)
         small = MatmulParams(max(self._params.tile, _WARM_UP_N), rounds=2, tile=self._params.tile, openings=1)
@@ -97,7 +104,7 @@ class PowProver:
         self._params = params
         self._backend = backend
 
-    def prepare(self) -> None:
+    def prepare(self, fill_seed: bytes = b"") -> None:
         """Start and warm up the backend."""
         self._backend.prepare(self._params)
 
@@ -122,19 +129,27 @@ def open_prover(params: ProofParams, device: str, *, pow_library: Path | None = 
 
     Raises:
         ValueError: An unknown device name.
+        NotImplementedError: The device has no backend for this kind.
         ImportError: A GPU without torch.
         Unavailable: No such GPU, or it cannot run the proof; the message says why.
     """
     match params:
+        case MemoryParams():
+            return MemoryProver(params, open_memory_backend(device))
         case MatmulParams():
             return MatmulProver(params, open_backend(device))
         case PowParams():
             return PowProver(params, open_pow_backend(device, pow_library))
 
 
+def can_prove(kind: ChallengeKind, device: str) -> bool:
+    """Whether there is a backend of this kind for "cpu" or "cuda:N"; a miner claims no rate of what it cannot prove."""
+    return kind is not ChallengeKind.MEMORY or device == "cpu"
+
+
 def bounds_of(params: ProofParams) -> tuple[int, ...]:
     """Return the exclusive bounds of the positions to open; empty where the commitment is the whole proof."""
-    return params.bounds if isinstance(params, MatmulParams) else ()
+    return () if isinstance(params, PowParams) else params.bounds
 
 
 def kind_of(params: ProofParams) -> ChallengeKind:
@@ -151,12 +166,10 @@ def read_params(kind: ChallengeKind, sizes: Mapping[str, object]) -> ProofParams
     """Build parameters from a kind and numbers by name.
 
     Raises:
-        ValueError: A kind that is not built yet, names that differ from the kind's own, a value that is no int, or a
+        ValueError: Names that differ from the kind's own, a value that is no int, or a
             size out of range.
     """
-    params_type = _PARAMS.get(kind)
-    if params_type is None:
-        raise ValueError(f"kind {kind.value} is not built yet, expected one of {', '.join(_PARAMS)}")
+    params_type = _PARAMS[kind]
     names = [field.name for field in dataclasses.fields(params_type)]
     numbers = {name: size for name, size in sizes.items() if type(size) is int}
     if sizes.keys() != set(names) or len(numbers) != len(sizes):

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from challenges.bands import Band, RateFlag
 from challenges.matmul_messages import BYTES_PER_ELEMENT, ROUNDS_MAX, MatmulParams
+from challenges.memory_messages import MemoryParams
 from challenges.pow_messages import HASHES_MAX, SHARES_MIN, PowParams
 from polarise.errors import ProofRejected, RejectReason
 
@@ -46,16 +47,18 @@ class WorkTooSmall(ProofRejected):
 
     Args:
         params: The largest proof that the claimed memory carries; it stands in the evidence.
-        operations_min: How many operations the proof would have to have.
+        what: Which rate it does not carry.
+        got: What that proof would do.
+        expected: What it would have to do.
     """
 
-    def __init__(self, params: MatmulParams, operations_min: int) -> None:
+    def __init__(self, params: MatmulParams | MemoryParams, what: str, *, got: str, expected: str) -> None:
         self.params = params
         super().__init__(
             RejectReason.CLAIM_NOT_MET,
-            "the claimed memory is too small to prove the claimed rate",
-            got=f"{params.operations} operations at n = {params.n}",
-            expected=f">= {operations_min} operations",
+            f"the claimed memory is too small to prove the claimed {what}",
+            got=got,
+            expected=expected,
         )
 
 
@@ -191,7 +194,12 @@ def fit_params(
     # More than the largest proof is never asked for, so that a long target refuses nobody.
     operations_min = min(budget, 2 * N_LADDER[-1] ** 3 * ROUNDS_MAX) // 2
     if params.operations < operations_min:
-        raise WorkTooSmall(params, operations_min)
+        raise WorkTooSmall(
+            params,
+            "rate",
+            got=f"{params.operations} operations at n = {params.n}",
+            expected=f">= {operations_min} operations",
+        )
     return params
 
 

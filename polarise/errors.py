@@ -88,6 +88,7 @@ class RejectReason(StrEnum):
     RENTED = "RENTED"
     DECLINED = "DECLINED"
     OCCUPIED = "OCCUPIED"
+    CAPACITY_NOT_SHOWN = "CAPACITY_NOT_SHOWN"
 
 
 class SubnetError(Exception):

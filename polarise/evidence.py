@@ -22,7 +22,7 @@ from pydantic import Field
 from polarise.canonical import JsonValue, canonical_bytes, digest_hex
 from polarise.decode import WireModel, decode_model
 from polarise.errors import ErrorCode, RejectReason, RequestRejected
-from polarise.messages import Position, ProofKind, SizedProof
+from polarise.messages import OpenedPosition, ProofKind, SizedProof
 from polarise.notes import MAX_NOTE_BYTES
 from polarise.rate_average import RateAverage
 from polarise.rented import CountersignedReceipt
@@ -64,7 +64,7 @@ class VerdictRecord(WireModel):
 
 
 class ProofEvidence(SizedProof):
-    """One proof of one device; rates are operations per second for matmul, hashes per second for the proof of work.
+    """One proof of one device; rates are operations per second for matmul, hashes for the proof of work, bytes for memory.
 
     Attributes:
         challenge_id: The validator's name for it.
@@ -78,7 +78,7 @@ class ProofEvidence(SizedProof):
         first_byte_after_ns: First byte of the commitment after the start was sent; for diagnosis.
         last_byte_after_ns: Last byte of it; the work ended before.
         commitment: The miner's signed commitment as received.
-        positions: Tiles drawn from it; empty for a proof of work, which has nothing to open.
+        positions: Tiles or blocks drawn from it; empty for a proof of work, which has nothing to open.
         openings: The miner's answer in wire form; None before it came, after its retention, and for a proof of work.
         openings_digest: SHA-256 of the openings' canonical bytes.
         measured_per_second: What follows from sizes and stamps, for a proof of work the lower bound; 0 when nothing was
@@ -89,6 +89,7 @@ class ProofEvidence(SizedProof):
         rented: What the miner showed instead of a proof; see `polarise.rented`.
         average: The usual rate of its model and kind before this epoch; None where there is none yet, and for a CPU.
         flag: On which side of the band that follows the rate lies; it costs nothing.
+        expected_per_second: What a card of this name should do by the table; None of a CPU, and of a card nobody knows.
     """
 
     challenge_id: str = Field(pattern=r"^[0-9a-f]{32}$")
@@ -102,7 +103,7 @@ class ProofEvidence(SizedProof):
     first_byte_after_ns: Count | None = None
     last_byte_after_ns: Count | None = None
     commitment: SignedStatement | None = None
-    positions: tuple[Position, ...] = ()
+    positions: tuple[OpenedPosition, ...] = ()
     openings: tuple[dict[str, object], ...] | None = None
     openings_digest: Hash | None = None
     measured_per_second: Count = 0
@@ -112,6 +113,7 @@ class ProofEvidence(SizedProof):
     rented: CountersignedReceipt | None = None
     average: RateAverage | None = None
     flag: Literal["DEGRADED", "FAST"] | None = None
+    expected_per_second: Count | None = None
 
 
 class InspectionEvidence(WireModel):
@@ -177,7 +179,7 @@ class TelemetryEvidence(WireModel):
 
 
 class DeviceScore(WireModel):
-    """One device's share in the compute part, with what the next epoch builds on.
+    """One device's share in the compute or the memory part, with what the next epoch builds on.
 
     Attributes:
         device: UUID of the device.
@@ -202,14 +204,14 @@ class PartScore(WireModel):
         name: Which part.
         weight_ppm: Its weight before parts that were left out.
         value_ppm: What it is worth; None when it was left out.
-        measured: Measured figure (promises kept for service); None for compute, which has rates.
+        measured: Measured figure (promises kept for service); None for compute and memory, which have rates.
         claimed: The figure it is compared with.
-        rates: One per kind of proof that was measured; compute only.
+        rates: One per kind of proof that was measured; compute and memory only.
         reasons: Why points are missing.
         message: One sentence for the miner's operator.
         last_ppm: Newest value that was really measured.
-        declines_count: Rounds in a row in which the miner declined to be measured; for compute the most of any device.
-        devices: One per claimed device, and what stands against those that were withdrawn; compute only.
+        declines_count: Rounds in a row in which the miner declined to be measured; where there are devices the most of any.
+        devices: One per claimed device, and what stands against those that were withdrawn; compute and memory only.
         standing: Why the newest inspection, or the newest look at the log, lost points; it stands until the next one.
         smoothed_ppm: Moving average over the rounds in which the part was measured; None when it never was.
     """
@@ -367,18 +369,23 @@ _SCORE_SINCE_2: dict[str, object] = {
         "__all__": {"standing": True, "smoothed_ppm": True, "devices": {"__all__": {"standing": True, "rates": True}}}
     },
 }
+_PROOF_SINCE_3 = ("expected_per_second",)
+_PROOF_SINCE_2 = ("attempt", "started_after_ns", "rented", "average", "flag", *_PROOF_SINCE_3)
 _SINCE_VERSION_2: dict[str, object] = {
     "draw": True,
     "round": True,
     "retention_hours": True,
     "openings_gone": True,
-    "proofs": {"__all__": dict.fromkeys(("attempt", "started_after_ns", "rented", "average", "flag"), True)},
+    "proofs": {"__all__": dict.fromkeys(_PROOF_SINCE_2, True)},
     "previous": _SCORE_SINCE_2,
     "score": _SCORE_SINCE_2,
 }
 
 # Version of a bundle -> what only later ones have.
-_SINCE: dict[int, dict[str, object]] = {1: _SINCE_VERSION_2}
+_SINCE: dict[int, dict[str, object]] = {
+    1: _SINCE_VERSION_2,
+    2: {"proofs": {"__all__": dict.fromkeys(_PROOF_SINCE_3, True)}},
+}
 
 
 def openings_digest(openings: Sequence[dict[str, object]]) -> str:

@@ -31,5 +31,6 @@ FIXES: dict[RejectReason, str] = {
     RejectReason.RENTED: "Nothing is wrong for twelve rounds; then show the device between two leases, so that it can be measured.",
     RejectReason.DECLINED: "Keep the device free for proofs, or claim it no longer: whoever is asked in a round and says 'not now' counts as away.",
     RejectReason.OCCUPIED: "Nothing is wrong for twelve rounds: the device proved for another validator, whose order shows it.",
+    RejectReason.CAPACITY_NOT_SHOWN: "Run `join` again with nothing else on the card: its memory is read far slower than cards of its name read theirs.",
     RejectReason.LOG_GAP: "Let nothing between miner and validator cut answers; run miner and agent unmodified.",
 }

@@ -22,6 +22,8 @@ class DeviceClaim(WireModel):
         matmul_ops_per_second: Claimed rate of the matmul proof, 2·n³ operations a round. A miner claims what it can
             hold: `join` takes 70 % of the measured median on CPUs.
         pow_hashes_per_second: Claimed rate of the proof of work, one SHA-256 compression a hash, likewise.
+        memory_bytes_per_second: Claimed rate at which the memory proof reads memory, likewise; 0 claims none, and then
+            no memory proof is asked for. Entries of before do not have it.
     """
 
     uuid: str = Field(min_length=1, max_length=96)
@@ -30,11 +32,18 @@ class DeviceClaim(WireModel):
     memory_bytes: int = Field(ge=0, lt=2**53)
     matmul_ops_per_second: int = Field(ge=1, lt=2**53)
     pow_hashes_per_second: int = Field(ge=1, lt=2**53)
+    memory_bytes_per_second: int = Field(default=0, ge=0, lt=2**53)
 
     @property
     def rates_text(self) -> str:
-        """Both claims as a person reads them."""
-        return f"{self.matmul_ops_per_second / 1e9:.1f} G operations/s and {self.pow_hashes_per_second / 1e6:.1f} M hashes/s"
+        """All claims as a person reads them."""
+        memory = (
+            f"{self.memory_bytes_per_second / 1e9:.1f} G bytes/s" if self.memory_bytes_per_second else "no bandwidth"
+        )
+        return (
+            f"{self.matmul_ops_per_second / 1e9:.1f} G operations/s, {self.pow_hashes_per_second / 1e6:.1f} M hashes/s "
+            f"and {memory}"
+        )
 
 
 class HardwareClaim(WireModel):

@@ -5,9 +5,19 @@ A model checks shape and type. Whether the host can give what is asked for is th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, StrictInt, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    StrictInt,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from polarise.decode import WireModel
 from polarise.quantities import parse_size
@@ -241,9 +251,26 @@ class PowSizes(WireModel):
     slot: Size
 
 
-ProofKind = Literal["pow", "matmul"]
+class MemorySizes(WireModel):
+    """Sizes of a memory proof; the bounds that make sense are those of `challenges.memory_messages`.
 
-_SIZES: dict[str, type[MatmulSizes | PowSizes]] = {"pow": PowSizes, "matmul": MatmulSizes}
+    Attributes:
+        blocks: How much memory is filled, in blocks of 64 KiB.
+        hashes: Hashes one after another for each unit of 32 bytes.
+        passes: How often all of it is read.
+        openings: How many blocks will be opened.
+    """
+
+    blocks: Size
+    hashes: Size
+    passes: Size
+    openings: Size
+
+
+ProofKind = Literal["pow", "matmul", "memory"]
+ProofSizes = PowSizes | MatmulSizes | MemorySizes
+
+_SIZES: dict[str, type[ProofSizes]] = {"pow": PowSizes, "matmul": MatmulSizes, "memory": MemorySizes}
 
 
 class SizedProof(WireModel):
@@ -255,7 +282,7 @@ class SizedProof(WireModel):
     """
 
     kind: ProofKind
-    sizes: PowSizes | MatmulSizes
+    sizes: ProofSizes
 
     @field_validator("sizes", mode="before")
     @classmethod
@@ -265,16 +292,39 @@ class SizedProof(WireModel):
         return value if model is None else model.model_validate(value, strict=True)
 
 
+class MemoryFill(WireModel):
+    """What a device's memory is filled from, beside who both are: the inputs of `challenges.draw.fill_seed`.
+
+    Attributes:
+        epoch: The validator's epoch number.
+        beacon: Public randomness of the epoch, 64 hex digits.
+        nonce: The validator's fill nonce of this device, 64 hex digits; the nonce that starts the clock is another.
+    """
+
+    epoch: int = Field(ge=0, lt=2**53)
+    beacon: str = Field(pattern=r"^[0-9a-f]{64}$")
+    nonce: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
 class PrepareRequest(SizedProof):
     """POST /challenge/prepare: get ready for one proof; nothing is timed yet.
 
     Attributes:
         challenge_id: The validator's name for this proof, 32 hex digits, used once.
         device: UUID of the device that has to prove.
+        fill: What to fill the memory from; with a memory proof, and with no other.
     """
 
     challenge_id: str = Field(pattern=r"^[0-9a-f]{32}$")
     device: str = Field(max_length=96)
+    fill: MemoryFill | None = None
+
+    @model_validator(mode="after")
+    def _filled(self) -> PrepareRequest:
+        """Refuse a memory that is filled from nothing, and a seed that fills nothing."""
+        if (self.kind == "memory") != (self.fill is not None):
+            raise ValueError("fill comes with a memory proof, and with no other")
+        return self
 
 
 class PrepareAnswer(WireModel):
@@ -312,8 +362,8 @@ class CommitmentBody(WireModel):
         challenge_id: As prepared.
         device: UUID of the device that proved.
         seed: The seed the miner worked from, 64 hex digits.
-        proof: The proof's own commitment, decoded by `challenges`: for matmul ``roots``, one Merkle root per round, for
-            the proof of work ``nonces``, which are the whole proof. Its kind is bound by the seed.
+        proof: The proof's own commitment, decoded by `challenges`: for matmul and memory ``roots``, one Merkle root per
+            round or pass, for the proof of work ``nonces``, which are the whole proof. Its kind is bound by the seed.
     """
 
     challenge_id: str = Field(pattern=r"^[0-9a-f]{32}$")
@@ -342,16 +392,52 @@ class Position(WireModel):
     tile_row: int = Field(ge=0)
     tile_column: int = Field(ge=0)
 
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The coordinates in the order of the bounds they were drawn within."""
+        return self.round_index, self.tile_row, self.tile_column
+
+
+class BlockPosition(WireModel):
+    """One block of memory in one pass, both 0-based."""
+
+    pass_index: int = Field(ge=0)
+    block: int = Field(ge=0)
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The coordinates in the order of the bounds they were drawn within."""
+        return self.pass_index, self.block
+
+
+def _place_tag(value: object) -> str:
+    """Say which of the two an object or a model means; an object of neither is held against the older one."""
+    names = value if isinstance(value, dict) else getattr(type(value), "model_fields", {})
+    return "block" if "pass_index" in names else "tile"
+
+
+OpenedPosition = Annotated[
+    Annotated[Position, Tag("tile")] | Annotated[BlockPosition, Tag("block")], Discriminator(_place_tag)
+]
+
+
+def position_of(numbers: Sequence[int]) -> OpenedPosition:
+    """Return a drawn position as it travels: three numbers are a tile, two a block."""
+    if len(numbers) == len(BlockPosition.model_fields):
+        return BlockPosition(pass_index=numbers[0], block=numbers[1])
+    round_index, row, column = numbers
+    return Position(round_index=round_index, tile_row=row, tile_column=column)
+
 
 class OpenRequest(WireModel):
-    """POST /challenge/open: which tiles of a matmul proof to show; a proof of work has nothing to open."""
+    """POST /challenge/open: which tiles of a matmul proof, or blocks of memory, to show; a proof of work has neither."""
 
     challenge_id: str = Field(pattern=r"^[0-9a-f]{32}$")
-    positions: tuple[Position, ...] = Field(min_length=1, max_length=256)
+    positions: tuple[OpenedPosition, ...] = Field(min_length=1, max_length=256)
 
 
 class OpenAnswer(WireModel):
-    """200 of POST /challenge/open; each opening is decoded by `challenges.matmul`."""
+    """200 of POST /challenge/open; each opening is decoded by `challenges.matmul` or `challenges.memory`."""
 
     status: Literal["success"] = "success"
     openings: tuple[dict[str, object], ...] = Field(max_length=256)

@@ -98,7 +98,9 @@ def lost_points(score: ScoreRecord) -> list[LostPoints]:
 
 def standing_text(score: ScoreRecord, part: PartScore) -> str:
     """Return in words what stands of earlier rounds in a part; empty where there is nothing."""
-    left_out = {"compute": score.undrawn_count, "service": score.uninspected_count}.get(part.name, 0)
+    left_out = {"compute": score.undrawn_count, "memory": score.undrawn_count, "service": score.uninspected_count}.get(
+        part.name, 0
+    )
     words = []
     if left_out:
         epochs = "1 epoch" if left_out == 1 else f"{left_out} epochs"

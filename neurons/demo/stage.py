@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from neurons.demo.market import Guest, Market
 from neurons.demo.narrator import Narrator
 from neurons.demo.process import Daemon
+from neurons.miner.hardware import CLAIM_FIELDS
 from polarise.errors import ConfigError, RejectReason
 from polarise.hardware import HardwareClaim
 
@@ -156,13 +157,7 @@ def _watch(validator: Daemon, guest: Guest, cheat: Cheat) -> Outcome:
 
 def _claim(hardware: HardwareClaim, percent: int) -> HardwareClaim:
     devices = tuple(
-        device.model_copy(
-            update={
-                name: getattr(device, name) * percent // 100
-                for name in ("matmul_ops_per_second", "pow_hashes_per_second")
-                if hasattr(device, name)
-            }
-        )
+        device.model_copy(update={name: getattr(device, name) * percent // 100 for name in CLAIM_FIELDS.values()})
         for device in hardware.devices
     )
     return hardware.model_copy(update={"devices": devices})

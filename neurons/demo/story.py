@@ -90,6 +90,7 @@ def _play(market: Market, narrator: Narrator, acts: tuple[Cheat, ...]) -> tuple[
             device=device.uuid,
             claimed_matmul_ops_per_second=device.matmul_ops_per_second,
             claimed_pow_hashes_per_second=device.pow_hashes_per_second,
+            claimed_memory_bytes_per_second=device.memory_bytes_per_second,
         )
     validator = market.start_validator()
     narrator.step(
@@ -192,6 +193,9 @@ def _proof_sent(event: Event) -> str:
         return "proof sent"
     if event.get("kind") == "pow":
         return f"proof of work sent: {sizes.get('shares')} shares of {sizes.get('difficulty')} hashes each"
+    if event.get("kind") == "memory":
+        mebibytes = int(str(sizes.get("blocks"))) // 16
+        return f"memory proof sent: {mebibytes} MiB, filled before the clock, are read {sizes.get('passes')} times"
     return f"proof sent: matmul of {sizes.get('n')} x {sizes.get('n')}, {sizes.get('rounds')} chained rounds"
 
 
@@ -203,6 +207,11 @@ def _proof_verified(event: Event) -> str:
             f"proof of work {took}: {event.get('shares')} shares hashed, measured at least {measured / 1e6:.1f} of "
             f"claimed {claimed / 1e6:.1f} M hashes/s"
         )
+    if event.get("kind") == "memory":
+        return (
+            f"memory proof {took}: {event.get('openings')} blocks made anew, measured {measured / 1e9:.1f} of claimed "
+            f"{claimed / 1e9:.1f} G bytes/s"
+        )
     return (
         f"proof {took}: {event.get('openings')} tiles recomputed, measured {measured / 1e9:.1f} of claimed "
         f"{claimed / 1e9:.1f} G operations/s"
@@ -210,7 +219,7 @@ def _proof_verified(event: Event) -> str:
 
 
 def _proof_name(event: Event) -> str:
-    return "proof of work" if event.get("kind") == "pow" else "proof"
+    return {"pow": "proof of work", "memory": "memory proof"}.get(str(event.get("kind")), "proof")
 
 
 _TELLERS: dict[str, Callable[[Event], str]] = {

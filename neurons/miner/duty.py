@@ -1,7 +1,8 @@
 """How much of the last hour a device has spent on proofs, and when it may begin the next one.
 
 Rules:
-- What counts is the time from a challenge's start to its commitment, or to its failure, over all validators together.
+- What counts is the time from a challenge's start to its commitment, or to its failure, and that of filling memory before,
+  over all validators together.
 - The hour slides: work leaves it millisecond by millisecond. What a clock that was set back puts into the future is left
   out.
 - A proof that has begun is finished: one may carry a device beyond its share.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import itertools
 import statistics
 import time
@@ -9,9 +11,12 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 from challenges.draw import ChallengeKind
+from challenges.hardware import HardwareTable
 from challenges.matmul_messages import MatmulParams
+from challenges.memory_fit import fit_cpu_memory_params, fit_gpu_memory_params
+from challenges.memory_messages import MemoryParams
 from challenges.pow_messages import PowParams
-from challenges.proofs import ProofParams
+from challenges.proofs import ProofParams, can_prove
 from challenges.timing import fit_params, fit_pow_params, rate_per_second
 from neurons.miner.solver import SolverProcess
 from polarise.hardware import CPU_DEVICE, DeviceClaim
@@ -26,13 +31,19 @@ MATMUL_PROBE = MatmulParams(n=1024, rounds=8)
 # Half a second each: hashes need no large matrices to show their rate, and 2,000 shares tell it to 2 %.
 POW_PROOFS_PER_SECOND = 2
 POW_PROBE = PowParams(shares=2000, difficulty=256)
+# What memory is filled from that nobody else will check.
+MEASURING_FILL_SEED = bytes(32)
 # A miner claims what it can hold: a CPU is shared with whatever else runs, a GPU is not.
 CPU_CLAIM_PERCENT = 70
 GPU_CLAIM_PERCENT = 90
 
 # In which field of a claim the rate of each kind stands.
 CLAIM_FIELDS: Mapping[ChallengeKind, str] = MappingProxyType(
-    {ChallengeKind.MATMUL: "matmul_ops_per_second", ChallengeKind.POW: "pow_hashes_per_second"}
+    {
+        ChallengeKind.MATMUL: "matmul_ops_per_second",
+        ChallengeKind.POW: "pow_hashes_per_second",
+        ChallengeKind.MEMORY: "memory_bytes_per_second",
+    }
 )
 
 
@@ -80,7 +91,7 @@ def measure_devices(
     *,
     start_solver: Callable[[], SolverProcess] = SolverProcess,
 ) -> tuple[DeviceClaim, ...]:
-    """Measure every device with both proofs, one after the other, and return what can be claimed.
+    """Measure every device with all proofs, one after the other, and return what can be claimed.
 
     Args:
         detected: The devices, in the order of `detect_devices`.
@@ -110,12 +121,19 @@ def claimable_rate(
         kind: One of `CLAIM_FIELDS`.
         start_solver: Makes a solver process.
 
+    Returns:
+        The claim, at least 1; 0 where this software cannot prove the kind on the device, so that nothing is claimed.
+
     Raises:
         SolverFailed: The device could not prove.
     """
-    probe, fit = _PROBES[kind]
+    name = device_name(device, index)
+    if not can_prove(kind, name):
+        return 0
+    fit = _FITS[kind]
     percent = CPU_CLAIM_PERCENT if device.kind == "cpu" else GPU_CLAIM_PERCENT
-    return max(1, _measured_rate(start_solver, device_name(device, index), probe, fit) * percent // 100)
+    probe = _PROBES.get(kind) or fit(device, 1)
+    return max(1, _measured_rate(start_solver, name, probe, functools.partial(fit, device)) * percent // 100)
 
 
 def device_name(device: DeviceClaim, index: int) -> str:
@@ -123,20 +141,35 @@ def device_name(device: DeviceClaim, index: int) -> str:
     return "cpu" if device.kind == "cpu" else f"cuda:{index}"
 
 
-def _half_second_of_hashes(rate: int) -> PowParams:
+def _half_second_of_hashes(_device: DeviceClaim, rate: int) -> PowParams:
     return fit_pow_params(max(rate // POW_PROOFS_PER_SECOND, 1), SECONDS_EACH)
 
 
-def _second_of_products(rate: int) -> MatmulParams:
+def _second_of_products(_device: DeviceClaim, rate: int) -> MatmulParams:
     return fit_params(rate, SECONDS_EACH)
 
 
-# A short proof of each kind, and its rate -> sizes like those a validator asks for.
-_PROBES: Mapping[ChallengeKind, tuple[ProofParams, Callable[[int], ProofParams]]] = MappingProxyType(
+def _seconds_of_passes(device: DeviceClaim, rate: int) -> MemoryParams:
+    """Return passes over all that a proof fills, of units that are cheap to make: reading is measured, and not making."""
+    if device.kind == "cpu":
+        params = fit_cpu_memory_params(rate, SECONDS_EACH, memory_bytes=device.memory_bytes)
+    else:
+        model = HardwareTable.load().find(device.name)
+        params = fit_gpu_memory_params(model, device.memory_bytes, rate, SECONDS_EACH)
+    return dataclasses.replace(params, hashes=1)
+
+
+# A device and its rate -> sizes like those a validator asks for.
+_FITS: Mapping[ChallengeKind, Callable[[DeviceClaim, int], ProofParams]] = MappingProxyType(
     {
-        ChallengeKind.MATMUL: (MATMUL_PROBE, _second_of_products),
-        ChallengeKind.POW: (POW_PROBE, _half_second_of_hashes),
+        ChallengeKind.MATMUL: _second_of_products,
+        ChallengeKind.POW: _half_second_of_hashes,
+        ChallengeKind.MEMORY: _seconds_of_passes,
     }
+)
+# A short proof to begin with; of memory it is the shortest that such sizes can have.
+_PROBES: Mapping[ChallengeKind, ProofParams] = MappingProxyType(
+    {ChallengeKind.MATMUL: MATMUL_PROBE, ChallengeKind.POW: POW_PROBE}
 )
 
 
@@ -181,7 +214,7 @@ def _measured_rate(
     numbers = itertools.count()
 
     def rate_of(params: ProofParams) -> int:
-        solver.prepare(device, params)
+        solver.prepare(device, params, MEASURING_FILL_SEED if isinstance(params, MemoryParams) else b"")
         return _rate(solver, params, next(numbers))
 
     try:

@@ -1,7 +1,8 @@
 """Answers challenges: prepare, start (whose answer is the signed commitment), open; each once, in this order.
 
 Rules:
-- Every kind of proof takes the same way. One that has nothing to open, the proof of work, ends with its commitment.
+- Every kind of proof takes the same way. One that has nothing to open, the proof of work, ends with its commitment. A memory
+  is filled while it is prepared; that is no part of the proof's time, and counts for the device's share of an hour.
 - A device proves one thing at a time; devices prove at the same time, each with a solver of its own.
 - Another validator's challenge for a busy device is answered 429 and costs nothing. The same validator's ends its earlier
   one: it has begun its round again, and nobody waits for the old answer.
@@ -9,7 +10,7 @@ Rules:
 - A GPU in a tenant's hands is never proven; what shows that it is rented is the answer (`rented`). Whoever prepares says so
   first and looks for a lease then, and `allocate` looks the other way round: no device is in two hands.
 - Only the validator that prepared a challenge may go on with it.
-- The seed is derived here from what the validator sent and from who both are, so that no answer fits another miner.
+- Seeds are derived here from what the validator sent and from who both are, so that no answer fits another miner.
 - A solver lives from prepare to the last answer of its proof, or to its deadline; then it is killed and its memory is
   free.
 - Between start and commitment no device waits for another, nor for the disk: notes are written, and solvers are ended,
@@ -23,7 +24,10 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from challenges.draw import ChallengeKind, SeedInputs
+from challenges.draw import fill_seed as derive_fill_seed
 from challenges.draw import seed as derive_seed
+from challenges.memory_fit import CPU_MEMORY_BYTES
+from challenges.memory_messages import MemoryParams
 from challenges.proofs import ProofParams, bounds_of, kind_of, read_params
 from neurons.base.threads import DaemonThreads
 from neurons.miner.duty import WINDOW_MS, Work, cap_ms, wait_ms
@@ -102,6 +106,10 @@ class ChallengeHandler:
         params = _params(request)
         _refuse_too_large(params, self._devices[index])
         running = RunningProof(request.challenge_id, validator_key, request.device, index, params)
+        if request.fill is not None:
+            fill = request.fill
+            inputs = self._seed_inputs(running, epoch=fill.epoch, beacon=fill.beacon, nonce=fill.nonce)
+            running.fill_seed = derive_fill_seed(inputs)
         earlier = self._proving.claim(running)
         if earlier is not None:
             self._give_back(earlier, "failed: superseded by a later challenge of the same validator")
@@ -132,19 +140,8 @@ class ChallengeHandler:
             running, Step.READY, Step.SOLVING, "the challenge is not ready, or was started before"
         )
         running.began_unix_ms, running.began_ns = self._clock.wall_unix_ms(), self._clock.monotonic_ns()
-        seed = derive_seed(
-            SeedInputs(
-                kind=kind_of(running.params),
-                params=running.params.encode(),
-                epoch=request.epoch,
-                beacon=bytes.fromhex(request.beacon),
-                validator_key=bytes.fromhex(validator_key),
-                nonce=bytes.fromhex(request.nonce),
-                miner_key=bytes.fromhex(self._identity.public_key),
-                device_uuid=running.device,
-                device_index=running.device_index,
-            )
-        )
+        inputs = self._seed_inputs(running, epoch=request.epoch, beacon=request.beacon, nonce=request.nonce)
+        seed = derive_seed(inputs)
         try:
             proof = solver.solve(seed, self._proof_seconds_max)
         except SolverFailed as err:
@@ -162,7 +159,7 @@ class ChallengeHandler:
         return statement
 
     def open(self, request: OpenRequest, validator_key: str) -> list[dict[str, object]]:
-        """Show the tiles that were asked for, once; the solver ends with it.
+        """Show the tiles or blocks that were asked for, once; the solver ends with it.
 
         Raises:
             RequestRejected: NOT_FOUND (404), CONFLICT (409) before the commitment and for a proof that has no openings,
@@ -170,9 +167,9 @@ class ChallengeHandler:
         """
         self._refuse_without_openings(request.challenge_id, validator_key)
         running = self._proving.find(request.challenge_id, validator_key)
-        positions = [(p.round_index, p.tile_row, p.tile_column) for p in request.positions]
+        positions = [position.numbers for position in request.positions]
         bounds = bounds_of(running.params)
-        if any(number >= bound for position in positions for number, bound in zip(position, bounds, strict=True)):
+        if not all(_is_within(position, bounds) for position in positions):
             raise RequestRejected(
                 ErrorCode.INVALID_FIELD,
                 f"a position is outside the proof of {bounds}",
@@ -202,6 +199,19 @@ class ChallengeHandler:
 
     def __exit__(self, *_error: object) -> None:
         self.close()
+
+    def _seed_inputs(self, running: RunningProof, *, epoch: int, beacon: str, nonce: str) -> SeedInputs:
+        return SeedInputs(
+            kind=kind_of(running.params),
+            params=running.params.encode(),
+            epoch=epoch,
+            beacon=bytes.fromhex(beacon),
+            validator_key=bytes.fromhex(running.validator_key),
+            nonce=bytes.fromhex(nonce),
+            miner_key=bytes.fromhex(self._identity.public_key),
+            device_uuid=running.device,
+            device_index=running.device_index,
+        )
 
     def _shown_lease(self, running: RunningProof) -> CountersignedReceipt | None:
         return self._rented.shown(running.device)
@@ -239,11 +249,21 @@ class ChallengeHandler:
             raise
         self._proving.set_timer(running, 2 * self._proof_seconds_max, self._expire)
         try:
-            device = self._devices[running.device_index]
-            solver.prepare(device_name(device, running.device_index), running.params)
+            self._get_ready(running, solver)
         except SolverFailed as err:
             raise self._failed(running, err, "the solver could not start") from err
         self._proving.go_on(running, Step.PREPARING, Step.READY, "the challenge was prepared before")
+
+    def _get_ready(self, running: RunningProof, solver: SolverProcess) -> None:
+        """Let a solver allocate and warm up; filling memory is work, however it ends."""
+        began_unix_ms, began_ns = self._clock.wall_unix_ms(), self._clock.monotonic_ns()
+        try:
+            name = device_name(self._devices[running.device_index], running.device_index)
+            solver.prepare(name, running.params, running.fill_seed)
+        finally:
+            if running.fill_seed:
+                work_ms = (self._clock.monotonic_ns() - began_ns) // 1_000_000
+                self._note(running, "prepared", Work(running.device, began_unix_ms, work_ms))
 
     def _commit(self, running: RunningProof) -> None:
         """Let the device go where nothing is to be opened: the validator may ask for its next proof at once."""
@@ -344,11 +364,20 @@ def _params(request: PrepareRequest) -> ProofParams:
 
 
 def _refuse_too_large(params: ProofParams, device: DeviceClaim) -> None:
-    if 0 < device.memory_bytes < params.memory_bytes:
+    has_bytes = device.memory_bytes
+    if isinstance(params, MemoryParams) and device.kind == "cpu":
+        # The rest of a host's memory is for its tenants.
+        has_bytes = min(has_bytes, CPU_MEMORY_BYTES) or CPU_MEMORY_BYTES
+    if 0 < has_bytes < params.memory_bytes:
         raise RequestRejected(
             ErrorCode.INVALID_FIELD,
-            f"the proof takes {params.memory_bytes} bytes, the device has {device.memory_bytes}",
-            hint="choose a smaller n",
+            f"the proof takes {params.memory_bytes} bytes, the device has {has_bytes} for it",
+            hint="choose smaller sizes",
             field="sizes",
             status=422,
         )
+
+
+def _is_within(position: tuple[int, ...], bounds: tuple[int, ...]) -> bool:
+    """Whether a position is one of this proof, and of its kind."""
+    return len(position) == len(bounds) and all(number < bound for number, bound in zip(position, bounds, strict=True))

@@ -38,6 +38,7 @@ class RunningProof:
         device: UUID of the device.
         device_index: Its place in the registry entry.
         params: What is asked for.
+        fill_seed: What the memory of a memory proof is filled from; empty for other kinds.
         step: How far it is.
         solver: Its process; None before it is started.
         timer: Ends it when the validator does not go on.
@@ -50,6 +51,7 @@ class RunningProof:
     device: str
     device_index: int
     params: ProofParams
+    fill_seed: bytes = b""
     step: Step = Step.PREPARING
     solver: SolverProcess | None = None
     timer: threading.Timer | None = None

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from challenges.draw import ChallengeKind
 from challenges.hardware import GpuModel, HardwareTable
 from challenges.matmul_messages import MatmulParams
 from challenges.timing import PPM, fit_params
@@ -141,6 +142,7 @@ def _expected(device: DeviceClaim, model: GpuModel) -> DeviceClaim:
     rates = {
         "matmul_ops_per_second": model.matmul_rate_expected,
         "pow_hashes_per_second": model.pow_rate_expected,
+        "memory_bytes_per_second": model.memory_rate_expected,
     }
     return device.model_copy(update=rates)
 
@@ -192,7 +194,8 @@ def _report(
     own = tuple(trial for trial in trials if trial.subject == subject)
     if subject.device.uuid in rented:
         return DeviceReport(subject, (), RENTED, ())
-    return DeviceReport(subject, own, None, (*_weakest(own), *_memory_note(own, seconds), *notes))
+    limits = (*_weakest(own), *_memory_note(own, seconds), *_unclaimed(subject, own), *notes)
+    return DeviceReport(subject, own, None, limits)
 
 
 def _weakest(trials: tuple[Trial, ...]) -> tuple[str, ...]:
@@ -202,6 +205,14 @@ def _weakest(trials: tuple[Trial, ...]) -> tuple[str, ...]:
         return ()
     ratio_ppm, kind = min(rates)
     return (f"its weakest proof counts: {kind.value}, at {ratio_ppm / PPM:.2f} of the claim",)
+
+
+def _unclaimed(subject: Subject, trials: tuple[Trial, ...]) -> tuple[str, ...]:
+    """Say where an entry claims no bandwidth of a device that could prove one."""
+    is_provable = any(trial.kind is ChallengeKind.MEMORY and trial.is_passed for trial in trials)
+    if subject.basis is Basis.ENTRY and is_provable and not subject.device.memory_bytes_per_second:
+        return ("it claims no bandwidth, so that its memory is not measured: `join` again to claim one",)
+    return ()
 
 
 def _memory_note(trials: tuple[Trial, ...], seconds: int) -> tuple[str, ...]:

@@ -13,7 +13,11 @@ from neurons.miner.trials import NAMES
 from polarise.fixes import FIXES
 
 # Factor and unit in which a person reads a rate.
-_UNITS = {ChallengeKind.POW: (10**6, "M hashes/s"), ChallengeKind.MATMUL: (10**9, "G operations/s")}
+_UNITS = {
+    ChallengeKind.POW: (10**6, "M hashes/s"),
+    ChallengeKind.MATMUL: (10**9, "G operations/s"),
+    ChallengeKind.MEMORY: (10**9, "G bytes/s"),
+}
 
 
 def is_passed(reports: Sequence[DeviceReport]) -> bool:

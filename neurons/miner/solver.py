@@ -27,6 +27,8 @@ Provers = Callable[[ProofParams, str], Prover]
 
 SOLVER_COMMAND = (sys.executable, "-m", "neurons.miner.solver")
 READY_SECONDS = 60
+# A memory is filled before it is ready; a validator waits as long.
+FILL_SECONDS = 90
 OPEN_SECONDS = 5
 # Of a process whose pipe has ended already.
 ENDING_SECONDS = 1.0
@@ -62,14 +64,19 @@ class SolverProcess:
         """Process id on this host."""
         return self._process.pid
 
-    def prepare(self, device: str, params: ProofParams) -> None:
-        """Import, allocate and warm up.
+    def prepare(self, device: str, params: ProofParams, fill_seed: bytes = b"") -> None:
+        """Import, allocate and warm up, or fill the memory.
+
+        Args:
+            device: ``cpu`` or ``cuda:N``.
+            params: Kind and sizes.
+            fill_seed: What a memory proof fills from, 32 bytes.
 
         Raises:
             SolverFailed: It could not.
         """
-        wanted = {"kind": kind_of(params).value, "sizes": sizes_of(params)}
-        self._ask({"op": "prepare", "device": device, **wanted}, READY_SECONDS)
+        wanted = {"kind": kind_of(params).value, "sizes": sizes_of(params), "fill_seed": fill_seed.hex()}
+        self._ask({"op": "prepare", "device": device, **wanted}, FILL_SECONDS if fill_seed else READY_SECONDS)
 
     def solve(self, seed: bytes, deadline_seconds: float) -> dict[str, object]:
         """Do the proof and return its commitment in wire form.
@@ -183,7 +190,7 @@ class _Solver:
     def _prepare(self, request: dict[str, object]) -> dict[str, object]:
         params = read_params(ChallengeKind(str(request["kind"])), _mapping(request["sizes"]))
         self._prover = self._open_prover(params, str(request["device"]))
-        self._prover.prepare()
+        self._prover.prepare(bytes.fromhex(str(request["fill_seed"])))
         return {"ready": True}
 
     def _solve(self, seed: bytes) -> dict[str, object]:

@@ -16,6 +16,13 @@ from challenges.draw import ChallengeKind, draw_positions
 from challenges.hardware import HardwareTable
 from challenges.matmul import MatmulCommitment, check_openings, check_roots_shape, openings_from_wire
 from challenges.matmul_messages import MatmulParams
+from challenges.memory import (
+    MemoryCommitment,
+    MemoryParams,
+    block_openings_from_wire,
+    check_block_openings,
+    check_pass_roots,
+)
 from challenges.pow import PowCommitment, check_shares
 from challenges.pow_messages import PowParams
 from challenges.proofs import ProofParams, kind_of
@@ -111,6 +118,7 @@ class Attempt:
     solver: SolverProcess | None = None
     failure: Failure | None = None
     _seed: bytes = field(default_factory=lambda: secrets.token_bytes(32))
+    _fill_seed: bytes = field(default_factory=lambda: secrets.token_bytes(32))
     _proof: dict[str, object] | None = None
     _positions: tuple[tuple[int, ...], ...] = ()
     _openings: list[dict[str, object]] | None = None
@@ -123,7 +131,8 @@ class Attempt:
             SolverFailed: It could not.
         """
         self.solver = solver
-        solver.prepare(device_name(self.subject.device, self.subject.index), self.params)
+        name = device_name(self.subject.device, self.subject.index)
+        solver.prepare(name, self.params, self._fill_seed if isinstance(self.params, MemoryParams) else b"")
 
     def solve(self, deadline_seconds: float) -> None:
         """Do the work, and take its time.
@@ -142,9 +151,13 @@ class Attempt:
             SolverFailed: It could not.
             ProofRejected: The commitment has not the form of its kind.
         """
-        if not isinstance(self.params, MatmulParams):
-            return
-        check_roots_shape(self.params, MatmulCommitment.from_wire(self._proof))
+        match self.params:
+            case PowParams():
+                return
+            case MatmulParams() as params:
+                check_roots_shape(params, MatmulCommitment.from_wire(self._proof))
+            case MemoryParams() as params:
+                check_pass_roots(params, MemoryCommitment.from_wire(self._proof))
         self._positions = draw_positions(
             secrets.token_bytes(32),
             self.subject.device.uuid,
@@ -191,6 +204,10 @@ class Attempt:
                 check_openings(params, self._seed, commitment, self._positions, openings)
             case PowParams() as params:
                 check_shares(params, self._seed, PowCommitment.from_wire(self._proof))
+            case MemoryParams() as params:
+                roots = MemoryCommitment.from_wire(self._proof)
+                blocks = block_openings_from_wire(params, self._openings)
+                check_block_openings(params, self._fill_seed, self._seed, roots, self._positions, blocks)
 
     def _measured(self) -> int:
         if isinstance(self.params, PowParams):

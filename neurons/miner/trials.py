@@ -1,9 +1,11 @@
 """All proofs of a node against itself, in the order that tells most.
 
 Rules:
-- First each kind on each device alone with small sizes: what cannot work at all is found in a second.
+- First each kind on each device alone with small sizes: what cannot work at all is found in a second. A kind that a device
+  has no solver for is left out.
 - Then each kind with the sizes that a validator would ask of the claim, on all devices at once, as in its round: devices
   that share a power supply or processors show it.
+- What is not claimed is not asked for in real sizes, as in a round.
 - Checks begin when no device works any more. A solver that fails ends its own trial, and no other.
 """
 
@@ -16,21 +18,31 @@ from types import MappingProxyType
 from challenges.draw import ChallengeKind
 from challenges.hardware import HardwareTable
 from challenges.matmul_messages import MatmulParams
+from challenges.memory_fit import fit_cpu_memory_params, fit_gpu_memory_params
+from challenges.memory_messages import MemoryParams
 from challenges.pow_messages import PowParams
-from challenges.proofs import ProofParams, kind_of
+from challenges.proofs import ProofParams, can_prove, kind_of
 from challenges.timing import WorkTooSmall, fit_params, fit_pow_params
 from neurons.miner.failure import failure_of, failure_of_proof
-from neurons.miner.hardware import CLAIM_FIELDS, claimable_rate
+from neurons.miner.hardware import CLAIM_FIELDS, claimable_rate, device_name
 from neurons.miner.solver import SolverFailed, SolverProcess
 from neurons.miner.trial import Attempt, Basis, Size, Subject, Trial
 from polarise.errors import ProofRejected
 
 # In the order in which a validator asks; with the sizes of the small trial.
 SMALL: Mapping[ChallengeKind, ProofParams] = MappingProxyType(
-    {ChallengeKind.POW: PowParams(shares=64, difficulty=256), ChallengeKind.MATMUL: MatmulParams(n=256, rounds=2)}
+    {
+        ChallengeKind.POW: PowParams(shares=64, difficulty=256),
+        ChallengeKind.MATMUL: MatmulParams(n=256, rounds=2),
+        ChallengeKind.MEMORY: MemoryParams(blocks=16, hashes=1, passes=2, openings=8),
+    }
 )
 NAMES: Mapping[ChallengeKind, str] = MappingProxyType(
-    {ChallengeKind.POW: "proof of work", ChallengeKind.MATMUL: "matmul proof"}
+    {
+        ChallengeKind.POW: "proof of work",
+        ChallengeKind.MATMUL: "matmul proof",
+        ChallengeKind.MEMORY: "memory proof",
+    }
 )
 TICK_SECONDS = 0.5
 TELL_EVERY_TICKS = 10
@@ -69,8 +81,10 @@ class TrialRunner:
         """Run the small trials one by one, then the real ones of each kind on all devices at once."""
         trials: list[Trial] = []
         for subject in subjects:
-            for params in SMALL.values():
-                trials += self._together([Attempt(subject, params, Size.SMALL)])
+            name = device_name(subject.device, subject.index)
+            for kind, params in SMALL.items():
+                if can_prove(kind, name):
+                    trials += self._together([Attempt(subject, params, Size.SMALL)])
         for kind in SMALL:
             attempts: list[Attempt] = []
             # What fails at small sizes has been told, and would only fail later.
@@ -78,19 +92,21 @@ class TrialRunner:
                 made = self._real(subject, kind)
                 if isinstance(made, Trial):
                     trials.append(made)
-                else:
+                elif made is not None:
                     attempts.append(made)
             trials += self._together(attempts)
         return trials
 
-    def _real(self, subject: Subject, kind: ChallengeKind) -> Attempt | Trial:
-        """Choose the sizes that a validator would ask for, or say why it would ask for nothing."""
+    def _real(self, subject: Subject, kind: ChallengeKind) -> Attempt | Trial | None:
+        """Choose the sizes that a validator would ask for, or say why it would not; None where nothing is claimed."""
         device = subject.device
         claimed = int(getattr(device, CLAIM_FIELDS[kind]))
         try:
             if subject.basis is Basis.MEASURED:
                 self._on_progress(f"{device.name} ({device.uuid}): {NAMES[kind]}, measured as join does it")
                 claimed = claimable_rate(device, subject.index, kind, self._start_solver)
+            if not claimed:
+                return None
             params = self._fitted(kind, subject, claimed)
         except SolverFailed as err:
             return Trial(subject, kind, Size.REAL, None, claimed, failure=failure_of(str(err), device))
@@ -101,7 +117,13 @@ class TrialRunner:
     def _fitted(self, kind: ChallengeKind, subject: Subject, claimed: int) -> ProofParams:
         if kind is ChallengeKind.POW:
             return fit_pow_params(claimed, self._seconds, slot=subject.index)
-        return fit_params(claimed, self._seconds, memory_bytes=subject.device.memory_bytes or None)
+        memory_bytes = subject.device.memory_bytes
+        if kind is ChallengeKind.MATMUL:
+            return fit_params(claimed, self._seconds, memory_bytes=memory_bytes or None)
+        if subject.device.kind == "cpu":
+            return fit_cpu_memory_params(claimed, self._seconds, memory_bytes=memory_bytes)
+        model = self._hardware.find(subject.device.name)
+        return fit_gpu_memory_params(model, memory_bytes, claimed, self._seconds)
 
     def _together(self, attempts: Sequence[Attempt]) -> Iterator[Trial]:
         if not attempts:

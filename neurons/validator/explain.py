@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from neurons.validator.metrics import StoredScore
 from neurons.validator.scoring import ACCEPTABLE_PPM, DECLINES_NEUTRAL, GATE_REASONS, effective_weights, points
+from neurons.validator.verification import UNITS
 from polarise.errors import RejectReason
 from polarise.evidence import KindRate, PartScore, ScoreRecord
 from polarise.fixes import FIXES
@@ -124,10 +125,9 @@ def _measured_text(part: PartScore) -> str:
 
 
 def _rate_text(rate: KindRate) -> str:
-    unit = "hashes/s" if rate.kind == "pow" else "operations/s"
     scale, prefix = next((step for step in _SCALES if rate.claimed_per_second >= step[0]), (1, ""))
     measured, claimed = (f"{value / scale:.1f}" for value in (rate.measured_per_second, rate.claimed_per_second))
-    return f"{rate.kind}: {measured} of {claimed} {prefix}{unit}"
+    return f"{rate.kind}: {measured} of {claimed} {prefix}{UNITS[rate.kind]}"
 
 
 def _smoothing_line(score: ScoreRecord, raw_ppm: int) -> Loss:

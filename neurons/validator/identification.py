@@ -22,7 +22,11 @@ from polarise.registry import open_entry
 
 NAME_CHARS = 60
 CANDIDATES_SHOWN = 4
-_FIGURES = {ChallengeKind.POW: Figure.POW, ChallengeKind.MATMUL: Figure.MATMUL}
+_FIGURES = {
+    ChallengeKind.POW: Figure.POW,
+    ChallengeKind.MATMUL: Figure.MATMUL,
+    ChallengeKind.MEMORY: Figure.BANDWIDTH,
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from challenges.matmul import MatmulCommitment, MatmulParams, check_roots_shape
-from challenges.pow import PowCommitment, check_nonces_shape
+from challenges.memory import MemoryCommitment, MemoryParams, check_pass_roots
+from challenges.pow import PowCommitment, PowParams, check_nonces_shape
+from challenges.proofs import ProofParams
 from neurons.validator.challenges import Challenge
 from polarise.answers import printable
 from polarise.canonical import canonical_bytes
@@ -19,7 +21,7 @@ from polarise.rented import CountersignedReceipt
 from polarise.signing import SignatureInvalid
 from polarise.statement import SignedStatement
 
-ProofCommitment = MatmulCommitment | PowCommitment
+ProofCommitment = MatmulCommitment | PowCommitment | MemoryCommitment
 
 STATEMENT_KIND = "commitment"
 
@@ -63,15 +65,26 @@ def check_commitment(challenge: Challenge, statement: SignedStatement) -> ProofC
                 got=printable(got),
                 expected=expected,
             )
-    if isinstance(challenge.params, MatmulParams):
-        roots = MatmulCommitment.from_wire(body.proof)
-        check_roots_shape(challenge.params, roots)
-        return roots
-    nonces = PowCommitment.from_wire(body.proof)
-    check_nonces_shape(challenge.params, nonces)
-    return nonces
+    return _shaped(challenge.params, body.proof)
 
 
 def signed_bytes(statement: SignedStatement) -> bytes:
     """Return the exact bytes positions are drawn from: the statement with its signature, in canonical form."""
     return canonical_bytes(statement.to_wire())
+
+
+def _shaped(params: ProofParams, proof: object) -> ProofCommitment:
+    """Decode a commitment by the kind of its proof, and check its shape."""
+    match params:
+        case MatmulParams():
+            roots = MatmulCommitment.from_wire(proof)
+            check_roots_shape(params, roots)
+            return roots
+        case PowParams():
+            nonces = PowCommitment.from_wire(proof)
+            check_nonces_shape(params, nonces)
+            return nonces
+        case MemoryParams():
+            pass_roots = MemoryCommitment.from_wire(proof)
+            check_pass_roots(params, pass_roots)
+            return pass_roots

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from challenges import draw
-from neurons.validator.challenges import KINDS_OF_BUNDLE, claimed_rate
+from neurons.validator.challenges import KINDS_OF_BUNDLE, claimed_rate, kinds_of
 from neurons.validator.drawing import draw_for
 from neurons.validator.findings import Findings, check_claims, check_findings, check_receipt
 from neurons.validator.replay_proof import Finding, beacon_of, replay_proof, witnessed
@@ -100,7 +100,7 @@ def _is_complete(bundle: EvidenceBundle, entry: RegistryEntry) -> bool:
     claimed = [
         (index, device.uuid, kind.value, claimed_rate(device, kind))
         for index, device in enumerate(entry.hardware.devices)
-        for kind in KINDS_OF_BUNDLE[bundle.version]
+        for kind in kinds_of(device, KINDS_OF_BUNDLE[bundle.version])
     ]
     return proven == claimed
 

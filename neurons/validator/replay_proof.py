@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 from challenges.draw import ChallengeKind
 from challenges.hardware import HardwareTable
 from challenges.matmul_messages import MatmulParams
+from challenges.pow_messages import PowParams
 from challenges.proofs import ProofParams, read_params
 from challenges.timing import WorkTooSmall
 from ledger.state import FUTURE_MS_MAX
 from neurons.validator.challenges import Challenge, fitted_params, recompute
 from neurons.validator.proof_trace import ProofTrace, check_commitment, signed_bytes
 from neurons.validator.replay_openings import missing_openings
-from neurons.validator.verification import check_answer, judge
+from neurons.validator.verification import check_answer, expected_of, judge
 from polarise.answers import printable
 from polarise.block import block_hash, block_of
 from polarise.checkpoint import parse_checkpoint
@@ -89,6 +90,8 @@ def replay_proof(
         return
     drawn = (challenge.beacon.hex(), challenge.nonce.hex(), challenge.seed.hex())
     yield Finding(f"{name}: beacon, nonce and seed", drawn == (proof.beacon, proof.nonce, proof.seed))
+    if bundle.version > 2:
+        yield from _expected(name, challenge, proof)
     params, too_small = _fitted(challenge, bundle.target_seconds)
     yield Finding(f"{name}: sizes follow from the claim", params == challenge.params, f"recomputed {params}")
     if too_small is not None:
@@ -97,6 +100,14 @@ def replay_proof(
         yield from _rented(name, bundle, entry, proof, proof.rented)
     else:
         yield from _answer(name, bundle, challenge, proof, now_unix_ms)
+
+
+def _expected(name: str, challenge: Challenge, proof: ProofEvidence) -> Iterator[Finding]:
+    """Find a card that is compared with other figures than its name's."""
+    expectation = expected_of(challenge, HardwareTable.load())
+    expected = None if expectation.model is None else expectation.rate
+    if expected != proof.expected_per_second:
+        yield Finding(f"{name}: what its name promises", False, f"recomputed {expected} per second")
 
 
 def _rented(
@@ -143,11 +154,16 @@ def _challenge(bundle: EvidenceBundle, entry: RegistryEntry, proof: ProofEvidenc
 
 def _fitted(challenge: Challenge, target_seconds: int) -> tuple[ProofParams, WorkTooSmall | None]:
     """Return the sizes that follow from the claim, and why nothing was asked where they are too small to show it."""
-    # How many tiles are opened, and how large they are, is the validator's choice; it decides nothing about the work.
-    openings = challenge.params.openings if isinstance(challenge.params, MatmulParams) else 1
+    # How many tiles or blocks are opened, and how large tiles are, is the validator's choice; it decides nothing of the work.
+    openings = 1 if isinstance(challenge.params, PowParams) else challenge.params.openings
     try:
         params = fitted_params(
-            challenge.kind, challenge.device, challenge.device_index, target_seconds=target_seconds, openings=openings
+            challenge.kind,
+            challenge.device,
+            challenge.device_index,
+            target_seconds=target_seconds,
+            openings=openings,
+            hardware=HardwareTable.load(),
         )
     except WorkTooSmall as err:
         return _with_tiles_of(challenge.params, err.params), err
@@ -182,13 +198,13 @@ def _answer(
         yield _same_reason(f"{name}: commitment", err.reason, proof)
         return
     positions = challenge.positions(signed_bytes(proof.commitment))
-    kept = tuple((p.round_index, p.tile_row, p.tile_column) for p in proof.positions)
+    kept = tuple(position.numbers for position in proof.positions)
     yield Finding(f"{name}: positions", positions == kept)
     answer = f"{name}: {'openings' if challenge.has_openings else 'shares'}"
     if (amiss := _openings_amiss(answer, bundle, challenge, proof, now_unix_ms)) is not None:
         yield amiss
         return
-    checked = check_answer(challenge.params, challenge.seed, commitment, positions, proof.openings)
+    checked = check_answer(challenge.params, challenge.seed, commitment, positions, proof.openings, challenge.fill_seed)
     if checked.reason is not None:
         yield _same_reason(answer, RejectReason(checked.reason), proof)
         return

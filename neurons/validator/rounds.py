@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from challenges.hardware import HardwareTable
 from challenges.pow_messages import PowParams
 from neurons.base.threads import DaemonThreads
 from neurons.validator.chain import Beacon
@@ -25,13 +26,13 @@ from neurons.validator.drawing import host_of
 from neurons.validator.missing import Tally, tally
 from neurons.validator.proof_trace import ProofTrace
 from neurons.validator.scoring.standing_3 import NEUTRAL_REASONS
-from neurons.validator.verification import NO_AVERAGES, Averages, Verdict, VerificationEngine
+from neurons.validator.verification import NO_AVERAGES, Averages, Verdict, VerificationEngine, expected_of
 from neurons.validator.wave import BUSY, DEFECT, Ask, Wave
 from polarise.answers import printable
 from polarise.clients import MinerClient
 from polarise.errors import AddressRefused, ProofRejected, RejectReason, Unavailable
 from polarise.evidence import ProofEvidence, RoundEvidence, VerdictRecord, openings_digest
-from polarise.messages import Position
+from polarise.messages import position_of
 from polarise.rate_average import RateSample
 from polarise.registry import RegistryEntry
 
@@ -238,6 +239,7 @@ class ProofRounds:
 def proof_evidence(challenge: Challenge, trace: ProofTrace, verdict: Verdict) -> ProofEvidence:
     """Return what is kept of one proof."""
     sized = challenge.prepare_request()
+    expectation = expected_of(challenge, HardwareTable.load())
     return ProofEvidence(
         kind=sized.kind,
         sizes=sized.sizes,
@@ -252,7 +254,7 @@ def proof_evidence(challenge: Challenge, trace: ProofTrace, verdict: Verdict) ->
         first_byte_after_ns=trace.first_byte_after_ns,
         last_byte_after_ns=trace.last_byte_after_ns,
         commitment=trace.commitment,
-        positions=tuple(Position(round_index=r, tile_row=i, tile_column=j) for r, i, j in trace.positions),
+        positions=tuple(position_of(numbers) for numbers in trace.positions),
         openings=trace.openings,
         openings_digest=None if trace.openings is None else openings_digest(trace.openings),
         measured_per_second=verdict.measured_per_second,
@@ -264,6 +266,7 @@ def proof_evidence(challenge: Challenge, trace: ProofTrace, verdict: Verdict) ->
         rented=trace.rented,
         average=trace.average,
         flag=None if verdict.flag is None else verdict.flag.value,
+        expected_per_second=None if expectation.model is None else expectation.rate,
     )
 
 

@@ -34,7 +34,7 @@ from polarise.canonical import canonical_bytes
 from polarise.clients import MinerClient
 from polarise.errors import DeadlineExceeded, ErrorCode, ProofRejected, RejectReason, RequestRejected, SubnetError
 from polarise.evidence import openings_digest
-from polarise.messages import OpenRequest, Position
+from polarise.messages import OpenRequest, position_of
 from polarise.registry import RegistryEntry
 from polarise.rented import CountersignedReceipt, check_rented
 from polarise.statement import SignedStatement
@@ -42,7 +42,6 @@ from utils.clock import Clock, SystemClock
 
 logger = logging.getLogger(__name__)
 
-PREPARE_SECONDS = 60.0
 LOOKUP_SECONDS = 5.0
 OPEN_SECONDS = 2.0
 # So much later than the first, nobody is asked to get ready any more; and so much later than its commitment, to open it.
@@ -116,7 +115,8 @@ class Wave:
         _check_turn("to get ready", began_ns, PREPARE_TURN_SECONDS)
         try:
             ask.target = Target(ask.client.addresses(LOOKUP_SECONDS))
-            answer = ask.client.prepare(ask.challenge.prepare_request(), deadline_seconds=PREPARE_SECONDS)
+            deadline_seconds = ask.challenge.prepare_deadline_seconds
+            answer = ask.client.prepare(ask.challenge.prepare_request(), deadline_seconds=deadline_seconds)
         except RequestRejected as err:
             if err.status == 429 or err.code is ErrorCode.TOO_MANY_REQUESTS:
                 raise ProofRejected(RejectReason.NOT_MEASURED, f"{BUSY}{printable(err.message)}"[:400]) from err
@@ -247,12 +247,8 @@ def _commitment(ask: Ask, stamped: Stamped) -> SignedStatement:
 
 
 def _open(ask: Ask) -> tuple[dict[str, object], ...]:
-    request = OpenRequest(
-        challenge_id=ask.challenge.challenge_id,
-        positions=tuple(
-            Position(round_index=index, tile_row=row, tile_column=column) for index, row, column in ask.trace.positions
-        ),
-    )
+    positions = tuple(position_of(numbers) for numbers in ask.trace.positions)
+    request = OpenRequest(challenge_id=ask.challenge.challenge_id, positions=positions)
     try:
         openings = ask.client.open(
             request, deadline_seconds=OPEN_SECONDS, max_bytes=ask.challenge.openings_bytes_max

@@ -147,7 +147,9 @@ def challenge_of(rng: random.Random, opening_key: bytes, kind: ChallengeKind) ->
         miner_key=MINER.public_key,
         device=DEVICE,
         device_index=0,
-        params=fitted_params(kind, DEVICE, 0, target_seconds=TARGET_SECONDS, openings=OPENINGS),
+        params=fitted_params(
+            kind, DEVICE, 0, target_seconds=TARGET_SECONDS, openings=OPENINGS, hardware=vendor_table()
+        ),
         opening_key=opening_key,
         beacon=BEACON,
     )

@@ -158,7 +158,7 @@ class SolvedBy:
     def __init__(self, solve: Solve) -> None:
         self._solve = solve
 
-    def prepare(self) -> None:
+    def prepare(self, fill_seed: bytes = b"") -> None:
         """Need nothing."""
 
     def solve(
@@ -180,10 +180,10 @@ class LocalSolver(SolverProcess):
         self._prover: Prover | None = None
         self._work: Work | None = None
 
-    def prepare(self, device: str, params: ProofParams) -> None:
+    def prepare(self, device: str, params: ProofParams, fill_seed: bytes = b"") -> None:
         """Open the prover."""
         self._prover = self._provers(params, device)
-        self._prover.prepare()
+        self._prover.prepare(fill_seed)
 
     def solve(self, seed: bytes, deadline_seconds: float) -> dict[str, object]:
         """Solve in this thread; nothing here takes long."""
@@ -221,7 +221,7 @@ def _views(answers: Player) -> dict[str, View]:
 
     def show(_caller: Caller, body: bytes) -> Response:
         asked = decode_model(OpenRequest, body).positions
-        positions = [(position.round_index, position.tile_row, position.tile_column) for position in asked]
+        positions = [position.numbers for position in asked]
         return Response(answers.open(positions), mimetype="application/json")
 
     return {"/challenge/prepare": prepare, "/challenge/start": start, "/challenge/open": show}

@@ -50,8 +50,8 @@ def _value(schema: Schema, known: Schema, full: bool) -> object:  # noqa: PLR091
         return schema["const"]
     if "enum" in schema:
         return cast(list[object], schema["enum"])[0]
-    if "anyOf" in schema:
-        branches = cast(list[Schema], schema["anyOf"])
+    if "anyOf" in schema or "oneOf" in schema:
+        branches = cast(list[Schema], schema.get("anyOf") or schema["oneOf"])
         wanted = [branch for branch in branches if branch.get("type") != "null"] if full else branches[::-1]
         return _value(wanted[0], known, full)
     match schema.get("type"):

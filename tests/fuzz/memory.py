@@ -1,4 +1,4 @@
-"""Targets: commitment and openings of the memory proof from the wire, and their check; no round reads them yet."""
+"""Targets: commitment and openings of the memory proof from the wire, and their check."""
 
 from __future__ import annotations
 

@@ -34,6 +34,11 @@ from tests.unit.ledger.small_market import GENESIS
 BY_HAND = {
     "AllocateRequest": b'{"memory":"2g","cpu_count":1.5,"devices":{"count":1},"disk":"1t","image":"a","ttl_seconds":1}',
     "Genesis": json.dumps(GENESIS.to_wire()).encode(),
+    # Only a memory is filled.
+    "PrepareRequest": (
+        b'{"challenge_id":"%b","kind":"memory","device":"cpu","sizes":{"blocks":8,"hashes":1,"passes":1,"openings":1},'
+        b'"fill":{"epoch":1,"beacon":"%b","nonce":"%b"}}' % (b"0" * 32, b"0" * 64, b"1" * 64)
+    ),
 }
 _BOUNDS = {
     "neurons.agent.child": MAX_BODY_BYTES,
@@ -93,8 +98,8 @@ def seeds_of(model: type[WireModel]) -> list[bytes]:
 def _consistent(raw: bytes) -> bytes:
     """Let the kind of a proof be that of its sizes, and the version of a bundle that of its fields."""
     if b'"draw": ' in raw:
-        raw = raw.replace(b'{"version": 1,', b'{"version": 2,')
-    kind = b"pow" if b'"shares"' in raw else b"matmul"
+        raw = raw.replace(b'{"version": 1,', b'{"version": 3,')
+    kind = b"pow" if b'"shares"' in raw else b"memory" if b'"blocks"' in raw else b"matmul"
     return re.sub(rb'"kind": "[a-z]+", "sizes"', b'"kind": "%s", "sizes"' % kind, raw)
 
 

@@ -20,7 +20,7 @@ from challenges.matmul_messages import (
     TilePosition,
     openings_from_wire,
 )
-from challenges.pow_messages import PowCommitment
+from challenges.pow_messages import PowCommitment, PowParams
 from challenges.pow_solver import NumpyPowBackend
 from challenges.proofs import MatmulProver, PowProver, Work, read_params
 from challenges.solver import NumpyBackend
@@ -74,6 +74,7 @@ def work(kind: ChallengeKind) -> Work:
         matmul = MatmulProver(asked.params, NumpyBackend())
         matmul.prepare()
         return matmul.solve(asked.seed)
+    assert isinstance(asked.params, PowParams)
     pow_prover = PowProver(asked.params, NumpyPowBackend(lanes=4096, calls=1))
     pow_prover.prepare()
     return pow_prover.solve(asked.seed)

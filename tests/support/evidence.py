@@ -6,7 +6,7 @@ from neurons.validator import probe
 from neurons.validator.findings import ALLOWED_CAPABILITIES, expected_chain
 from polarise.errors import RejectReason
 from polarise.evidence import InspectionEvidence, ProofEvidence, ScoreRecord, VerdictRecord
-from polarise.messages import MatmulSizes, PowSizes, ProofKind
+from polarise.messages import MatmulSizes, MemorySizes, PowSizes, ProofKind, ProofSizes
 from polarise.receipt import STATEMENT_KIND as RECEIPT_KIND
 from polarise.receipt import Limits, Receipt
 from polarise.ssh_keys import fingerprint, generate_key_pair
@@ -16,6 +16,11 @@ from tests.support.proving_miner import MINER, VALIDATOR
 LIMITS = Limits(memory_bytes=256 << 20, swap_bytes=0, cpu_milli=500, pids_count=512, shm_bytes=64 << 20)
 CLAIM = 1_000_000
 NONCE = "ab" * 32
+SIZES: dict[ProofKind, ProofSizes] = {
+    "pow": PowSizes(shares=16, difficulty=1, slot=0),
+    "matmul": MatmulSizes(n=256, rounds=2, tile=64, openings=32),
+    "memory": MemorySizes(blocks=16, hashes=8, passes=10, openings=32),
+}
 
 
 def proof(
@@ -25,12 +30,12 @@ def proof(
     device: str = "cpu",
     kind: ProofKind = "matmul",
     claimed: int = CLAIM,
+    expected: int | None = None,
 ) -> ProofEvidence:
     """One proof with this outcome."""
-    matmul, shares = MatmulSizes(n=256, rounds=2, tile=64, openings=32), PowSizes(shares=16, difficulty=1, slot=0)
     return ProofEvidence(
         kind=kind,
-        sizes=matmul if kind == "matmul" else shares,
+        sizes=SIZES[kind],
         challenge_id="0" * 32,
         device=device,
         device_index=0,
@@ -40,6 +45,7 @@ def proof(
         seed="0" * 64,
         measured_per_second=measured,
         verdict=VerdictRecord(reason=reason, message="as the test says" if reason else ""),
+        expected_per_second=expected,
     )
 
 

@@ -48,6 +48,8 @@ CPU = DeviceClaim(
     matmul_ops_per_second=100_000_000,
     pow_hashes_per_second=50_000,
 )
+# 1 MiB of memory read at 10 MB/s for a second: 16 blocks and 10 passes, a few milliseconds; filled in some tens.
+CPU_WITH_MEMORY = CPU.model_copy(update={"memory_bytes": 1 << 20, "memory_bytes_per_second": 10_000_000})
 # No ledger signed it: whoever checks one proof alone needs a block's hash and not its signature.
 BEACON_BLOCK = "ledger.polarise/test\n0\n" + "A" * 43 + "=\n\n\u2014 nobody " + "A" * 92 + "\n"
 BEACON = bytes.fromhex(block_hash(BEACON_BLOCK.encode()))
@@ -60,18 +62,21 @@ TABLE = {
     ("GET", "/healthz"): RouteAccess(is_public=True),
 }
 
-# One core and small stretches; a cheat replaces one of the two backends.
+# One core and small stretches; a cheat replaces one of the backends.
 _SOLVER = """
 from neurons.miner import solver
 from challenges.matmul_messages import MatmulParams
+from challenges.memory_backends import NumpyMemoryBackend
+from challenges.memory_messages import MemoryParams
 from challenges.pow_solver import NumpyPowBackend
-from challenges.proofs import MatmulProver, PowProver
+from challenges.proofs import MatmulProver, MemoryProver, PowProver
 from challenges.solver import NumpyBackend
 
-def provers(matmul=NumpyBackend, pow=lambda: NumpyPowBackend(lanes=4096, calls=1)):
+def provers(matmul=NumpyBackend, pow=lambda: NumpyPowBackend(lanes=4096, calls=1), memory=NumpyMemoryBackend):
     def open_prover(params, device):
-        is_matmul = isinstance(params, MatmulParams)
-        return MatmulProver(params, matmul()) if is_matmul else PowProver(params, pow())
+        if isinstance(params, MatmulParams):
+            return MatmulProver(params, matmul())
+        return MemoryProver(params, memory()) if isinstance(params, MemoryParams) else PowProver(params, pow())
     return open_prover
 """
 HONEST = f"{_SOLVER}solver.main(provers())\n"
@@ -101,6 +106,13 @@ class Skipping(NumpyBackend):
             product[row * 64:(row + 1) * 64, column * 64:(column + 1) * 64] = 0
         return product
 solver.main(provers(matmul=Skipping))
+"""
+# Fills from another seed than it is told, as one that kept the memory of another proof would.
+KEEPING = f"""{_SOLVER}
+class Keeping(NumpyMemoryBackend):
+    def fill(self, params, fill_seed):
+        super().fill(params, bytes(32))
+solver.main(provers(memory=Keeping))
 """
 
 View = Callable[[Caller, bytes], WireModel | Response]
@@ -243,6 +255,14 @@ def challenges_of(statement: SignedStatement, *, epoch: int = 7) -> tuple[EpochS
     secret = generator.begin_epoch(epoch, [statement])
     pow_challenge, matmul_challenge = generator.challenges(secret, BEACON, statement.signer, CPU, 0)
     return secret, pow_challenge, matmul_challenge
+
+
+def memory_challenge_of(statement: SignedStatement, *, epoch: int = 7) -> tuple[EpochSecret, Challenge]:
+    """Return an epoch and the memory proof of `CPU_WITH_MEMORY` in it."""
+    generator = ChallengeGenerator(VALIDATOR.public_key, target_seconds=1, openings=32)
+    secret = generator.begin_epoch(epoch, [statement])
+    *_, challenge = generator.challenges(secret, BEACON, statement.signer, CPU_WITH_MEMORY, 0)
+    return secret, challenge
 
 
 def challenge_of(statement: SignedStatement, *, epoch: int = 7) -> tuple[EpochSecret, Challenge]:

@@ -1,9 +1,10 @@
-"""The rules of version 3: as version 2, but who declines in a round was not there.
+"""The rules of version 3: as version 2, but who declines in a round was not there, and memory counts.
 
 Rules:
 - raw = 0.40 compute + 0.25 memory + 0.25 service + 0.10 telemetry. Parts nobody measures yet are left out with reason
   NOT_MEASURED and the others weigh more; all figures are millionths, every division rounds down.
-- compute: see `neurons.validator.scoring.compute_3`. service = 1 when the rented container kept every promise and could
+- compute: see `neurons.validator.scoring.compute_3`. memory: see `neurons.validator.scoring.memory_3`; it weighs 0.125
+  where no device has more than a processor's proof. service = 1 when the rented container kept every promise and could
   be given back, else 0. telemetry = 1 when every new line of the machine's log verified, else 0.
 - What stands, what is smoothed and what closes the gate is as in version 2, by its own functions.
 - Nobody is accepted below 70.
@@ -14,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from neurons.validator.scoring.compute_3 import COMPUTE_KINDS, is_any_measured, score_compute
+from neurons.validator.scoring.memory_3 import is_measured, score_memory
 from neurons.validator.scoring.standing import GATE_REASONS, distinct
 
 # Rules 2 are frozen, their private helpers with them: what did not change is the same code and no copy of it.
@@ -26,7 +28,6 @@ from neurons.validator.scoring.version_2 import (
     _smoothed_mean,
     _telemetry,
     _undrawn,
-    _unmeasured,
     _weighted_mean,
     _with_average,
     effective_weights,
@@ -101,9 +102,10 @@ def _compute(proofs: Sequence[ProofEvidence], previous: ScoreRecord | None) -> P
     return _with_average(part, previous, is_measured=is_any_measured(computing))
 
 
-def _memory(_proofs: Sequence[ProofEvidence], previous: ScoreRecord | None) -> PartScore:
-    """Score the proofs of memory; no round asks for them yet."""
-    return _unmeasured("memory", "the memory proof comes with a later version", previous)
+def _memory(proofs: Sequence[ProofEvidence], previous: ScoreRecord | None) -> PartScore:
+    of_memory = [proof for proof in proofs if proof.kind == "memory"]
+    part = score_memory(of_memory, _last("memory", previous))
+    return _with_average(part, previous, is_measured=any(map(is_measured, of_memory)))
 
 
 __all__ = [

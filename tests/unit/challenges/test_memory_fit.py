@@ -15,14 +15,14 @@ from challenges.memory_fit import (
     HASHES_UNKNOWN_CARD,
     RATIO_MIN,
     RATIO_WANTED,
-    MemoryTooSmall,
     fill_ratio_ppm,
     fit_cpu_memory_params,
     fit_gpu_memory_params,
     hashes_for,
     unit_bytes_hashed_per_second,
 )
-from challenges.memory_messages import CHECK_HASHES_MAX, PASSES_MAX
+from challenges.memory_messages import CHECK_HASHES_MAX, PASSES_MAX, MemoryParams
+from challenges.timing import WorkTooSmall
 from polarise.errors import RejectReason
 
 TABLE = HardwareTable.load()
@@ -95,9 +95,10 @@ def test_a_longer_target_is_taken() -> None:
 
 @pytest.mark.parametrize("memory_bytes", [0, 1, 1 << 30])
 def test_a_bandwidth_that_its_memory_does_not_carry_is_not_met(memory_bytes: int) -> None:
-    with pytest.raises(MemoryTooSmall) as caught:
+    with pytest.raises(WorkTooSmall) as caught:
         fit_gpu_memory_params(H200, memory_bytes, H200.memory_rate_expected, 5)
     assert caught.value.reason is RejectReason.CLAIM_NOT_MET
+    assert isinstance(caught.value.params, MemoryParams)
     assert caught.value.params.passes == PASSES_MAX
 
 
@@ -107,11 +108,33 @@ def test_a_cpu_reads_64_mib_as_often_as_its_claim_takes(rate: int, passes: int) 
     assert (params.memory_bytes, params.hashes, params.passes) == (64 << 20, CPU_HASHES, passes)
 
 
-def test_a_cpu_claim_beyond_all_passes_is_not_met() -> None:
-    most = 2 * PASSES_MAX * (64 << 20)
-    assert fit_cpu_memory_params(most, 1).passes == PASSES_MAX
-    with pytest.raises(MemoryTooSmall):
-        fit_cpu_memory_params(most + 2, 1)
+@pytest.mark.parametrize(
+    ("memory_bytes", "blocks"), [(64 << 20, 1024), (1 << 40, 1024), ((64 << 20) - 1, 1023), (0, 8)]
+)
+def test_a_cpu_is_asked_for_no_more_memory_than_it_claims(memory_bytes: int, blocks: int) -> None:
+    assert fit_cpu_memory_params(10**6, 1, memory_bytes=memory_bytes).blocks == blocks
+
+
+def test_a_cpu_with_little_memory_and_a_claim_beyond_all_passes_does_not_meet_it() -> None:
+    memory_bytes = 1 << 20
+    most = 2 * PASSES_MAX * memory_bytes
+    assert fit_cpu_memory_params(most, 1, memory_bytes=memory_bytes).passes == PASSES_MAX
+    with pytest.raises(WorkTooSmall, match="the claimed bandwidth"):
+        fit_cpu_memory_params(most + 2, 1, memory_bytes=memory_bytes)
+
+
+def test_no_large_machine_is_refused() -> None:
+    """A terabyte a second for a minute: the proof is only shorter than wanted."""
+    params = fit_cpu_memory_params(10**12, 60)
+    assert (params.memory_bytes, params.passes) == (64 << 20, PASSES_MAX)
+
+
+@pytest.mark.parametrize(("model", "openings"), [(H200, 48), (None, 38)], ids=["H200", "unknown"])
+def test_no_more_is_opened_than_the_check_has_time_for(model: GpuModel | None, openings: int) -> None:
+    """A validator may open 256 tiles of a matrix."""
+    params = fit_gpu_memory_params(model, 8 << 30, 10**11, 5, openings=256)
+    assert params.openings == openings
+    assert params.check_hashes <= CHECK_HASHES_MAX
 
 
 @pytest.mark.parametrize(("rate", "seconds"), [(0, 5), (1, 0)])

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from challenges import memory
+from challenges import memory, memory_solver
 from challenges.memory import MemoryParams
 from challenges.memory_backends import (
     BlockStore,
@@ -61,9 +61,9 @@ def test_parts_of_a_store_together_digest_what_is_asked(blocks: range) -> None:
 
 
 def test_the_prover_is_served_by_the_lines_of_every_kind() -> None:
-    """As `challenges.proofs` will have it: prepare before the clock, solve, to_wire, open."""
-    prover: Prover = MemoryProver(PARAMS, NumpyMemoryBackend(), FILL_SEED)
-    prover.prepare()
+    """As `challenges.proofs` has it: prepare before the clock, solve, to_wire, open."""
+    prover: Prover = MemoryProver(PARAMS, NumpyMemoryBackend())
+    prover.prepare(FILL_SEED)
     seen: list[int] = []
     work: Work = prover.solve(SEED, on_progress=seen.append, should_stop=lambda: False)
     assert seen == [1, 2, 3]
@@ -88,8 +88,28 @@ def test_passes_need_a_filled_memory() -> None:
         solve_memory(PARAMS, FILL_SEED, SEED, NumpyMemoryBackend())
 
 
-def test_memory_that_was_filled_anew_opens_nothing() -> None:
+@pytest.mark.parametrize("fill_seed", [b"", bytes(31), bytes(33)])
+def test_nothing_is_filled_from_half_a_seed(fill_seed: bytes) -> None:
+    with pytest.raises(ValueError, match="32 bytes"):
+        MemoryProver(PARAMS, NumpyMemoryBackend()).prepare(fill_seed)
+
+
+def test_a_small_proof_opens_from_what_it_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One byte less to keep, and the memory is read again: both ways show the same."""
+    backend = NumpyMemoryBackend()
+    backend.fill(PARAMS, FILL_SEED)
+    monkeypatch.setattr(memory_solver, "KEPT_BYTES_MAX", 3 * 21 * 8)
+    kept = solve_memory(PARAMS, FILL_SEED, SEED, backend)
+    monkeypatch.setattr(memory_solver, "KEPT_BYTES_MAX", 3 * 21 * 8 - 1)
+    read_again = solve_memory(PARAMS, FILL_SEED, SEED, backend)
+    assert (len(kept.digests), len(read_again.digests)) == (3, 0)
+    positions = [(2, 20), (0, 0), (1, 7)]
+    assert kept.open(positions) == read_again.open(positions)
+
+
+def test_memory_that_was_filled_anew_opens_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """What would be sent is compared with what was committed, before a validator does it."""
+    monkeypatch.setattr(memory_solver, "KEPT_BYTES_MAX", 0)
     backend = NumpyMemoryBackend()
     backend.fill(PARAMS, FILL_SEED)
     work = solve_memory(PARAMS, FILL_SEED, SEED, backend)

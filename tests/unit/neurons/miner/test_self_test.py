@@ -12,6 +12,7 @@ import pytest
 from challenges.draw import ChallengeKind
 from challenges.hardware import HardwareTable
 from challenges.matmul_messages import MatmulParams
+from challenges.memory_messages import MemoryParams
 from challenges.pow_messages import PowParams
 from challenges.proofs import ProofParams
 from config.schema import Config
@@ -26,7 +27,16 @@ from polarise.errors import RejectReason
 from polarise.hardware import DeviceClaim
 from polarise.registry import write_entry
 from tests.support.leases import lease
-from tests.support.proving_miner import CPU, FORGING, HONEST, SKIPPING, SLOW_HASHING, entry_of
+from tests.support.proving_miner import (
+    CPU,
+    CPU_WITH_MEMORY,
+    FORGING,
+    HONEST,
+    KEEPING,
+    SKIPPING,
+    SLOW_HASHING,
+    entry_of,
+)
 
 H200 = DeviceClaim(
     uuid="GPU-0",
@@ -42,7 +52,7 @@ from challenges.pow_messages import PowParams
 from challenges.proofs import open_prover
 from neurons.miner import solver
 class Lost:
-    def prepare(self):
+    def prepare(self, fill_seed):
         pass
     def solve(self, seed, *, on_progress=None, should_stop=None):
         {what}
@@ -67,8 +77,8 @@ def run(
     folder: Path,
     program: str = HONEST,
     *,
-    devices: tuple[DeviceClaim, ...] = (CPU,),
-    claimed: tuple[DeviceClaim, ...] | None = (CPU,),
+    devices: tuple[DeviceClaim, ...] = (CPU_WITH_MEMORY,),
+    claimed: tuple[DeviceClaim, ...] | None = (CPU_WITH_MEMORY,),
     lines: list[str] | None = None,
 ) -> tuple[DeviceReport, ...]:
     """Test a node that claims ``claimed`` and has ``devices``."""
@@ -92,18 +102,35 @@ def test_honest_node_passes_with_small_and_real_sizes(tmp_path: Path) -> None:
     lines: list[str] = []
     (report,) = reports = run(tmp_path, lines=lines)
     trials = by_name(report)
-    assert set(trials) == {(kind, size) for kind in (ChallengeKind.POW, ChallengeKind.MATMUL) for size in Size}
+    assert set(trials) == {(kind, size) for kind in ChallengeKind for size in Size}
     assert is_passed(reports)
     assert report.subject.basis is Basis.ENTRY
     # What a validator would ask of this claim for a second.
     assert trials[ChallengeKind.POW, Size.REAL].params == PowParams(195, 256, 0)
     assert trials[ChallengeKind.MATMUL, Size.REAL].params == MatmulParams(256, 3, tile=32)
+    assert trials[ChallengeKind.MEMORY, Size.REAL].params == MemoryParams(16, 8, 10)
     assert [line for line in lines if "real sizes" in line] == [
         "a processor (cpu): proof of work, real sizes",
         "a processor (cpu): matmul proof, real sizes",
+        "a processor (cpu): memory proof, real sizes",
     ]
     assert any(limit.startswith("its weakest proof counts: ") for limit in report.limits)
     assert render(reports).endswith("\nself-test passed")
+
+
+def test_kept_memory_of_another_proof_is_found(tmp_path: Path) -> None:
+    (report,) = run(tmp_path, KEEPING)
+    failure = by_name(report)[ChallengeKind.MEMORY, Size.SMALL].failure
+    assert failure is not None
+    assert failure.cause.startswith(RejectReason.BLOCK_MISMATCH)
+
+
+def test_bandwidth_that_is_not_claimed_is_not_asked_for_and_told(tmp_path: Path) -> None:
+    """An entry of before has none, and passes."""
+    (report,) = reports = run(tmp_path, claimed=(CPU,))
+    assert (ChallengeKind.MEMORY, Size.REAL) not in by_name(report)
+    assert any(limit.startswith("it claims no bandwidth") for limit in report.limits)
+    assert is_passed(reports)
 
 
 def test_forged_share_fails_its_kind_and_no_other(tmp_path: Path) -> None:
@@ -215,6 +242,7 @@ def test_claims_come_from_the_entry_then_the_table_then_a_measurement() -> None:
     # 132 SMs at 1.98 GHz and 0.0624 hashes each; 989 T dense, of which 0.8 are expected.
     assert subjects[0].device.pow_hashes_per_second == 16_308_864_000
     assert subjects[0].device.matmul_ops_per_second // 10**12 == 791
+    assert subjects[0].device.memory_bytes_per_second == 4_320_000_000_000
     assert subjects[2].device.pow_hashes_per_second == 5
     assert [subject.device.uuid for subject in gone] == ["GPU-3"]
 
@@ -256,7 +284,7 @@ def test_command_prints_json_and_its_status_says_whether_all_holds(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POLARISE_LOGGING_FILE", str(tmp_path / "log"))
-    write_entry(tmp_path / "registry.json", entry_of())
+    write_entry(tmp_path / "registry.json", entry_of(devices=(CPU_WITH_MEMORY,)))
     status = main(["miner", "self-test", "--json", "--seconds", "1", "--data-dir", str(tmp_path)])
     said = capsys.readouterr()
     answer = json.loads(said.out)
@@ -266,8 +294,10 @@ def test_command_prints_json_and_its_status_says_whether_all_holds(
     assert [(proof["kind"], proof["size"], proof["verified"]) for proof in processor["proofs"]] == [
         ("pow", "small", True),
         ("matmul", "small", True),
+        ("memory", "small", True),
         ("pow", "real", True),
         ("matmul", "real", True),
+        ("memory", "real", True),
     ]
     assert processor["proofs"][2]["claimed_per_second"] == 50_000
     assert "real sizes" in said.err

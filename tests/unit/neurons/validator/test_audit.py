@@ -22,7 +22,7 @@ from polarise import merkle
 from polarise.block import open_block
 from polarise.epoch_record import STATEMENT_KIND, EpochCommit, EpochRecord
 from polarise.evidence import EvidenceBundle
-from polarise.messages import Position
+from polarise.messages import position_of
 from polarise.signing import Identity, SigningKey
 from polarise.statement import sign_statement
 from polarise.transaction import decode_transaction
@@ -254,9 +254,7 @@ def _with_score(bundle: EvidenceBundle) -> EvidenceBundle:
 def _with_positions(bundle: EvidenceBundle) -> EvidenceBundle:
     *others, last = bundle.proofs
     assert last.positions
-    moved = tuple(
-        Position(round_index=p.round_index, tile_row=p.tile_column, tile_column=p.tile_row) for p in last.positions
-    )
+    moved = tuple(position_of((p.numbers[0], *p.numbers[:0:-1])) for p in last.positions)
     return bundle.model_copy(update={"proofs": (*others, last.model_copy(update={"positions": moved}))})
 
 

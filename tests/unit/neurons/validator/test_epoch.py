@@ -303,7 +303,7 @@ def test_miner_that_lets_everything_wait_uses_up_its_own_time(
     tmp_path: Path, ledger: SmallLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("neurons.validator.examination.INSPECTION_SECONDS", 0.0)
-    monkeypatch.setattr("neurons.validator.wave.PREPARE_SECONDS", 0.3)
+    monkeypatch.setattr("neurons.validator.challenges.PREPARE_SECONDS", 0.3)
     released = threading.Event()
 
     def hang(_caller: Caller, _body: bytes) -> Response:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from challenges.hardware import HardwareTable
 from challenges.matmul_messages import MatmulParams
-from challenges.pow import PowCommitment
+from challenges.pow import PowCommitment, PowParams
 from challenges.pow_solver import NumpyPowBackend
 from challenges.proofs import MatmulProver, PowProver, Work
 from challenges.solver import NumpyBackend
@@ -85,6 +85,7 @@ def _proven(challenge: Challenge) -> ProofEvidence:
     if isinstance(challenge.params, MatmulParams):
         work: Work = MatmulProver(challenge.params, NumpyBackend()).solve(challenge.seed)
     else:
+        assert isinstance(challenge.params, PowParams)
         work = PowProver(challenge.params, NumpyPowBackend(lanes=4096, calls=1)).solve(challenge.seed)
     body = CommitmentBody(
         challenge_id=challenge.challenge_id, device="cpu", seed=challenge.seed.hex(), proof=work.commitment.to_wire()

@@ -202,7 +202,7 @@ def test_whose_turn_to_get_ready_does_not_come_was_not_measured(
 ) -> None:
     """Many that are slow to get ready must not let what others prepared grow old."""
     monkeypatch.setattr("neurons.validator.wave.THREADS_MAX", 1)
-    monkeypatch.setattr("neurons.validator.wave.PREPARE_SECONDS", 0.3)
+    monkeypatch.setattr("neurons.validator.challenges.PREPARE_SECONDS", 0.3)
     monkeypatch.setattr("neurons.validator.wave.PREPARE_TURN_SECONDS", 0.2)
     released = threading.Event()
 
@@ -282,7 +282,7 @@ def _closing(connection: socket.socket) -> None:
 def test_connection_that_drips_or_closes_is_missing(
     wave: Wave, behave: Callable[[socket.socket], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neurons.validator.wave.PREPARE_SECONDS", 0.3)
+    monkeypatch.setattr("neurons.validator.challenges.PREPARE_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
@@ -459,7 +459,8 @@ def test_device_proves_one_thing_at_a_time_whatever_its_kind(wave: Wave, miner: 
         ("pow", {"shares": True, "difficulty": 1, "slot": 0}, 400, "sizes.shares"),
         ("pow", {"shares": -1, "difficulty": 1, "slot": 0}, 400, "sizes.shares"),
         ("pow", [], 400, "sizes"),
-        ("memory", {}, 400, "kind"),
+        ("memory", {}, 400, "sizes.blocks"),
+        ("vram", {}, 400, "kind"),
     ],
 )
 def test_sizes_out_of_bounds_are_refused_by_name(
