@@ -188,6 +188,12 @@ class DockerConfig(Section):
     start_timeout_seconds: int = Field(
         30, ge=1, le=600, description="A container whose sshd is silent so long is removed."
     )
+    warm_slots: int = Field(
+        1,
+        ge=0,
+        le=32,
+        description="Containers of the default image kept running for the next leases; each takes a port and some 10 MB.",
+    )
     password_login: bool = Field(True, description="Give a one-time password when a request has no ssh key.")
 
 

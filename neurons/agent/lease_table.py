@@ -58,6 +58,12 @@ class LeaseTable(Database):
             )
         return LeaseStream(lease_id, renter_key, tuple(devices), None, {}, is_open=True)
 
+    def set_renter(self, lease_id: str, renter_key: str) -> LeaseStream:
+        """Write down whose a stream is from now on."""
+        with self.transaction() as connection:
+            connection.execute("UPDATE stream SET renter_key = ? WHERE lease_id = ?", (renter_key, lease_id))
+        return self._streams("SELECT * FROM stream WHERE lease_id = ?", lease_id)[0]
+
     def set_container(self, lease_id: str, container_id: str, folders: Mapping[str, Path]) -> LeaseStream:
         """Write down which container a lease has, and where its cgroup files lie."""
         texts = {name: str(folder) for name, folder in folders.items()}

@@ -78,6 +78,8 @@ class Streams:
     def open(self, lease_id: str, renter_key: str, devices: Sequence[str]) -> LeaseStream:
         """Open a lease's stream; a second call with the same values changes nothing.
 
+        The stream of a container that waits for its renter is the node's own until it is opened for somebody else.
+
         Raises:
             RequestRejected: CONFLICT, it is another renter's or has been closed; INVALID_FIELD.
         """
@@ -85,6 +87,8 @@ class Streams:
             raise RequestRejected(ErrorCode.INVALID_FIELD, "no lease id or no key", field="lease_id")
         with self._lock:
             if found := self.lease(lease_id):
+                if found.renter_key == self.node_key and found.is_open and renter_key != self.node_key:
+                    found = self._leases[lease_id] = self._table.set_renter(lease_id, renter_key)
                 if found.renter_key != renter_key or not found.is_open:
                     raise RequestRejected(
                         ErrorCode.CONFLICT, f"the stream of lease {lease_id} is another's or closed", status=409

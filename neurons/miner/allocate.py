@@ -3,6 +3,7 @@
 Rules:
 - Nothing is handed out before the banner was read and every limit was read back from the kernel.
 - A failure releases the reservation in the function that took it.
+- A request that a warm slot fits gets that one; if it is lost on the way, the lease is made cold.
 - "The engine cannot be asked" frees nothing: a reservation whose container may still exist is kept.
 """
 
@@ -11,13 +12,14 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from neurons.miner.admission import Admission, ValidRequest
 from neurons.miner.container import (
     ContainerManager,
     LimitNotApplied,
     PortTaken,
+    SlotLost,
     StartedContainer,
     StepObserver,
 )
@@ -26,6 +28,7 @@ from neurons.miner.journal import Journal
 from neurons.miner.lease import Expiry, Lease, LeaseId, LeaseState
 from neurons.miner.retries import Retries, granted_meanwhile, request_digest
 from neurons.miner.running import RunningLeases
+from neurons.miner.slots import become, fitting
 from polarise.errors import Unavailable
 from polarise.messages import AllocateRequest
 from polarise.payloads import Status
@@ -103,15 +106,41 @@ class ResourceAllocator:
         self._check_open()
         valid = self.validate_resources(request, renter_key)
         self.manager.network.guard()
-        lease_id = LeaseId(secrets.token_hex(16))
-        # Marked before the row can be seen, so that a reconcile at this moment leaves it alone.
-        self._in_flight.add(lease_id)
         try:
-            lease = self._reserve(lease_id, request, valid, renter_key, idempotency_key)
-            self._reach("allocate.reserved")
-            return self._start(lease, valid.public_key)
+            return self._allocate(request, valid, renter_key, idempotency_key, may_be_warm=True)
+        except SlotLost as err:
+            logger.warning("the lease is made cold", extra={"cause": str(err)})
+            return self._allocate(request, valid, renter_key, idempotency_key, may_be_warm=False)
+
+    def _allocate(
+        self,
+        request: AllocateRequest,
+        valid: ValidRequest,
+        renter_key: str,
+        idempotency_key: str | None,
+        *,
+        may_be_warm: bool,
+    ) -> Granted:
+        lease_id = LeaseId(secrets.token_hex(16))
+        # Marked before the row can be seen, so that a reconcile at this moment leaves it alone; a slot is held already.
+        self.hold(lease_id)
+        try:
+            lease = self._reserve(lease_id, request, valid, renter_key, idempotency_key, may_be_warm=may_be_warm)
+            try:
+                self._reach("allocate.reserved")
+                return self._start(lease, valid.public_key)
+            finally:
+                self.let_go(lease.lease_id)
         finally:
-            self._in_flight.discard(lease_id)
+            self.let_go(lease_id)
+
+    def hold(self, lease_id: LeaseId) -> None:
+        """Have a row left alone by reconcile while it is made, or waits as a slot."""
+        self._in_flight.add(lease_id)
+
+    def let_go(self, lease_id: LeaseId) -> None:
+        """The end of `hold`."""
+        self._in_flight.discard(lease_id)
 
     def validate_resources(self, request: AllocateRequest, renter_key: str) -> ValidRequest:
         """Fill in defaults and refuse what this host can never serve; changes nothing.
@@ -135,20 +164,22 @@ class ResourceAllocator:
         valid: ValidRequest,
         renter_key: str,
         idempotency_key: str | None,
+        *,
+        may_be_warm: bool,
     ) -> Lease:
         def decide(leases: list[Lease]) -> Lease:
             if self._retries.earlier(request, renter_key, idempotency_key):
                 # It was granted since the first look, by a request that came at the same moment.
                 raise granted_meanwhile()
             self.inventory.check_free(valid.limits, renter_key, leases)
-            return Lease(
+            lease = Lease(
                 lease_id=lease_id,
                 state=LeaseState.CREATING,
                 renter_key=renter_key,
                 limits=valid.limits,
                 devices=self.inventory.pick_devices(request.devices, leases, self._proving()),
                 image=valid.image,
-                ssh_port=self.inventory.pick_port(leases, ()),
+                ssh_port=0,
                 nonce=secrets.token_hex(32),
                 created_unix_ms=self._clock.wall_unix_ms(),
                 expiry=Expiry.after(self._clock, valid.ttl_seconds),
@@ -157,13 +188,19 @@ class ResourceAllocator:
                 idempotency_key=idempotency_key,
                 request_digest=request_digest(request),
             )
+            if may_be_warm and (slot := fitting(lease, leases)):
+                return become(slot, lease)
+            return replace(lease, ssh_port=self.inventory.pick_port(leases, ()))
 
         return self.journal.reserve(decide)
 
     def _start(self, lease: Lease, public_key: str | None) -> Granted:
         try:
             self.events.open(lease)
-            lease, started = self._run_on_free_port(lease, public_key)
+            if lease.host_key is None:
+                lease, started = self.run_on_free_port(lease, public_key)
+            else:
+                started = self.manager.hand_over(lease, public_key)
             self.events.started(lease, started.container_id, started.pid)
             password = self.leases.give_password(started.container_id) if lease.has_password else None
             self._reach("allocate.password")
@@ -188,7 +225,13 @@ class ResourceAllocator:
         )
         return Granted(lease, password, is_new=True)
 
-    def _run_on_free_port(self, lease: Lease, public_key: str | None) -> tuple[Lease, StartedContainer]:
+    def run_on_free_port(self, lease: Lease, public_key: str | None) -> tuple[Lease, StartedContainer]:
+        """Start the container of a row, on another port where something else listens on its own.
+
+        Raises:
+            LimitNotApplied: The kernel does not hold a limit.
+            Unavailable: The engine, the image or sshd failed, or port after port is taken.
+        """
         refused: set[int] = set()
         while True:
             try:

@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 NODE_LABEL = "polarise.node"
 LEASE_LABEL = "polarise.lease"
 SSH_PORT_INSIDE = "22/tcp"
+CPU_PERIOD_US = 100_000
 
 StepObserver = Callable[[str], None]
 
@@ -46,6 +47,10 @@ class PortTaken(SubnetError):
 
 class LimitNotApplied(SubnetError):
     """The container runs, but the kernel does not hold what was asked for."""
+
+
+class SlotLost(SubnetError):
+    """A warm slot has no running container any more; the lease is made cold."""
 
 
 class NotGreeted(Unavailable):
@@ -145,11 +150,48 @@ class ContainerManager:
             self.wait_for_banner(container, lease, self.settings.start_timeout_seconds)
             self._reach("allocate.greeted")
             self.check_limits(container, lease)
-            pid, runtime = _pid_of(container), str(container.attrs["HostConfig"]["Runtime"])
-            return StartedContainer(str(container.id), pid, image_id, host_key, lease.limits, runtime)
+            return _started(container, lease, image_id, host_key)
         except BaseException:
             self._clean_up(lease)
             raise
+
+    def hand_over(self, lease: Lease, public_key: str | None) -> StartedContainer:
+        """Make a slot's container the one of a lease: limits, key, password login. It greets already.
+
+        Raises:
+            SlotLost: Its container does not run any more.
+            LimitNotApplied: The kernel does not hold a limit.
+            Unavailable: The engine cannot be asked, or could not change a limit.
+        """
+        container = next((found for found in self.containers_of(lease.lease_id) if found.status == "running"), None)
+        if container is None or lease.image_id is None or lease.host_key is None:
+            raise SlotLost(f"the slot {lease.lease_id} has lost its container")
+        with engine_errors(), _engine_refusals():
+            container.update(
+                mem_limit=lease.limits.memory_bytes,
+                memswap_limit=lease.limits.memory_bytes + lease.limits.swap_bytes,
+                cpu_period=CPU_PERIOD_US,
+                cpu_quota=_cpu_quota_us(lease.limits),
+            )
+        self._reach("allocate.updated")
+        self.check_limits(container, lease)
+        files = self.login_files(lease.lease_id)
+        if lease.has_password:
+            files.set_password_login(is_on=True)
+            reload_sshd(self.client, str(container.id))
+            self.wait_for_banner(container, lease, self.settings.start_timeout_seconds)
+        files.set_public_key(public_key)
+        self._reach("allocate.handed-over")
+        return _started(container, lease, lease.image_id, lease.host_key)
+
+    def is_current(self, slot: Lease) -> bool:
+        """Whether a slot's container runs, of the image that its reference means today.
+
+        Raises:
+            Unavailable: The engine cannot be asked, or holds no such image.
+        """
+        container = self.find(slot)
+        return container is not None and container.status == "running" and slot.image_id == self._image_id(slot.image)
 
     def kill(self, lease: Lease) -> None:
         """Kill whatever runs for the lease, which cuts open ssh connections; nothing is removed.
@@ -227,7 +269,9 @@ class ContainerManager:
             ],
             "mem_limit": limits.memory_bytes,
             "memswap_limit": limits.memory_bytes + limits.swap_bytes,
-            "nano_cpus": limits.cpu_milli * 1_000_000,
+            # Not nano_cpus: the engine would not let a slot's be changed.
+            "cpu_period": CPU_PERIOD_US,
+            "cpu_quota": _cpu_quota_us(limits),
             "pids_limit": limits.pids_count,
             "shm_size": limits.shm_bytes,
             **self.settings.profile.options(lease, engine_limits(self.settings.engine_host)),
@@ -277,6 +321,15 @@ class ContainerManager:
         except Unavailable:
             # The journal still holds the lease as CREATING; reconcile removes what is left when the engine is back.
             logger.warning("could not clean up", extra={"lease_id": lease.lease_id})
+
+
+def _cpu_quota_us(limits: Limits) -> int:
+    return limits.cpu_milli * CPU_PERIOD_US // 1000
+
+
+def _started(container: Container, lease: Lease, image_id: str, host_key: str) -> StartedContainer:
+    pid, runtime = _pid_of(container), str(container.attrs["HostConfig"]["Runtime"])
+    return StartedContainer(str(container.id), pid, image_id, host_key, lease.limits, runtime)
 
 
 def _pid_of(container: Container) -> int:

@@ -216,7 +216,7 @@ class MinerRoutes:
             node_key=self._node_key,
             role="miner",
             version=polarise.__version__,
-            leases_count=len(leases),
+            leases_count=sum(not lease.is_slot for lease in leases),
             cpu_milli_free=free.cpu_milli,
             memory_bytes_free=free.memory_bytes,
             devices_free=free.devices,

@@ -9,7 +9,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from neurons.miner.lease import Lease
@@ -53,8 +53,9 @@ class Inventory:
     leases_max: int
     leases_per_key_max: int
 
-    def free(self, leases: Sequence[Lease]) -> Free:
-        """Return what is left beside ``leases``."""
+    def free(self, leases: Iterable[Lease]) -> Free:
+        """Return what is left beside ``leases``; warm slots among them wait for whoever comes."""
+        leases = [lease for lease in leases if not lease.is_slot]
         used = {device for lease in leases for device in lease.devices}
         return Free(
             memory_bytes=self.memory_bytes - sum(lease.limits.memory_bytes for lease in leases),

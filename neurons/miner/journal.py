@@ -41,12 +41,13 @@ class Journal(Database):
         """Insert the lease that ``decide`` makes of all present ones, in one transaction.
 
         Args:
-            decide: Chooses port and devices or raises; nothing is written then.
+            decide: Chooses port and devices or raises; nothing is written then. A lease that a slot became takes its row.
         """
         with self.transaction() as connection:
             lease = decide([_lease(row) for row in connection.execute("SELECT * FROM lease")])
             row = _row(lease)
             marks = ", ".join("?" for _ in row)
+            connection.execute("DELETE FROM lease WHERE lease_id = ?", (lease.lease_id,))
             connection.execute(f"INSERT INTO lease ({', '.join(row)}) VALUES ({marks})", tuple(row.values()))  # noqa: S608
         return lease
 

@@ -60,7 +60,7 @@ class Lease:
         devices: UUIDs of its GPUs.
         image: Image reference asked for.
         ssh_port: Port on the host, its own as long as it lives.
-        nonce: 64 hex digits, bound into the receipt.
+        nonce: 64 hex digits, bound into the receipt; empty for a warm slot, which is nobody's lease yet.
         created_unix_ms: When it was reserved.
         expiry: When it ends.
         container_id: Engine's id; None until the container exists.
@@ -93,3 +93,8 @@ class Lease:
     isolation: Isolation = "standard"
     runtime: str | None = None
     countersigned: CountersignedReceipt | None = None
+
+    @property
+    def is_slot(self) -> bool:
+        """Whether it is a container that waits for its renter, see `neurons.miner.slots`."""
+        return not self.nonce

@@ -55,6 +55,21 @@ class LeaseEvents:
         self._agent.open_stream(lease.lease_id, lease.renter_key, lease.devices)
         self._agent.append([_status(lease.lease_id, Status.INITIALIZING, "container is being made")])
 
+    def open_slot(self, slot: Lease) -> None:
+        """Open the stream and the socket of a container that waits for its renter; nobody is told of it.
+
+        Raises:
+            Unavailable: The agent is away.
+        """
+        self._agent.open_stream(slot.lease_id, slot.renter_key)
+
+    def drop_slot(self, slot: Lease) -> None:
+        """Close the stream of a slot that nobody got; call it when its row is gone from the journal."""
+        try:
+            self._agent.close_stream(slot.lease_id)
+        except Unavailable as err:
+            logger.warning("the agent is told later", extra={"lease_id": slot.lease_id, "cause": err.message})
+
     def mount(self, lease: Lease) -> Mount:
         """Return what puts the socket's folder into the container; the folder is there once `open` returned."""
         return Mount(MOUNT, str(self._agent.events_folder(lease.lease_id)), type="bind", read_only=True)

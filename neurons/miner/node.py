@@ -43,6 +43,7 @@ from neurons.miner.receipts import ReceiptWriter
 from neurons.miner.reconcile import Reconciler
 from neurons.miner.rented import RentedDevices
 from neurons.miner.running import RunningLeases
+from neurons.miner.slot_keeper import SlotKeeper
 from neurons.miner.solver import SolverProcess
 from neurons.miner.telemetry_routes import TelemetryRoutes
 from neurons.miner.usage_book import UsageBook
@@ -199,6 +200,7 @@ class MinerNode(BaseNode):
             self.reconciler,
             LeaseKeeper(leases, clock),
             metering,
+            SlotKeeper(self.allocator, admission, self.node_key, clock, count=config.docker.warm_slots),
             self.http,
         ]
         if config.telemetry.start_agent:

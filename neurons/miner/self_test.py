@@ -157,7 +157,7 @@ def _leased(files: DataDir) -> tuple[frozenset[str], int]:
     if not files.journal.exists():
         return frozenset(), 0
     with Journal(files.journal) as journal:
-        leases = journal.all()
+        leases = [lease for lease in journal.all() if not lease.is_slot]
     return frozenset(device for lease in leases for device in lease.devices), len(leases)
 
 

@@ -76,6 +76,7 @@ def read_leases(root: Path) -> list[dict[str, object]]:
                 "expires_at": iso_utc(lease.expiry.wall_unix_ms),
             }
             for lease in journal.all()
+            if not lease.is_slot
         ]
 
 

@@ -16,6 +16,7 @@ from config.schema import Config
 from neurons.miner.drain import Drain
 from neurons.miner.journal import Journal
 from neurons.miner.lease import LeaseState
+from neurons.miner.slots import slots_of
 from polarise.clients import MinerClient
 from polarise.errors import ErrorCode, Unavailable
 from polarise.messages import AllocateRequest
@@ -31,6 +32,8 @@ from tests.support.worker import free_port
 pytestmark = [pytest.mark.docker, pytest.mark.e2e]
 
 ALLOCATE_STEPS = ("reserved", "files", "created", "started", "greeted", "password", "activated")
+# Of a lease that is made of a warm slot.
+WARM_STEPS = ("reserved", "updated", "handed-over", "activated")
 TERMINATE_STEPS = ("journaled", "removed", "files")
 
 
@@ -108,6 +111,31 @@ def test_killed_while_allocating(machine: Machine, step: str) -> None:
         client.terminate(answer.container_id)
         machine.assert_empty()
         assert process.terminate() == 0
+
+
+@pytest.mark.parametrize("step", WARM_STEPS)
+def test_killed_while_a_slot_becomes_a_lease(machine: Machine, step: str) -> None:
+    """In its next life the miner keeps no slots, so that everything there is of the lease or is left over."""
+    cold = machine.config
+    machine.config = miner_config(machine.people, network={"port": cold.network.port}, docker={"warm_slots": 1})
+    with machine.process(crash_at=f"allocate.{step}") as process:
+        with Journal(machine.data_dir / "journal.sqlite") as journal:
+            wait_until(lambda: bool(slots_of(journal.all())), 30, "no slot is ready")
+        with pytest.raises(Unavailable):
+            machine.client(process).allocate(AllocateRequest(), idempotency_key="retry")
+        process.wait_killed()
+    machine.config = cold
+    with machine.process() as process:
+        client = machine.client(process)
+        if step == "activated":
+            (view,) = client.containers()
+            machine.assert_one_lease(view.container_id)
+        else:
+            machine.assert_empty()
+        answer = client.allocate(AllocateRequest(), idempotency_key="retry")
+        machine.assert_one_lease(answer.container_id)
+        client.terminate(answer.container_id)
+        machine.assert_empty()
 
 
 @pytest.mark.parametrize("step", TERMINATE_STEPS)

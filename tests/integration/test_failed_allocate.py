@@ -59,7 +59,7 @@ class NoPidsLimit(WithOptions):
 
 
 class NoCpuLimit(WithOptions):
-    dropped = ("nano_cpus",)
+    dropped = ("cpu_period", "cpu_quota")
 
 
 class MayGainPrivileges(WithOptions):

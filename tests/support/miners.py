@@ -33,7 +33,7 @@ def miner_config(people: People, **sections: Mapping[str, object]) -> Config:
         "network": {"port": 0},
         "access": people.access(),
         "miner": {"proof_duty_percent": 100},
-        "docker": {"default_memory": "128m", "default_cpu_count": 0.25, "start_timeout_seconds": 30},
+        "docker": {"default_memory": "128m", "default_cpu_count": 0.25, "start_timeout_seconds": 30, "warm_slots": 0},
     }
     for name, section in sections.items():
         values[name] = {**values.get(name, {}), **section}

@@ -99,13 +99,14 @@ def test_without_an_agent_there_is_no_lease_and_nothing_is_left(agent: AgentProc
 
 
 if __name__ == "__main__":
-    from config.schema import AccessConfig, Config, NetworkConfig
+    from config.schema import AccessConfig, Config, DockerConfig, NetworkConfig
     from neurons.miner.node import MinerNode
     from utils.logging import configure_logging
 
     configure_logging("INFO", "text", None)
     settings = Config(
         network=NetworkConfig(port=int(sys.argv[2])),
+        docker=DockerConfig(warm_slots=0),
         access=AccessConfig(renters=(RENTER.public_key,), validators=(VALIDATOR.public_key,)),
     )
     sys.exit(MinerNode(settings, Path(sys.argv[1]), IDENTITY).run())
