@@ -2,15 +2,15 @@
 
 Rules:
 - The validator is the real one with its real ledger daemon, stamping process, checkers, evidence, scores and records; each
-  of twelve epochs proves about a twelfth of the miners (n = 16384, 32 openings, and 2,000 shares) and reads everybody's log.
+  of twelve epochs reads everybody's log, and those that have a common window prove everybody (n = 16384, 32 openings, and 2,000
+  shares): the first does, and each later one with a chance of one in twelve.
 - The miners are `benchmarks._simulated_miners`: they know the opening key and compute only the tiles that will be opened.
   A real miner cannot, because positions depend on its commitment; here, and nowhere else, they are drawn from the opening
   key alone, which costs the validator the same.
 - "Compressed" means that the pauses between epochs are left out. Proofs take the seconds their claim says.
 - CPU is what the kernel counted for the validator's processes, apart from the simulators and the ledger. The error of a
   stamp is the validator's time of a proof less the simulator's own, between the arrival of the start and its answer.
-- All miners are known from before, with a score in which each was proven some epochs ago, so that an epoch draws its share of
-  them and not everybody at first sight.
+- All miners are known from before, with a score in which each was proven some epochs ago.
 - Inspections are measured apart (``--logins``): the processor time of the real login process, against a small ssh server.
 - Prints numbers and asserts nothing about them.
 
@@ -52,6 +52,7 @@ from neurons.ledger.node import GENESIS_FILE, LedgerNode
 from neurons.miner.join import post_entry
 from neurons.validator.chain import Beacon, Chain
 from neurons.validator.challenges import ChallengeGenerator, EpochSecret
+from neurons.validator.drawing import Intervals
 from neurons.validator.epoch import EpochService
 from neurons.validator.login_process import LoginProcess
 from neurons.validator.metrics import FILE_NAME, MetricsHandler, StoredScore
@@ -343,9 +344,14 @@ def _tell(control: Path) -> None:
     honest = Chain.commit
 
     def commit(
-        self: Chain, secret: EpochSecret, miners_count: int, started_unix_ms: int, stop: threading.Event
+        self: Chain,
+        secret: EpochSecret,
+        miners_count: int,
+        started_unix_ms: int,
+        intervals: Intervals,
+        stop: threading.Event,
     ) -> Beacon | None:
-        beacon = honest(self, secret, miners_count, started_unix_ms, stop)
+        beacon = honest(self, secret, miners_count, started_unix_ms, intervals, stop)
         if beacon is not None:
             told = {"epoch": secret.epoch, "opening_key": secret.opening_key.hex(), "beacon": beacon.value.hex()}
             control.write_text(json.dumps(told))

@@ -220,7 +220,7 @@ class MinerConfig(Section):
         gt=0,
         le=100,
         allow_inf_nan=False,
-        description="Share of an hour that a device spends on proofs, over all validators; beyond it challenges are declined.",
+        description="Share of an hour that a device spends on proofs, over all validators; beyond it challenges are declined, which counts as away.",
     )
 
 
@@ -239,7 +239,10 @@ class ValidatorConfig(Section):
     proof_target_seconds: int = Field(3, ge=1, le=60, description="How long each proof should take a miner.")
     openings: int = Field(32, ge=8, le=256, description="Tiles recomputed per proof.")
     proof_every: int = Field(
-        12, ge=1, le=1000, description="A host is proven in about one epoch of so many, drawn from the beacon."
+        12,
+        ge=1,
+        le=1000,
+        description="One epoch of about so many, drawn from the beacon, proves every miner at the same moment.",
     )
     inspect_every: int = Field(
         12, ge=1, le=1000, description="A container is inspected in about one epoch of so many, drawn from the beacon."

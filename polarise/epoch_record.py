@@ -161,6 +161,9 @@ class EpochCommit(WireModel):
         miner_set_root: Root over the digests of the registry entries that will be examined, by node key.
         miners_count: How many they are.
         started_unix_ms: The validator's wall clock.
+        proof_every: One epoch of about so many has a common window; bound here, before the beacon that draws. None until
+            rules 3.
+        inspect_every: A host is inspected in about one epoch of so many; 0 where nobody is. None until rules 3.
     """
 
     v: Literal[1] = 1
@@ -168,6 +171,8 @@ class EpochCommit(WireModel):
     miner_set_root: Hash
     miners_count: Count
     started_unix_ms: Count
+    proof_every: int | None = Field(default=None, ge=1, le=1000)
+    inspect_every: int | None = Field(default=None, ge=0, le=1000)
 
 
 class EpochRecord(WireModel):

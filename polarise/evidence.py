@@ -188,6 +188,7 @@ class DeviceScore(WireModel):
         standing: Why its newest measured proof lost points; it stands until the device is measured again.
         rates: Its newest measured rates beside the claims of that round, one per kind; what the device is worth follows
             from these claims, not from newer ones.
+        window_ppm: What it showed in common windows, in which one device answers for one miner; None until its first one.
     """
 
     device: str = Field(max_length=96)
@@ -195,6 +196,7 @@ class DeviceScore(WireModel):
     declines_count: Count
     standing: RejectReason | None = None
     rates: tuple[KindRate, ...] = ()
+    window_ppm: Ppm | None = None
 
 
 class PartScore(WireModel):
@@ -272,16 +274,22 @@ class DrawEvidence(WireModel):
     """Whether a miner was to be proven and inspected in this epoch; it follows from beacon, host and score before.
 
     Attributes:
-        proof_every: The validator proves a host in about one epoch of so many.
-        inspect_every: Likewise for inspections.
+        proof_every: One epoch of about so many has a common window; by rules 2 a host was proven so often.
+        inspect_every: A host is inspected in about one epoch of so many; 0 where the validator inspects nobody.
         is_proven: Drawn for a proof.
         is_inspected: Drawn for an inspection.
+        is_first: Whether it is the validator's first complete epoch by rules with windows.
+        is_common: Whether every miner of the epoch is proven, all in one window.
+        has_missed_window: Whether there was a common window since the miner's score before, without it.
     """
 
     proof_every: int = Field(ge=1, le=1000)
-    inspect_every: int = Field(ge=1, le=1000)
+    inspect_every: int = Field(ge=0, le=1000)
     is_proven: bool
     is_inspected: bool
+    is_first: bool = False
+    is_common: bool = False
+    has_missed_window: bool = False
 
 
 class RoundEvidence(WireModel):
@@ -366,7 +374,11 @@ _SCORE_SINCE_2: dict[str, object] = {
     "undrawn_count": True,
     "uninspected_count": True,
     "parts": {
-        "__all__": {"standing": True, "smoothed_ppm": True, "devices": {"__all__": {"standing": True, "rates": True}}}
+        "__all__": {
+            "standing": True,
+            "smoothed_ppm": True,
+            "devices": {"__all__": {"standing": True, "rates": True, "window_ppm": True}},
+        }
     },
 }
 _PROOF_SINCE_3 = ("expected_per_second",)
@@ -381,11 +393,15 @@ _SINCE_VERSION_2: dict[str, object] = {
     "score": _SCORE_SINCE_2,
 }
 
-# Version of a bundle -> what only later ones have.
-_SINCE: dict[int, dict[str, object]] = {
-    1: _SINCE_VERSION_2,
-    2: {"proofs": {"__all__": dict.fromkeys(_PROOF_SINCE_3, True)}},
+_SCORE_SINCE_3: dict[str, object] = {"parts": {"__all__": {"devices": {"__all__": {"window_ppm": True}}}}}
+_SINCE_VERSION_3: dict[str, object] = {
+    "draw": dict.fromkeys(("is_first", "is_common", "has_missed_window"), True),
+    "proofs": {"__all__": dict.fromkeys(_PROOF_SINCE_3, True)},
+    "previous": _SCORE_SINCE_3,
+    "score": _SCORE_SINCE_3,
 }
+# Version of a bundle -> what only later ones have.
+_SINCE: dict[int, dict[str, object]] = {1: _SINCE_VERSION_2, 2: _SINCE_VERSION_3}
 
 
 def openings_digest(openings: Sequence[dict[str, object]]) -> str:

@@ -4,7 +4,7 @@ Rules:
 - Every kind of proof takes the same way. One that has nothing to open, the proof of work, ends with its commitment. A memory
   is filled while it is prepared; that is no part of the proof's time, and counts for the device's share of an hour.
 - A device proves one thing at a time; devices prove at the same time, each with a solver of its own.
-- Another validator's challenge for a busy device is answered 429 and costs nothing. The same validator's ends its earlier
+- Another validator's challenge for a busy device is answered 429. The same validator's ends its earlier
   one: it has begun its round again, and nobody waits for the old answer.
 - A device spends at most its share of an hour on proofs, over all validators (`duty`); beyond it the answer is 429.
 - A GPU in a tenant's hands is never proven; what shows that it is rented is the answer (`rented`). Whoever prepares says so
@@ -225,7 +225,7 @@ class ChallengeHandler:
             raise RequestRejected(
                 ErrorCode.DUTY_CAP,
                 f"the device {device} has spent {self._duty_percent:g} % of the last hour on proofs",
-                hint=f"ask again in {seconds} s; this costs no score",
+                hint=f"ask again in {seconds} s; a larger miner.proof_duty_percent leaves room for more validators",
                 field="device",
                 status=429,
                 retry_after_seconds=seconds,

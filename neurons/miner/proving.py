@@ -88,7 +88,7 @@ class Proving:
                 raise RequestRejected(
                     ErrorCode.TOO_MANY_REQUESTS,
                     f"the device {running.device} is proving something else",
-                    hint="ask again in a minute; this costs no score",
+                    hint="ask again in a minute",
                     field="device",
                     status=429,
                 )

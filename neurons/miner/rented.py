@@ -125,7 +125,7 @@ class RentedDevices:
             raise RequestRejected(
                 ErrorCode.TOO_MANY_REQUESTS,
                 f"tenants hold {leased / 1000:g} of {self._cpu_milli / 1000:g} CPUs",
-                hint="ask again later; this costs no score",
+                hint="the owner claims what leases leave of it (`join`), or offers tenants less: a decline counts as away",
                 field="device",
                 status=429,
             )
@@ -145,7 +145,7 @@ def _busy(device: str, cause: str) -> RequestRejected:
     return RequestRejected(
         ErrorCode.TOO_MANY_REQUESTS,
         f"the device {device} is leased, and cannot be shown as rented: {cause}",
-        hint="ask again later; this costs no score",
+        hint="let the renter sign its receipt (`renter renew` does): what cannot be shown as rented counts as away",
         field="device",
         status=429,
     )

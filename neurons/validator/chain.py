@@ -22,6 +22,7 @@ from itertools import islice
 
 from neurons.base.outbox import EntryState, Outbox
 from neurons.validator.challenges import EpochSecret
+from neurons.validator.drawing import Intervals
 from polarise.beacon import find_beacon
 from polarise.epoch_record import (
     EPOCH_DIGITS,
@@ -138,9 +139,21 @@ class Chain:
         return self._client.read(commit_path(self._validator_key, epoch)).text is not None
 
     def commit(
-        self, secret: EpochSecret, miners_count: int, started_unix_ms: int, stop: threading.Event
+        self,
+        secret: EpochSecret,
+        miners_count: int,
+        started_unix_ms: int,
+        intervals: Intervals,
+        stop: threading.Event,
     ) -> Beacon | None:
         """Put the epoch's commitment on the ledger, and wait for the beacon however long the ledger is away.
+
+        Args:
+            secret: What is committed to.
+            miners_count: How many miners will be examined.
+            started_unix_ms: Wall clock of the epoch's beginning.
+            intervals: How often is proven and inspected; the draws rest on them, so they are bound before the beacon.
+            stop: Whether to give up.
 
         Returns:
             The beacon, or None when ``stop`` was set first.
@@ -155,6 +168,8 @@ class Chain:
             miner_set_root=secret.miner_set_root.hex(),
             miners_count=miners_count,
             started_unix_ms=started_unix_ms,
+            proof_every=intervals.proof_every,
+            inspect_every=intervals.inspect_every,
         )
         key = self._put(commit_path(self._validator_key, secret.epoch), body.to_wire())
         transaction_hash = self._final_hash(key, stop)

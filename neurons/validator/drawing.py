@@ -1,30 +1,66 @@
-"""Which miners an epoch proves and inspects: one rule for the validator and for whoever recomputes it.
+"""Which miners an epoch proves and inspects, by rules 3: one rule for the validator and for whoever recomputes it.
 
 Rules:
-- Who is met for the first time is proven and inspected at once: until then it has no score. So is who was scored by
-  rules that knew no draw: they kept too little to go on from.
-- All others are drawn from the epoch's beacon by the host of their endpoint, one epoch in ``every`` on average, proofs
-  and inspections apart. Miners on one host are drawn together.
-- Nobody is forgotten: after three times ``every`` epochs in a row without it a miner's turn comes, drawn or not.
-- Proofs are spared where the miner's own score says so and nowhere else, so that an auditor needs the bundle alone.
+- One epoch in ``proof_every`` has a common window, drawn from its beacon: in it every miner of the epoch's set is proven, all
+  at the same moment, so that one device answers for one miner however many names it has. A validator's first epoch by
+  these rules has one too.
+- In the other epochs only those are proven that are met for the first time, or were scored by rules that knew no draw, so
+  that their operator learns what comes of it; and those whose last proof is three times ``proof_every`` epochs ago.
+- Inspections are drawn by the host of the endpoint, one epoch in ``inspect_every`` on average, three times as many at most.
+  A miner whose container was never measured is inspected in every epoch until one was.
+- Proofs are spared where the miner's own score says so and nowhere else, so that an auditor needs the bundle; that an epoch
+  is the first, and that a miner was not there in a common window since its last score, follow from the epochs before.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from challenges.draw import is_drawn
 from polarise.evidence import DrawEvidence, ScoreRecord
 from polarise.registry import RegistryEntry
 
-# A stretch of 3 x every epochs without a draw has a probability of e^-3, so one miner in twenty meets this bound.
+# Without a window for three times proof_every epochs, which happens once in e^3 = 20 times, everybody is proven again.
 OVERDUE_TIMES = 3
+# No host's name: it has a character that none can have.
+WINDOW_NAME = "#window"
 INSPECT_SUFFIX = "#inspect"
 DRAWN_SINCE_RULES = 2
+WINDOWS_SINCE_RULES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Intervals:
+    """What an epoch's draws rest on beside beacon and miners; the commitment binds the intervals.
+
+    Attributes:
+        proof_every: One epoch of so many has a common window, >= 1.
+        inspect_every: A host is inspected in about one epoch of so many; 0 where the validator inspects nobody.
+        is_first: Whether it is the validator's first epoch by these rules.
+    """
+
+    proof_every: int
+    inspect_every: int
+    is_first: bool = False
+
+
+def has_window(beacon: bytes, intervals: Intervals) -> bool:
+    """Whether the epoch of this beacon has a common window.
+
+    Raises:
+        ValueError: The beacon is not of 32 bytes, or the interval is below 1.
+    """
+    return is_drawn(beacon, WINDOW_NAME, intervals.proof_every) or intervals.is_first
 
 
 def draw_for(
-    beacon: bytes, entry: RegistryEntry, previous: ScoreRecord | None, *, proof_every: int, inspect_every: int
+    beacon: bytes,
+    entry: RegistryEntry,
+    previous: ScoreRecord | None,
+    intervals: Intervals,
+    *,
+    has_missed_window: bool = False,
 ) -> DrawEvidence:
     """Return whether one miner is to be proven and inspected in the epoch of this beacon.
 
@@ -32,22 +68,28 @@ def draw_for(
         beacon: Public randomness of the epoch, 32 bytes.
         entry: The miner's registry entry; its endpoint names the host.
         previous: Its newest score by this validator; None for a miner never scored.
-        proof_every: A host is proven in about one epoch of so many, >= 1.
-        inspect_every: Likewise for inspections.
+        intervals: What the draws rest on.
+        has_missed_window: Whether there was a common window since that score.
 
     Raises:
-        ValueError: The beacon is not of 32 bytes, or an interval is below 1.
+        ValueError: The beacon is not of 32 bytes, or an interval is out of range.
     """
-    host = host_of(entry)
     known = previous if previous is not None and previous.rules_version >= DRAWN_SINCE_RULES else None
-    undrawn_count = None if known is None else known.undrawn_count
-    uninspected_count = None if known is None else known.uninspected_count
+    is_common = has_window(beacon, intervals)
     return DrawEvidence(
-        proof_every=proof_every,
-        inspect_every=inspect_every,
-        is_proven=_is_due(beacon, host, proof_every, undrawn_count),
-        is_inspected=_is_due(beacon, host + INSPECT_SUFFIX, inspect_every, uninspected_count),
+        proof_every=intervals.proof_every,
+        inspect_every=intervals.inspect_every,
+        is_proven=is_common or known is None or is_overdue(known.undrawn_count, intervals.proof_every),
+        is_inspected=intervals.inspect_every > 0 and _is_inspected(beacon, entry, known, intervals.inspect_every),
+        is_first=intervals.is_first,
+        is_common=is_common,
+        has_missed_window=has_missed_window,
     )
+
+
+def is_overdue(left_out_count: int, every: int) -> bool:
+    """Whether a turn is due that was not drawn in so many epochs."""
+    return left_out_count + 1 >= OVERDUE_TIMES * every
 
 
 def host_of(entry: RegistryEntry) -> str:
@@ -59,7 +101,7 @@ def host_of(entry: RegistryEntry) -> str:
     return (host or entry.endpoint).lower()
 
 
-def _is_due(beacon: bytes, name: str, every: int, left_out_count: int | None) -> bool:
-    if left_out_count is None or left_out_count + 1 >= OVERDUE_TIMES * every:
+def _is_inspected(beacon: bytes, entry: RegistryEntry, known: ScoreRecord | None, every: int) -> bool:
+    if known is None or known.part("service").last_ppm is None or is_overdue(known.uninspected_count, every):
         return True
-    return is_drawn(beacon, name, every)
+    return is_drawn(beacon, host_of(entry) + INSPECT_SUFFIX, every)

@@ -5,7 +5,7 @@ Rules:
   one was begun already, the daemon waits for the next boundary. Between two beginnings lies half an epoch or more.
 - The very first begins at once; one that takes longer than it may is followed immediately by the next.
 - Commitment and beacon come before the first challenge, scores and record after the last.
-- Who is proven and who is inspected follows from the beacon (`drawing`); all that are drawn prove in one round. Then
+- Who is proven and who is inspected follows from the beacon (`drawing`): now and then everybody, in one round. Then
   containers are inspected and logs are read, of several miners at a time.
 - A defect that one miner brings to light costs that miner its examination in this epoch and nobody else's: it is logged
   with its traceback, a score that says so is kept, and the epoch goes on.
@@ -23,7 +23,7 @@ from challenges.averages import advance
 from neurons.base.threads import DaemonThreads
 from neurons.validator.chain import Beacon, Chain, CommitRefused, Miners
 from neurons.validator.challenges import ChallengeGenerator, EpochSecret
-from neurons.validator.drawing import draw_for
+from neurons.validator.drawing import WINDOWS_SINCE_RULES, Intervals, draw_for, has_window
 from neurons.validator.examination import Examined, Examiner
 from neurons.validator.metrics import MetricsHandler
 from neurons.validator.records import EpochRecorder
@@ -47,8 +47,8 @@ class Pace:
 
     Attributes:
         epoch_seconds: From the start of one epoch to the start of the next.
-        proof_every: A host is proven in about one epoch of so many.
-        inspect_every: A container is inspected in about one epoch of so many.
+        proof_every: One epoch of about so many has a common window.
+        inspect_every: A host is inspected in about one epoch of so many; 0 to inspect nobody.
         parallel: Miners inspected and read at the same time.
     """
 
@@ -138,11 +138,12 @@ class EpochService:
         began_ns = self._clock.monotonic_ns()
         miners = self._chain.miners(_report)
         secret = self._begin(miners)
-        beacon = self._commit(secret, len(miners), stop)
+        intervals = self._intervals()
+        beacon = self._commit(secret, len(miners), intervals, stop)
         if beacon is None:
             return
         averages = self._metrics.averages()
-        proven = self._prove(secret, beacon, self._draw(beacon, miners), averages, stop)
+        proven = self._prove(secret, beacon, self._draw(beacon, miners, intervals), averages, stop)
         if proven is None:
             return
         examined, samples = proven
@@ -165,37 +166,44 @@ class EpochService:
         logger.info("epoch started", extra={"epoch": epoch, "miners_count": len(miners)})
         return secret
 
-    def _commit(self, secret: EpochSecret, miners_count: int, stop: threading.Event) -> Beacon | None:
+    def _intervals(self) -> Intervals:
+        is_first = not self._metrics.has_complete(WINDOWS_SINCE_RULES)
+        return Intervals(self._pace.proof_every, self._pace.inspect_every, is_first)
+
+    def _commit(
+        self, secret: EpochSecret, miners_count: int, intervals: Intervals, stop: threading.Event
+    ) -> Beacon | None:
         started_unix_ms = self._metrics.epoch(secret.epoch).started_unix_ms
         try:
-            beacon = self._chain.commit(secret, miners_count, started_unix_ms, stop)
+            beacon = self._chain.commit(secret, miners_count, started_unix_ms, intervals, stop)
         except CommitRefused:
             self._recorder.abandon(secret.epoch)
             raise
         if beacon is not None:
-            self._metrics.set_beacon(secret.epoch, beacon.value, beacon.height)
+            is_common = has_window(beacon.value, intervals)
+            self._metrics.set_beacon(secret.epoch, beacon.value, beacon.height, has_window=is_common)
             logger.info(
                 "epoch committed",
                 extra={"epoch": secret.epoch, "commit": secret.commit.hex(), "beacon_height": beacon.height},
             )
         return beacon
 
-    def _draw(self, beacon: Beacon, miners: Miners) -> list[Examined]:
+    def _draw(self, beacon: Beacon, miners: Miners, intervals: Intervals) -> list[Examined]:
         found = []
+        last_window = self._metrics.last_window()
         for statement, entry in miners.values():
             newest = self._metrics.newest(entry.node_key)
             previous = None if newest is None else newest.record
-            draw = draw_for(
-                beacon.value,
-                entry,
-                previous,
-                proof_every=self._pace.proof_every,
-                inspect_every=self._pace.inspect_every,
-            )
+            has_missed = newest is not None and last_window is not None and newest.epoch < last_window
+            draw = draw_for(beacon.value, entry, previous, intervals, has_missed_window=has_missed)
             found.append(Examined(statement, entry, draw, previous))
         logger.info(
             "epoch drawn",
-            extra={"miners_count": len(found), "proven_count": sum(miner.draw.is_proven for miner in found)},
+            extra={
+                "miners_count": len(found),
+                "proven_count": sum(miner.draw.is_proven for miner in found),
+                "has_window": has_window(beacon.value, intervals),
+            },
         )
         return found
 

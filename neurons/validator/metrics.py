@@ -8,9 +8,11 @@ Rules:
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from neurons.base.database import Database
 from neurons.validator.challenges import EpochSecret
@@ -21,6 +23,7 @@ from polarise.rate_average import RateAverage
 from polarise.registry import RegistryEntry
 
 FILE_NAME = "scores.sqlite"
+Status = Literal["complete", "broken_off"]
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS epoch (
     epoch INTEGER PRIMARY KEY,
@@ -31,7 +34,10 @@ CREATE TABLE IF NOT EXISTS epoch (
     beacon BLOB,
     beacon_height INTEGER,
     finished_unix_ms INTEGER,
-    record TEXT
+    record TEXT,
+    status TEXT,
+    rules_version INTEGER,
+    has_window INTEGER
 );
 CREATE TABLE IF NOT EXISTS score (
     epoch INTEGER NOT NULL REFERENCES epoch (epoch),
@@ -72,6 +78,15 @@ CREATE TABLE IF NOT EXISTS rate_averages (
 """
 
 
+# Until format 4 nothing but tables came, which the schema makes where they are missing.
+_UPGRADES = {
+    2: _SCHEMA,
+    3: _SCHEMA,
+    4: "ALTER TABLE epoch ADD COLUMN status TEXT; ALTER TABLE epoch ADD COLUMN rules_version INTEGER; "
+    "ALTER TABLE epoch ADD COLUMN has_window INTEGER",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class EpochRow:
     """One row of the epochs.
@@ -86,6 +101,9 @@ class EpochRow:
         beacon_height: Height of the block.
         finished_unix_ms: When it was recorded; None before.
         record: Digest of its signed record; None before.
+        status: How it ended; None before, without a record, and for epochs that older software recorded.
+        rules_version: The rules of its record, as far.
+        has_window: Whether everybody was to be proven in it; None before the beacon, and for older epochs.
     """
 
     epoch: int
@@ -97,6 +115,24 @@ class EpochRow:
     beacon_height: int | None
     finished_unix_ms: int | None
     record: str | None
+    status: Status | None
+    rules_version: int | None
+    has_window: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class EpochEnd:
+    """How an epoch was recorded.
+
+    Attributes:
+        record: Digest of its signed record.
+        status: What the record says.
+        rules_version: Its rules.
+    """
+
+    record: str
+    status: Status
+    rules_version: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +207,7 @@ class MetricsHandler(Database):
     """Epochs, scores and miners of one validator."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, _SCHEMA, version=3)
+        super().__init__(path, _SCHEMA, version=4, upgrades=_UPGRADES)
 
     def next_epoch(self, wanted: int) -> int:
         """Return the number of the epoch that starts now: the wanted one, or one above the newest."""
@@ -182,23 +218,37 @@ class MetricsHandler(Database):
         """Keep the epoch's secret, durably."""
         with self.transaction() as connection:
             connection.execute(
-                "INSERT INTO epoch VALUES (?, ?, ?, ?, ?, NULL, NULL, NULL, NULL)",
+                "INSERT INTO epoch VALUES (?, ?, ?, ?, ?, NULL, NULL, NULL, NULL, NULL, NULL, NULL)",
                 (secret.epoch, secret.opening_key, secret.miner_set_root, secret.commit, started_unix_ms),
             )
 
-    def set_beacon(self, epoch: int, beacon: bytes, height: int) -> None:
-        """Note the randomness of an epoch, durably, before anything is asked with it."""
+    def set_beacon(self, epoch: int, beacon: bytes, height: int, *, has_window: bool) -> None:
+        """Note the randomness of an epoch and what it draws, durably, before anything is asked with it."""
         with self.transaction() as connection:
             connection.execute(
-                "UPDATE epoch SET beacon = ?, beacon_height = ? WHERE epoch = ?", (beacon, height, epoch)
+                "UPDATE epoch SET beacon = ?, beacon_height = ?, has_window = ? WHERE epoch = ?",
+                (beacon, height, has_window, epoch),
             )
 
-    def finish_epoch(self, epoch: int, finished_unix_ms: int, record: str | None) -> None:
+    def finish_epoch(self, epoch: int, finished_unix_ms: int, end: EpochEnd | None) -> None:
         """Note that an epoch is over, and its record if there is one; its opening key may be shown from now on."""
+        record, status, rules_version = (end.record, end.status, end.rules_version) if end else (None, None, None)
         with self.transaction() as connection:
             connection.execute(
-                "UPDATE epoch SET finished_unix_ms = ?, record = ? WHERE epoch = ?", (finished_unix_ms, record, epoch)
+                "UPDATE epoch SET finished_unix_ms = ?, record = ?, status = ?, rules_version = ? WHERE epoch = ?",
+                (finished_unix_ms, record, status, rules_version, epoch),
             )
+
+    def has_complete(self, rules_version: int) -> bool:
+        """Whether an epoch by these rules or later ones was completed."""
+        return bool(
+            self.query("SELECT 1 FROM epoch WHERE status = 'complete' AND rules_version >= ? LIMIT 1", (rules_version,))
+        )
+
+    def last_window(self) -> int | None:
+        """Return the newest complete epoch in which everybody was proven."""
+        rows = self.query("SELECT MAX(epoch) FROM epoch WHERE status = 'complete' AND has_window = 1")
+        return None if rows[0][0] is None else int(rows[0][0])
 
     def epoch(self, epoch: int) -> EpochRow:
         """Return one epoch.
@@ -209,17 +259,17 @@ class MetricsHandler(Database):
         rows = self.query("SELECT * FROM epoch WHERE epoch = ?", (epoch,))
         if not rows:
             raise KeyError(epoch)
-        return EpochRow(*tuple(rows[0]))
+        return _epoch_row(rows[0])
 
     def epochs(self, count: int, before: int = 2**53) -> list[EpochRow]:
         """Return the newest epochs below ``before``, newest first."""
         rows = self.query("SELECT * FROM epoch WHERE epoch < ? ORDER BY epoch DESC LIMIT ?", (before, count))
-        return [EpochRow(*tuple(row)) for row in rows]
+        return [_epoch_row(row) for row in rows]
 
     def unfinished(self) -> list[EpochRow]:
         """Return the epochs that were begun and not recorded, oldest first."""
         rows = self.query("SELECT * FROM epoch WHERE finished_unix_ms IS NULL ORDER BY epoch")
-        return [EpochRow(*tuple(row)) for row in rows]
+        return [_epoch_row(row) for row in rows]
 
     def last_record(self) -> str | None:
         """Return the digest of the newest signed record."""
@@ -378,3 +428,8 @@ class MetricsHandler(Database):
             )
             for row in rows
         ]
+
+
+def _epoch_row(row: sqlite3.Row) -> EpochRow:
+    values = dict(row)
+    return EpochRow(**{**values, "has_window": None if row["has_window"] is None else bool(row["has_window"])})

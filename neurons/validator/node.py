@@ -135,7 +135,7 @@ class ValidatorNode(BaseNode):
             Pace(
                 epoch_seconds=settings.epoch_seconds,
                 proof_every=settings.proof_every,
-                inspect_every=settings.inspect_every,
+                inspect_every=settings.inspect_every if settings.inspect else 0,
                 parallel=settings.parallel,
             ),
             verdicts=verdicts,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import polarise
 from neurons.validator.chain import Chain
-from neurons.validator.metrics import EpochRow, MetricsHandler, StoredScore, StoredWeight
+from neurons.validator.metrics import EpochEnd, EpochRow, MetricsHandler, StoredScore, StoredWeight
 from neurons.validator.prices import PriceList
 from neurons.validator.scoring import RULES_VERSION
 from neurons.validator.weights import MinerWorth, weights_ppm, worth_ppb
@@ -93,7 +93,8 @@ class EpochRecorder:
         record = self._record(row, scores, is_complete=is_complete)
         statement = sign_statement(self._identity, STATEMENT_KIND, record)
         key = self._chain.post_record(epoch, statement)
-        self._metrics.finish_epoch(epoch, record.finished_unix_ms, statement.digest())
+        end = EpochEnd(statement.digest(), record.status, record.rules_version)
+        self._metrics.finish_epoch(epoch, record.finished_unix_ms, end)
         return key
 
     def _post_scores(self, epoch: int) -> EpochScores:

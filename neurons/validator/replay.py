@@ -4,7 +4,7 @@ Rules:
 - Nothing is believed but the validator's own words, which are named as such: stamps, silence, what was seen inside.
 - A verdict that can be recomputed must come out with the same reason; a score must come out equal to the last integer, by
   the rules that it names.
-- Who was drawn follows from beacon, host and the score before. Who was not has no proof; who was has one per device and
+- Who was drawn follows from beacon, host and the score before, by the rules of the bundle. Who was not has no proof; who was has one per device and
   kind, all of one attempt.
 - The same functions that judged live judge here.
 """
@@ -15,7 +15,8 @@ from collections.abc import Iterator
 
 from challenges import draw
 from neurons.validator.challenges import KINDS_OF_BUNDLE, claimed_rate, kinds_of
-from neurons.validator.drawing import draw_for
+from neurons.validator.drawing import Intervals, draw_for
+from neurons.validator.drawing_2 import draw_by_host
 from neurons.validator.findings import Findings, check_claims, check_findings, check_receipt
 from neurons.validator.replay_proof import Finding, beacon_of, replay_proof, witnessed
 from neurons.validator.scoring import KNOWN_VERSIONS, RulesUnknown, recompute_score
@@ -79,8 +80,22 @@ def _same_draw(bundle: EvidenceBundle, entry: RegistryEntry, said: DrawEvidence)
         beacon = beacon_of(bundle)
     except NoteInvalid as err:
         return Finding("draw", False, f"the beacon is no block: {err}")
-    drawn = draw_for(beacon, entry, bundle.previous, proof_every=said.proof_every, inspect_every=said.inspect_every)
-    return Finding("draw", drawn == said, f"recomputed proven {drawn.is_proven}, inspected {drawn.is_inspected}")
+    try:
+        drawn = _recomputed(beacon, bundle, entry, said)
+    except ValueError as err:
+        return Finding("draw", False, printable(err))
+    # Which epoch is the first, and who missed a window, only the epochs before show: `audit.windows` looks there.
+    detail = f"recomputed proven {drawn.is_proven}, inspected {drawn.is_inspected}"
+    return Finding("draw", drawn == said, detail)
+
+
+def _recomputed(beacon: bytes, bundle: EvidenceBundle, entry: RegistryEntry, said: DrawEvidence) -> DrawEvidence:
+    if bundle.version == 2:
+        return draw_by_host(
+            beacon, entry, bundle.previous, proof_every=said.proof_every, inspect_every=said.inspect_every
+        )
+    intervals = Intervals(said.proof_every, said.inspect_every, said.is_first)
+    return draw_for(beacon, entry, bundle.previous, intervals, has_missed_window=said.has_missed_window)
 
 
 def _score(bundle: EvidenceBundle) -> Iterator[Finding]:

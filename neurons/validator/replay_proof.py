@@ -37,6 +37,7 @@ from polarise.signing import SignatureInvalid
 WITNESSED = frozenset(
     {
         RejectReason.MISSING,
+        RejectReason.DECLINED,
         RejectReason.OPENING_LATE,
         RejectReason.NOT_MEASURED,
         RejectReason.ALLOCATE_FAILED,

@@ -27,7 +27,7 @@ from neurons.validator.missing import Tally, tally
 from neurons.validator.proof_trace import ProofTrace
 from neurons.validator.scoring.standing_3 import NEUTRAL_REASONS
 from neurons.validator.verification import NO_AVERAGES, Averages, Verdict, VerificationEngine, expected_of
-from neurons.validator.wave import BUSY, DEFECT, Ask, Wave
+from neurons.validator.wave import DEFECT, Ask, Wave
 from polarise.answers import printable
 from polarise.clients import MinerClient
 from polarise.errors import AddressRefused, ProofRejected, RejectReason, Unavailable
@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 ADDRESS_SECONDS = 5.0
 # How the verdict on a device begins that our own address rule forbids to call.
 UNCALLED = "this validator does not call it: "
+# What a miner can answer a challenge with, instead of proving.
+DECLINES = frozenset({RejectReason.DECLINED, RejectReason.RENTED, RejectReason.OCCUPIED})
 
 ClientFactory = Callable[[RegistryEntry], MinerClient]
 SameHost = Literal["together", "in_turn"]
@@ -285,14 +287,14 @@ def _keep_failed(first: Sequence[_Proof], second: Sequence[_Proof]) -> None:
         if before.verdict is None or after.verdict is None or not _is_declined(after.verdict):
             continue
         reason = before.verdict.reason
-        if reason is not None and reason not in NEUTRAL_REASONS:
+        if reason not in {None, after.verdict.reason} and reason not in NEUTRAL_REASONS:
             # The first answer is not kept: what is left of it is that it was none.
             message = f"{reason}, and declined when asked again: {after.verdict.message}"
             after.verdict = Verdict(RejectReason.MISSING, message[:400])
 
 
 def _is_declined(verdict: Verdict) -> bool:
-    return verdict.reason is RejectReason.RENTED or verdict.message.startswith((BUSY, UNCALLED))
+    return verdict.reason in DECLINES or verdict.message.startswith(UNCALLED)
 
 
 def _evidence(proofs: Sequence[_Proof]) -> dict[str, tuple[ProofEvidence, ...]]:

@@ -4,7 +4,7 @@ Rules:
 - Every kind takes the same way: prepare, ping, start (the clock runs), signed commitment (it stops), open. A proof of
   work ends at its commitment, which shows all there is.
 - The stamps are those of the stamping process; here nothing of an answer is verified beyond what its opening needs.
-- A device that is busy at prepare (429) declined: NOT_MEASURED. One that is rented shows so at prepare: RENTED, or MISSING
+- A device that is busy at prepare (429) has DECLINED. One that is rented shows so at prepare: RENTED, or MISSING
   where what it shows does not hold. Once `/challenge/start` has left, everything that is no commitment is MISSING, and
   once positions have left, everything that is no openings is OPENING_LATE, whatever the excuse. A proof is never repeated.
 - No answer is read beyond what an honest one of these sizes can have.
@@ -49,8 +49,6 @@ OPEN_SECONDS = 2.0
 PREPARE_TURN_SECONDS = 60.0
 OPEN_TURN_SECONDS = 20.0
 THREADS_MAX = 256
-# How the verdict on a device that declined begins; a failure of ours is NOT_MEASURED too.
-BUSY = "BUSY: "
 DEFECT = "this validator failed; nothing was measured"
 
 
@@ -119,7 +117,7 @@ class Wave:
             answer = ask.client.prepare(ask.challenge.prepare_request(), deadline_seconds=deadline_seconds)
         except RequestRejected as err:
             if err.status == 429 or err.code is ErrorCode.TOO_MANY_REQUESTS:
-                raise ProofRejected(RejectReason.NOT_MEASURED, f"{BUSY}{printable(err.message)}"[:400]) from err
+                raise ProofRejected(RejectReason.DECLINED, f"busy: {printable(err.message)}"[:400]) from err
             raise _missing("refused to prepare", err) from err
         except (SubnetError, ValueError) as err:
             raise _missing("could not prepare", err) from err

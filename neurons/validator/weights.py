@@ -2,7 +2,9 @@
 
 Rules:
 - worth = sum over the miner's devices of price x what the device is worth now of its claim (its weakest measured/claimed,
-  less what declining took). A device that was never measured, or failed its newest proof, adds nothing.
+  less what declining took), by rules 3 as far as a common window showed it. A device that was never measured, or
+  failed its newest proof, adds nothing; nor, by rules 3, one that was never in a common window.
+- By rules 3 a miner is worth nothing while its validator inspects and never saw a container of it.
 - weight = 0 below 70 points, else score x worth, as a share of the whole epoch in millionths.
 - The weights of an epoch add up to exactly 1,000,000, or to 0 where nobody is worth anything: each is rounded down, and
   what is left goes, one each, to the largest remainders; of equal ones to the smaller miner key.
@@ -14,9 +16,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from challenges.timing import PPM
+from neurons.validator.drawing import WINDOWS_SINCE_RULES
 from neurons.validator.prices import PriceList
 from neurons.validator.scoring import ACCEPTABLE_PPM
 from neurons.validator.scoring.compute_2 import device_ppm
+from neurons.validator.scoring.compute_3 import worth_ppm
 from polarise.evidence import ScoreRecord
 from polarise.hardware import HardwareClaim
 
@@ -44,9 +48,12 @@ def worth_ppb(prices: PriceList, hardware: HardwareClaim, score: ScoreRecord) ->
         hardware: The registry entry's claim in the epoch of the score.
         score: By rules that know what stands of each device; by older ones everything is 0.
     """
+    if not _is_inspected(score):
+        return 0
+    counted = worth_ppm if score.rules_version >= WINDOWS_SINCE_RULES else device_ppm
     measured = {device.device: device for device in score.part("compute").devices}
     return sum(
-        prices.price_ppb(claim, found.rates) * device_ppm(found) // PPM
+        prices.price_ppb(claim, found.rates) * counted(found) // PPM
         for claim in hardware.devices
         if (found := measured.get(claim.uuid)) is not None
     )
@@ -64,6 +71,14 @@ def weights_ppm(miners: Sequence[MinerWorth]) -> dict[str, int]:
     for key in sorted(shares, key=lambda key: (-(shares[key] * PPM % total), key))[:left]:
         weights[key] += 1
     return weights
+
+
+def _is_inspected(score: ScoreRecord) -> bool:
+    """Whether a container of the miner was ever measured, or its validator inspects nobody."""
+    if score.rules_version < WINDOWS_SINCE_RULES:
+        return True
+    service = score.part("service")
+    return service.last_ppm is not None or service.declines_count == 0
 
 
 def _share(miner: MinerWorth) -> int:

@@ -1,9 +1,9 @@
-"""Miners that are away when it counts: out of memory whenever they would lose, or rented to themselves for ever.
+"""Miners that are away when it counts: out of memory whenever they would lose, or busy for ever.
 
 All figures of the rules that answer them are taken from `neurons.validator.scoring`; what this file expects of them:
 - MISSING is worth nothing in its own epoch, whatever was measured before.
-- A device that declines keeps its newest value for `DECLINES_NEUTRAL` rounds; from then on it halves per round, and three
-  halvings take even a perfect miner below 70.
+- A device that declines when it is asked is worth nothing until it is proven, which takes even a perfect miner below 70 at
+  once. Whoever shows a lease instead is played in `names`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from neurons.validator.scoring import ACCEPTABLE_PPM, DECLINES_NEUTRAL, ScoringSystem
+from neurons.validator.scoring import ACCEPTABLE_PPM, ScoringSystem
 from polarise.errors import RejectReason, Unavailable
 from polarise.evidence import ScoreRecord
 from tests.adversaries.cheat import Cheat, Outcome
@@ -22,8 +22,7 @@ from tests.adversaries.proofs import honest_work
 from tests.support.evidence import CLAIM, inspection, proof
 from tests.support.proving_miner import OTHER_VALIDATOR
 
-HALVINGS = 3
-RENTED_ROUNDS = DECLINES_NEUTRAL + HALVINGS
+ROUNDS = 3
 
 
 def score_of(
@@ -74,12 +73,12 @@ class LosesNothing(Cheat):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RentsItself(Cheat):
+class BusyForEver(Cheat):
     """A miner that was measured once and has been busy ever since."""
 
     def play_pure(self, rng: random.Random) -> Outcome:
         """Decline by the verdict itself."""
-        return self._decline_for_ever(rng, lambda: RejectReason.NOT_MEASURED)
+        return self._decline_for_ever(rng, lambda: RejectReason.DECLINED)
 
     def play_live(self, rng: random.Random, stage: Stage) -> Outcome:
         """Answer 429 in each round: the device is held by another validator's challenge that never ends."""
@@ -93,12 +92,12 @@ class RentsItself(Cheat):
     def _decline_for_ever(self, rng: random.Random, ask: Callable[[], RejectReason | None]) -> Outcome:
         shown, serves = rng.randrange(700_000, CLAIM + 1), rng.random() < 0.5
         score = score_of(None, None, measured=shown)
-        for declined in range(1, RENTED_ROUNDS + 1):
+        for _ in range(ROUNDS):
             reason = ask()
             score = score_of(reason, score, serves=serves)
-            if score.part("compute").value_ppm != shown >> max(declined - DECLINES_NEUTRAL, 0):
+            if score.part("compute").value_ppm != 0 or score.score_ppm >= ACCEPTABLE_PPM:
                 return Outcome(is_caught=False, reason=reason)
-        return Outcome(reason in self.reasons and score.score_ppm < ACCEPTABLE_PPM, reason)
+        return Outcome(reason in self.reasons, reason)
 
 
 CHEATS: tuple[Cheat, ...] = (
@@ -107,9 +106,9 @@ CHEATS: tuple[Cheat, ...] = (
         how="looks at the challenge and has an accident unless it will win",
         reasons=(RejectReason.MISSING,),
     ),
-    RentsItself(
-        name="rents itself for ever",
-        how=f"is measured once and busy from then on; below 70 after {RENTED_ROUNDS} rounds at the latest",
-        reasons=(RejectReason.NOT_MEASURED,),
+    BusyForEver(
+        name="busy for ever",
+        how="is measured once and says that it is busy from then on; below 70 in the first round",
+        reasons=(RejectReason.DECLINED,),
     ),
 )

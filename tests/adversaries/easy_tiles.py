@@ -47,7 +47,7 @@ KEYS_TRIED = 1000
 POSITIONS = "matmul proof of cpu: positions"
 COMMIT = "challenge commit"
 
-EVERYBODY = DrawEvidence(proof_every=1, inspect_every=1, is_proven=True, is_inspected=True)
+EVERYBODY = DrawEvidence(proof_every=1, inspect_every=1, is_proven=True, is_inspected=True, is_common=True)
 
 
 @dataclass(frozen=True, slots=True)

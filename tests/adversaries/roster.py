@@ -14,6 +14,7 @@ from tests.adversaries import (
     linear,
     memory,
     messages,
+    names,
     paths,
     precision,
     shares,
@@ -39,6 +40,7 @@ FILES: Mapping[str, tuple[Cheat, ...]] = MappingProxyType(
         "drip": drip.CHEATS,
         "shares": shares.CHEATS,
         "memory": memory.CHEATS,
+        "names": names.CHEATS,
     }
 )
 ROSTER: tuple[Cheat, ...] = tuple(cheat for cheats in FILES.values() for cheat in cheats)

@@ -55,7 +55,7 @@ from tests.support.proving_miner import BEACON_BLOCK, MINER, VALIDATOR, challeng
 
 PARAMS = MatmulParams(n=256, rounds=2, tile=64, openings=2)
 RECEIPT = receipt()
-EVERYBODY = DrawEvidence(proof_every=1, inspect_every=1, is_proven=True, is_inspected=True)
+EVERYBODY = DrawEvidence(proof_every=1, inspect_every=1, is_proven=True, is_inspected=True, is_common=True)
 OPENING = TileOpening(TilePosition(0, 1, 2), bytes(32), (bytes(32), bytes(32)))
 
 

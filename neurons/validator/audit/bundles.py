@@ -19,6 +19,7 @@ from neurons.validator.audit.averages import AverageAuditor
 from neurons.validator.audit.epochs import Epoch
 from neurons.validator.audit.report import Place, Report
 from neurons.validator.audit.rounds import RoundAuditor
+from neurons.validator.audit.windows import WindowAuditor
 from neurons.validator.prices import PriceList
 from neurons.validator.replay import replay
 from neurons.validator.weights import worth_ppb
@@ -55,6 +56,7 @@ class BundleAuditor:
         self._validator: str | None = None
         self._prices = PriceList.load()
         self._averages = AverageAuditor(report, knows_all=knows_beginning)
+        self._windows = WindowAuditor(report, knows_all=knows_beginning)
         self.count = 0
 
     def check(self, epoch: Epoch) -> dict[str, str] | None:
@@ -66,29 +68,35 @@ class BundleAuditor:
         if epoch.validator != self._validator:
             self._validator, self._scores, self._knows_all = epoch.validator, {}, self._knows_beginning
             self._averages = AverageAuditor(self._report, knows_all=self._knows_beginning)
+            self._windows = WindowAuditor(self._report, knows_all=self._knows_beginning)
         if epoch.record is not None and epoch.record.prev is None:
             self._scores, self._knows_all = {}, True
             self._averages = AverageAuditor(self._report, knows_all=True)
+            self._windows = WindowAuditor(self._report, knows_all=True)
         if epoch.commit is None or epoch.record is None or epoch.scores is None:
             return None
         found: dict[str, str] = {}
         is_whole = True
         rounds = RoundAuditor(epoch.place, self._report)
+        self._windows.check_commit(epoch, epoch.commit, epoch.record)
         for line in epoch.scores.lines:
             place = replace(epoch.place, miner=line.miner_key, bundle=line.evidence)
             bundle = self._read(line, place)
             if bundle is None:
                 self._scores[line.miner_key] = None
+                self._windows.pass_over(line.miner_key, epoch.number)
                 is_whole = False
                 continue
             self._check_one(epoch.commit, epoch.record, line, bundle, place)
             rounds.add(bundle, place)
+            self._windows.add(bundle, epoch.commit, place)
             self._learn(bundle, place)
             self._scores[line.miner_key] = bundle.score
             found[line.miner_key] = bundle.registry.digest()
             self.count += 1
             if self.count % 100 == 0:
                 self._report.progress(f"{self.count} bundles")
+        self._windows.finish(epoch, epoch.commit, epoch.record)
         if not is_whole:
             self._averages.forget()
         is_complete = is_whole and epoch.record.status == "complete"
@@ -185,6 +193,6 @@ class BundleAuditor:
             len(bundle.proofs),
         )
         if bundle.draw is not None and bundle.draw.is_inspected and bundle.inspection is None:
-            self._report.word("inspection that was drawn and not made: the validator's setting")
+            self._report.word("inspection that was drawn and not made: the validator's word")
         if bundle.inspection is not None and bundle.inspection.findings is not None:
             self._report.word("findings of an inspection: what the validator saw inside the container")

@@ -8,6 +8,9 @@ Rules:
   of its proofs failed. One that was never measured is 0.
 - A device that closed the gate and is claimed no longer keeps it closed until another one was really measured.
 - An epoch in which the miner was not drawn changes nothing in here.
+- For weights a device counts for what it showed in the newest common window, in which one device answers for one miner
+  (``window_ppm``). An excuse there halves that, each time: a second key of the same person signs any lease, so that all
+  the names of one device come to at most 1 + 1/2 + 1/4 + ... = 2 of it. A proof outside of a window can lower it only.
 """
 
 from __future__ import annotations
@@ -32,16 +35,19 @@ from polarise.evidence import DeviceScore, PartScore, ProofEvidence
 COMPUTE_KINDS = frozenset[str]({"pow", "matmul"})
 
 
-def score_compute(proofs: Sequence[ProofEvidence], last: PartScore | None) -> PartScore:
+def score_compute(proofs: Sequence[ProofEvidence], last: PartScore | None, *, is_common: bool) -> PartScore:
     """Score all claimed devices, the excused ones with what they keep: none lives on the proof of another.
 
     Args:
         proofs: One per device and kind of computing.
         last: The part before; None for a miner never scored.
+        is_common: Whether every miner of the epoch was asked, all in one window.
     """
     before = {device.device: device for device in last.devices} if last else {}
     found = _by_device(proofs)
-    claimed = tuple(_device(name, of_device, before.get(name)) for name, of_device in found.items())
+    claimed = tuple(
+        _device(name, of_device, before.get(name), is_common=is_common) for name, of_device in found.items()
+    )
     devices = claimed if is_any_measured(proofs) else (*claimed, *_withdrawn(before, found))
     weights = [_weight(of_device) for of_device in found.values()]
     value = sum(weight * device_ppm(device) for weight, device in zip(weights, claimed, strict=True))
@@ -61,6 +67,11 @@ def score_compute(proofs: Sequence[ProofEvidence], last: PartScore | None) -> Pa
     )
 
 
+def worth_ppm(device: DeviceScore) -> int:
+    """Return what a device counts for in weights, of its claim: what it is worth now, as far as a common window showed it."""
+    return min(device_ppm(device), device.window_ppm or 0)
+
+
 def is_any_measured(proofs: Sequence[ProofEvidence]) -> bool:
     """Whether one device at least was really measured."""
     return any(_is_measured(of_device) for of_device in _by_device(proofs).values())
@@ -73,20 +84,35 @@ def _by_device(proofs: Sequence[ProofEvidence]) -> dict[str, list[ProofEvidence]
     return found
 
 
-def _device(name: str, proofs: Sequence[ProofEvidence], before: DeviceScore | None) -> DeviceScore:
+def _device(name: str, proofs: Sequence[ProofEvidence], before: DeviceScore | None, *, is_common: bool) -> DeviceScore:
+    shown = before.window_ppm if before else None
     if not _is_measured(proofs):
         if before is None:
             return DeviceScore(device=name, last_ppm=None, declines_count=1)
-        return before.model_copy(update={"declines_count": before.declines_count + 1})
+        window_ppm = _excused_ppm(proofs, shown) if is_common else shown
+        return before.model_copy(update={"declines_count": before.declines_count + 1, "window_ppm": window_ppm})
     answered = [proof for proof in proofs if _was_answered(proof)]
     failed = worst_of(proof.verdict.reason for proof in answered if proof.verdict.reason is not None)
+    measured_ppm = min(_ratio_ppm(proof) for proof in answered)
     return DeviceScore(
         device=name,
-        last_ppm=min(_ratio_ppm(proof) for proof in answered),
+        last_ppm=measured_ppm,
         declines_count=0,
         standing=standing_after(before.standing if before else None, failed),
         rates=_rates(answered),
+        window_ppm=measured_ppm if is_common else _alone_ppm(measured_ppm, shown),
     )
+
+
+def _excused_ppm(proofs: Sequence[ProofEvidence], shown: int | None) -> int | None:
+    """Return what a window leaves of a device that was not measured in it; only another validator's order saves it all."""
+    excuses = {proof.verdict.reason for proof in proofs} - {None}
+    return shown if shown is None or excuses == {RejectReason.OCCUPIED} else shown // 2
+
+
+def _alone_ppm(measured_ppm: int, shown: int | None) -> int | None:
+    """Return what a proof outside of a window leaves: whoever proves alone may be another one's device as well."""
+    return None if shown is None else min(measured_ppm, shown)
 
 
 def _message(proofs: Sequence[ProofEvidence]) -> str:

@@ -10,14 +10,12 @@ from typing import Any, Literal
 
 import pytest
 
-from challenges.draw import is_drawn
 from ledger.embedded import EmbeddedLedger
 from neurons.cli import main
 from neurons.validator.audit.report import Place, Report
 from neurons.validator.audit.rounds import RoundAuditor
 from neurons.validator.challenges import EpochSecret
 from neurons.validator.missing import Tally, tally
-from neurons.validator.replay_proof import beacon_of
 from neurons.validator.scoring import RULES_VERSION, recompute_score
 from polarise.epoch_record import ScoreSheet
 from polarise.errors import RejectReason
@@ -79,17 +77,10 @@ def _scored(bundle: EvidenceBundle, **changes: object) -> EvidenceBundle:
     return changed.model_copy(update={"score": score})
 
 
-def _drawn(bundle: EvidenceBundle) -> EvidenceBundle:
-    """The bundle as it is where everybody is proven in every epoch."""
-    draw = DrawEvidence(proof_every=1, inspect_every=1, is_proven=True, is_inspected=True)
-    return _scored(bundle, draw=draw, round=RoundEvidence(attempt=0, devices_count=1, missing_count=0))
-
-
-def _undrawn(bundle: EvidenceBundle) -> EvidenceBundle:
-    """The bundle as it is where the miner's turn has not come."""
-    assert not is_drawn(beacon_of(bundle), "127.0.0.1", RARELY)
-    draw = DrawEvidence(proof_every=RARELY, inspect_every=1, is_proven=False, is_inspected=True)
-    return _scored(bundle, draw=draw, round=None, proofs=())
+@pytest.fixture(scope="module")
+def rare_market(tmp_path_factory: pytest.TempPathFactory) -> MarketFiles:
+    """The same, whose second epoch has no window: a miner is proven when it is met, then in one epoch of a thousand."""
+    return make_market(tmp_path_factory.mktemp("rare"), epochs=2, proof_every=RARELY)
 
 
 def test_market_that_proves_rarely_audits_clean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,16 +105,15 @@ def test_round_that_was_run_again_audits_clean(tmp_path: Path, capsys: pytest.Ca
     assert _audit(capsys, files) == (0, [])
 
 
-@pytest.mark.parametrize("honest", [_drawn, _undrawn])
-def test_drawn_and_undrawn_miners_audit_clean(
-    market: MarketFiles,
-    tmp_path: Path,
-    honest: Callable[[EvidenceBundle], EvidenceBundle],
-    capsys: pytest.CaptureFixture[str],
+def test_markets_that_prove_always_and_rarely_audit_clean(
+    market: MarketFiles, rare_market: MarketFiles, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What the lies below are measured against."""
-    false = honest(market.bundles()[-1])
-    assert _audit(capsys, _lied(market, tmp_path / "honest", false)) == (0, [])
+    for files, is_proven in ((market, True), (rare_market, False)):
+        newest = files.bundles()[-1].draw
+        assert newest is not None
+        assert (newest.is_proven, newest.is_common, newest.is_first) == (is_proven, is_proven, False)
+        assert _audit(capsys, files) == (0, [])
 
 
 def _with_draw(bundle: EvidenceBundle, **changes: object) -> EvidenceBundle:
@@ -147,28 +137,21 @@ def _again(bundle: EvidenceBundle, *, proofs: int) -> EvidenceBundle:
 @pytest.mark.parametrize(
     ("change", "field"),
     [
-        # A friend is spared its proof, a rival is proven out of turn.
-        (lambda bundle: _with_draw(_drawn(bundle), is_proven=False), "draw"),
-        (lambda bundle: _with_draw(_undrawn(bundle), is_proven=True), "draw"),
-        (lambda bundle: _with_draw(_drawn(bundle), is_inspected=False), "draw"),
+        (lambda bundle: _with_draw(bundle, is_proven=False), "draw"),
+        (lambda bundle: _with_draw(bundle, is_inspected=True), "draw"),
+        (lambda bundle: _with_draw(bundle, is_common=False), "draw"),
+        (lambda bundle: _with_draw(bundle, is_first=True), "draw.is_first"),
+        (lambda bundle: _with_draw(bundle, has_missed_window=True), "draw.has_missed_window"),
+        (lambda bundle: _with_draw(bundle, inspect_every=1, is_inspected=True), "draw.inspect_every"),
         (lambda bundle: _scored(bundle, draw=None, round=None), "draw"),
-        (lambda bundle: _scored(_undrawn(bundle), proofs=bundle.proofs), "no proof of a miner that is not drawn"),
-        (lambda bundle: _scored(_drawn(bundle), proofs=()), "one proof per device and kind"),
-        (lambda bundle: _scored(_drawn(bundle), proofs=bundle.proofs[:1]), "one proof per device and kind"),
-        (lambda bundle: _scored(_drawn(bundle), round=None), "round of a drawn miner"),
+        (lambda bundle: _scored(bundle, proofs=()), "one proof per device and kind"),
+        (lambda bundle: _scored(bundle, proofs=bundle.proofs[:1]), "one proof per device and kind"),
+        (lambda bundle: _scored(bundle, round=None), "round of a drawn miner"),
+        (lambda bundle: _with_count(bundle, "undrawn_count"), "score"),
+        (lambda bundle: _again(bundle, proofs=1), "one attempt"),
+        (lambda bundle: _again(bundle, proofs=2), "pow proof of cpu: beacon, nonce and seed"),
         (
-            lambda bundle: _scored(_undrawn(bundle), round=RoundEvidence(attempt=0, devices_count=1, missing_count=0)),
-            "round of a drawn miner",
-        ),
-        (lambda bundle: _with_count(_drawn(bundle), "undrawn_count"), "score"),
-        (lambda bundle: _with_count(_undrawn(bundle), "undrawn_count"), "score"),
-        (lambda bundle: _with_count(_undrawn(bundle), "uninspected_count"), "score"),
-        (lambda bundle: _again(_drawn(bundle), proofs=1), "one attempt"),
-        (lambda bundle: _again(_drawn(bundle), proofs=2), "pow proof of cpu: beacon, nonce and seed"),
-        (
-            lambda bundle: _scored(
-                _drawn(bundle), proofs=tuple(p.model_copy(update={"attempt": 1}) for p in bundle.proofs)
-            ),
+            lambda bundle: _scored(bundle, proofs=tuple(p.model_copy(update={"attempt": 1}) for p in bundle.proofs)),
             "one attempt",
         ),
         (
@@ -177,9 +160,46 @@ def _again(bundle: EvidenceBundle, *, proofs: int) -> EvidenceBundle:
         ),
     ],
 )
-def test_bundle_that_lies_about_its_turn(
+def test_bundle_of_a_window_that_lies_about_its_turn(
     market: MarketFiles,
     tmp_path: Path,
+    change: Callable[[EvidenceBundle], EvidenceBundle],
+    field: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _check_lie(market, tmp_path, change, field, capsys)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        # A rival is proven out of turn; a friend says that its proof was one of a window.
+        (lambda bundle: _with_draw(bundle, is_proven=True), "draw"),
+        (lambda bundle: _with_draw(bundle, is_proven=True, is_common=True), "draw"),
+        (lambda bundle: _with_draw(bundle, proof_every=RARELY - 1), "draw.proof_every"),
+        (lambda bundle: _with_draw(bundle, has_missed_window=True), "draw.has_missed_window"),
+        (lambda bundle: _scored(bundle, proofs=(proof(),)), "no proof of a miner that is not drawn"),
+        (
+            lambda bundle: _scored(bundle, round=RoundEvidence(attempt=0, devices_count=1, missing_count=0)),
+            "round of a drawn miner",
+        ),
+        (lambda bundle: _with_count(bundle, "undrawn_count"), "score"),
+        (lambda bundle: _with_count(bundle, "uninspected_count"), "score"),
+    ],
+)
+def test_bundle_between_windows_that_lies_about_its_turn(
+    rare_market: MarketFiles,
+    tmp_path: Path,
+    change: Callable[[EvidenceBundle], EvidenceBundle],
+    field: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _check_lie(rare_market, tmp_path, change, field, capsys)
+
+
+def _check_lie(
+    market: MarketFiles,
+    folder: Path,
     change: Callable[[EvidenceBundle], EvidenceBundle],
     field: str,
     capsys: pytest.CaptureFixture[str],
@@ -187,13 +207,35 @@ def test_bundle_that_lies_about_its_turn(
     """Name, line, worth, weight, roots and record all follow from the false bundle."""
     newest = market.bundles()[-1]
     false = change(newest)
-    assert _place(capsys, _lied(market, tmp_path / "lie", false)) == {
+    assert _place(capsys, _lied(market, folder / "lie", false)) == {
         "validator": VALIDATOR.public_key,
         "epoch": newest.epoch,
         "miner": MINER.public_key,
         "bundle": false.digest(),
         "field": field,
     }
+
+
+@pytest.mark.parametrize("name", ["proof_every", "inspect_every"])
+def test_commitment_that_binds_no_interval_is_named(
+    market: MarketFiles, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Or the draw could be chosen once the beacon is known; every later beacon changes with it, so nothing else is looked at."""
+    newest = f"{market.epochs()[1]:010d}"
+
+    def change(path: str, value: object, _ledger: EmbeddedLedger) -> object:
+        return {**_json(value), name: None} if path.endswith(f"{newest}/commit") else value
+
+    files = rebuild(market, tmp_path / "lie", change)
+    status = main(["audit", *files.arguments(), "--keep-going", "-o", "json"])
+    failures = json.loads(capsys.readouterr().out)["failures"]
+    assert status == 7
+    assert (market.epochs()[1], "commit") in {(f["place"]["epoch"], f["place"].get("field")) for f in failures}
+
+
+def _json(value: object) -> Json:
+    assert isinstance(value, dict)
+    return value
 
 
 @pytest.mark.parametrize(
@@ -207,7 +249,7 @@ def test_bundle_that_lies_about_its_turn(
 def test_round_whose_figures_are_not_those_of_its_bundles(
     market: MarketFiles, tmp_path: Path, round_: RoundEvidence, field: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    false = _scored(_drawn(market.bundles()[-1]), round=round_)
+    false = _scored(market.bundles()[-1], round=round_)
     place = _place(capsys, _lied(market, tmp_path / "lie", false))
     assert place == {"validator": VALIDATOR.public_key, "epoch": market.epochs()[1], "field": field}
 

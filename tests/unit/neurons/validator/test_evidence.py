@@ -44,7 +44,7 @@ from tests.support.evidence import LIMITS, findings_wire, receipt_statement
 from tests.support.proving_miner import BEACON_BLOCK, MINER, VALIDATOR, challenge_of, challenges_of, entry_of
 
 Wire = dict[str, Any]
-DRAWN = DrawEvidence(proof_every=1, inspect_every=1, is_proven=True, is_inspected=True)
+DRAWN = DrawEvidence(proof_every=1, inspect_every=1, is_proven=True, is_inspected=True, is_common=True)
 
 
 @pytest.fixture(scope="module")

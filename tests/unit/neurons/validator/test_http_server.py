@@ -15,9 +15,10 @@ from neurons.base.access import Role
 from neurons.base.service import Supervisor
 from neurons.validator.access_table import VALIDATOR_ACCESS
 from neurons.validator.http_server import OPENINGS_HEADER
-from neurons.validator.metrics import FILE_NAME, MetricsHandler, StoredWeight
+from neurons.validator.metrics import FILE_NAME, EpochEnd, MetricsHandler, StoredWeight
 from neurons.validator.node import ValidatorNode
 from neurons.validator.readiness import SLACK_SECONDS
+from neurons.validator.scoring import RULES_VERSION
 from polarise.errors import ConfigError, RejectReason
 from polarise.evidence import read_bundle, write_bundle
 from polarise.openings import GoneReason, thrown_away
@@ -55,7 +56,7 @@ class Served:
         return send(self.url, "GET", target, headers={name.replace("_", "-"): text for name, text in headers.items()})
 
     def finish(self, epoch: int) -> None:
-        self.metrics.finish_epoch(epoch, self.clock.wall_unix_ms(), "d" * 64)
+        self.metrics.finish_epoch(epoch, self.clock.wall_unix_ms(), EpochEnd("d" * 64, "complete", RULES_VERSION))
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import pytest
 from neurons.base.outbox import Outbox
 from neurons.base.service import Supervisor
 from neurons.validator.chain import MINERS_MAX, Chain
+from neurons.validator.drawing import Intervals
 from neurons.validator.metrics import FILE_NAME, MetricsHandler, StoredScore
 from neurons.validator.records import EpochRecorder, RecordFacts
 from neurons.validator.scoring import ScoringSystem, version_1
@@ -77,7 +78,7 @@ class Validator:
 
     def end(self) -> None:
         """Record the epoch and wait until it is final."""
-        assert self.chain.commit(self.secret, 1, 1, threading.Event()) is not None
+        assert self.chain.commit(self.secret, 1, 1, Intervals(1, 0), threading.Event()) is not None
         assert self.chain.is_final(self.recorder.record(self.epoch, is_complete=True), 60)
 
 

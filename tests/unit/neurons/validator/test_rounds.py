@@ -250,7 +250,7 @@ def test_decline_in_the_second_attempt_does_not_undo_a_rejection(
     assert outcome.evidence.attempt == 1
     pow_proof, matmul_proof = outcome.proofs[caught.node_key]
     # The proof of work held, so that declining it is what it always is.
-    assert pow_proof.verdict.reason is RejectReason.NOT_MEASURED
+    assert pow_proof.verdict.reason is RejectReason.DECLINED
     assert matmul_proof.verdict.reason is RejectReason.MISSING
     assert matmul_proof.verdict.message.startswith("TILE_MISMATCH, and declined when asked again")
 

@@ -23,7 +23,7 @@ DECLINED = RejectReason.NOT_MEASURED
 
 
 def _draw(*, proven: bool = True, inspected: bool = True) -> DrawEvidence:
-    return DrawEvidence(proof_every=12, inspect_every=12, is_proven=proven, is_inspected=inspected)
+    return DrawEvidence(proof_every=12, inspect_every=12, is_proven=proven, is_inspected=inspected, is_common=proven)
 
 
 def _drawn(

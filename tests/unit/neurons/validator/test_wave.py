@@ -144,13 +144,13 @@ def test_certificate_with_a_number_beyond_json_is_refused(wave: Wave, miner: Pro
     assert _rejection(wave, miner.client()).reason in {RejectReason.BAD_SIGNATURE, RejectReason.MISSING}
 
 
-def test_busy_device_is_not_measured(wave: Wave, miner: ProvingMiner) -> None:
-    """A challenge while another validator's is prepared is answered 429, which is neutral."""
+def test_busy_device_has_declined(wave: Wave, miner: ProvingMiner) -> None:
+    """A challenge while another validator's is prepared is answered 429; whoever is asked in a window was not there then."""
     _, first = challenge_of(entry_of())
     miner.client(OTHER_VALIDATOR).prepare(first.prepare_request(), deadline_seconds=30)
     rejected = _rejection(wave, miner.client())
-    assert rejected.reason is RejectReason.NOT_MEASURED
-    assert rejected.message.startswith("BUSY")
+    assert rejected.reason is RejectReason.DECLINED
+    assert rejected.message.startswith("busy: ")
 
 
 @pytest.mark.parametrize(
@@ -440,10 +440,10 @@ def test_device_proves_one_thing_at_a_time_whatever_its_kind(wave: Wave, miner: 
     _, first, second = challenges_of(entry_of())
     other = miner.client(OTHER_VALIDATOR)
     other.prepare(first.prepare_request(), deadline_seconds=30)
-    assert _rejection(wave, miner.client(), second).reason is RejectReason.NOT_MEASURED
+    assert _rejection(wave, miner.client(), second).reason is RejectReason.DECLINED
     other.start(first.start_request(), deadline_seconds=10)
     other.prepare(second.prepare_request(), deadline_seconds=30)
-    assert _rejection(wave, miner.client(), challenges_of(entry_of())[1]).reason is RejectReason.NOT_MEASURED
+    assert _rejection(wave, miner.client(), challenges_of(entry_of())[1]).reason is RejectReason.DECLINED
 
 
 @pytest.mark.parametrize(

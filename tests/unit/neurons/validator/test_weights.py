@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from challenges.hardware import GpuModel, HardwareTable
 from neurons.validator.prices import PPB, REFERENCE, PriceList
-from neurons.validator.scoring import ACCEPTABLE_PPM, DECLINES_NEUTRAL, ScoringSystem
+from neurons.validator.scoring import ACCEPTABLE_PPM, DECLINES_NEUTRAL, ScoringSystem, recompute_score
 from neurons.validator.weights import MinerWorth, weights_ppm, worth_ppb
 from polarise.canonical import canonical_bytes
 from polarise.errors import RejectReason
@@ -172,15 +172,17 @@ def test_larger_claim_counts_once_it_is_measured() -> None:
     assert _worth(score, _claim()) == pytest.approx(PPB // 10, abs=10)
 
 
-def test_rented_device_loses_worth_with_its_value() -> None:
+def test_rented_device_loses_half_of_its_worth_in_each_window_by_rules_3_and_after_twelve_by_rules_2() -> None:
     claim = _claim()
-    score = SCORING.calculate_score(_proofs(claim), None, None)
     rented = [proof(RejectReason.RENTED, device="GPU-0", kind=kind, measured=0) for kind in ("pow", "matmul")]
-    worths = []
-    for _ in range(DECLINES_NEUTRAL + 1):
-        score = SCORING.calculate_score(rented, None, score)
-        worths.append(_worth(score, claim))
-    assert worths == [PPB] * DECLINES_NEUTRAL + [PPB // 2]
+    worths: dict[int, list[int]] = {}
+    for rules in (2, 3):
+        score = recompute_score(rules, _proofs(claim), None, None, None, None)
+        for _ in range(DECLINES_NEUTRAL + 1):
+            score = recompute_score(rules, rented, None, score, None, None)
+            worths.setdefault(rules, []).append(_worth(score, claim))
+    assert worths[2] == [PPB] * DECLINES_NEUTRAL + [PPB // 2]
+    assert worths[3] == [1_000_000 // 2**count * 1000 for count in range(1, DECLINES_NEUTRAL + 2)]
 
 
 # Weights
