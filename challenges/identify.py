@@ -4,7 +4,7 @@ Rules:
 - A card fits when each measured figure lies within the honest band of what it should measure: |ln(measured / expected)|
   at most 0.15 for hashes and matmul, 0.08 for bandwidth, 0.04 for memory size (research, section D).
 - Several cards may fit: two cards are a pair nobody can tell apart when the one, measuring what it should, fits the
-  other. With all four figures 5 of the 741 pairs of hardware.csv are left; the names of these five stand in a test.
+  other. With all four figures 5 of the 741 pairs of hardware.csv are left; `benchmarks/identify.py` lists them.
 - It names what a device looks like and scores nothing. There is no table of CPUs, and so nothing to identify one by.
 """
 
@@ -67,7 +67,8 @@ class Identification:
         return any(candidate.name == self.claimed for candidate in self.candidates)
 
 
-_EXPECTED: Mapping[Figure, Callable[[GpuModel], int]] = MappingProxyType(
+# What a card should measure.
+EXPECTED: Mapping[Figure, Callable[[GpuModel], int]] = MappingProxyType(
     {
         Figure.POW: lambda model: model.pow_rate_expected,
         Figure.MATMUL: lambda model: model.matmul_rate_expected,
@@ -76,7 +77,7 @@ _EXPECTED: Mapping[Figure, Callable[[GpuModel], int]] = MappingProxyType(
     }
 )
 # Largest quotient of two figures in one band; that of the memory size is e**0.04 in millionths, rounded down.
-_FACTOR_PPM: Mapping[Figure, int] = MappingProxyType(
+FACTOR_PPM: Mapping[Figure, int] = MappingProxyType(
     {
         Figure.POW: HONEST_PPM[ChallengeKind.POW],
         Figure.MATMUL: HONEST_PPM[ChallengeKind.MATMUL],
@@ -114,24 +115,24 @@ def ambiguous_pairs(table: HardwareTable, figures: Iterable[Figure]) -> Iterator
     """Yield the pairs of cards that these figures do not tell apart, in the order of the table."""
     known_by = tuple(figures)
     for first, second in combinations(table.models.values(), 2):
-        if _fits({figure: _EXPECTED[figure](first) for figure in known_by}, second):
+        if _fits({figure: EXPECTED[figure](first) for figure in known_by}, second):
             yield first.nvml_name, second.nvml_name
 
 
 def _fits(measured: Mapping[Figure, int], model: GpuModel) -> bool:
-    return all(_is_within(figure, value, _EXPECTED[figure](model)) for figure, value in measured.items())
+    return all(_is_within(figure, value, EXPECTED[figure](model)) for figure, value in measured.items())
 
 
 def _is_within(figure: Figure, one: int, other: int) -> bool:
-    return max(one, other) * PPM <= min(one, other) * _FACTOR_PPM[figure]
+    return max(one, other) * PPM <= min(one, other) * FACTOR_PPM[figure]
 
 
 def _distance_ppm(measured: Mapping[Figure, int], model: GpuModel) -> int:
-    shares = [_share_ppm(figure, value, _EXPECTED[figure](model)) for figure, value in measured.items()]
+    shares = [_share_ppm(figure, value, EXPECTED[figure](model)) for figure, value in measured.items()]
     return math.isqrt(sum(share**2 for share in shares) // len(shares))
 
 
 def _share_ppm(figure: Figure, one: int, other: int) -> int:
     """Return how much of its band a deviation takes."""
     beyond_ppm = max(one, other) * PPM // min(one, other) - PPM
-    return beyond_ppm * PPM // (_FACTOR_PPM[figure] - PPM)
+    return beyond_ppm * PPM // (FACTOR_PPM[figure] - PPM)

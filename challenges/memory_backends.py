@@ -21,7 +21,7 @@ import numpy as np
 from challenges.memory import MemoryParams, unit_message
 from challenges.memory_digest import BLOCK_WORDS, LANES, BlockDigester, PassKeys
 from challenges.memory_messages import UNITS_PER_BLOCK
-from challenges.memory_solver import MemoryBackend
+from challenges.memory_solver import MemoryBackend, PassTree
 from challenges.prng import UInt32Array
 from challenges.sha256_chains import HASH_WORDS, Sha256Chains
 from polarise.errors import Unavailable
@@ -94,6 +94,10 @@ class NumpyMemoryBackend:
             raise ValueError("the memory is not filled")
         return self._store.digests(PassKeys.of(pass_key), blocks)
 
+    def pass_tree(self, pass_key: bytes, blocks: int) -> PassTree:
+        """Digest and hash at once."""
+        return PassTree.of(self.digests(pass_key, range(blocks)))
+
 
 class ProcessMemoryBackend:
     """The reference on several cores; a context manager, whose processes also end with ours, however that ends.
@@ -131,6 +135,14 @@ class ProcessMemoryBackend:
         parts = self._ask([(pass_key, blocks)] * len(self._connections))
         return np.concatenate([np.frombuffer(part, dtype=np.uint32) for part in parts]).reshape(-1, LANES)
 
+    def pass_tree(self, pass_key: bytes, blocks: int) -> PassTree:
+        """Let the processes digest, and hash here.
+
+        Raises:
+            Unavailable: A process has died.
+        """
+        return PassTree.of(self.digests(pass_key, range(blocks)))
+
     def close(self) -> None:
         """End the processes and give their memory back."""
         for connection in self._connections:
@@ -152,14 +164,18 @@ class ProcessMemoryBackend:
 
 
 def open_memory_backend(device: str) -> MemoryBackend:
-    """Return the backend of "cpu", which uses every core this process may run on.
+    """Return the backend of "cpu", which uses every core this process may run on, or of "cuda:N".
 
     Raises:
         ValueError: An unknown device name.
-        NotImplementedError: A GPU.
+        ImportError: A GPU without torch.
+        Unavailable: No such GPU, or Triton is missing.
     """
     if device.startswith("cuda:") and device[5:].isdecimal():
-        raise NotImplementedError(f"the memory proof has no CUDA kernel yet: {device} cannot prove it, 'cpu' can")
+        # Imported here only: a validator has no torch and imports all the rest.
+        from challenges.cuda_memory import open_cuda_memory_backend
+
+        return open_cuda_memory_backend(device)
     if device != "cpu":
         raise ValueError(f"device is {device!r}, expected 'cpu' or 'cuda:N'")
     workers = len(os.sched_getaffinity(0))

@@ -66,11 +66,15 @@ class PassKeys:
 
     @classmethod
     def of(cls, pass_key: bytes) -> PassKeys:
-        """Read a pass key, 32 bytes: SHAKE-256, 1 KiB, rows before columns."""
-        data = hashlib.shake_256(encode_fields(_KEYS_DOMAIN, pass_key)).digest(4 * (ROWS + COLUMNS))
-        words = np.frombuffer(data, dtype="<u4").astype(np.uint32, copy=False)
-        # Laid out once per pass: numpy takes longer to broadcast 128 words than to read 128 KiB from the cache.
+        """Lay a pass key, 32 bytes, out once: numpy takes longer to broadcast 128 words than to read 128 KiB."""
+        words = key_words(pass_key)
         return cls(np.repeat(words[:ROWS], COLUMNS), np.tile(words[ROWS:], ROWS))
+
+
+def key_words(pass_key: bytes) -> UInt32Array:
+    """Read a pass key, 32 bytes, as [256] uint32: SHAKE-256, 1 KiB, 128 row keys before 128 column keys."""
+    data = hashlib.shake_256(encode_fields(_KEYS_DOMAIN, pass_key)).digest(4 * (ROWS + COLUMNS))
+    return np.frombuffer(data, dtype="<u4").astype(np.uint32, copy=False)
 
 
 class BlockDigester:

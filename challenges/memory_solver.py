@@ -4,7 +4,8 @@ Rules:
 - A backend holds the memory and does the arithmetic; keys, trees and the chain of passes are here, the same for every
   device.
 - A pass waits for the root of the one before, so that nothing of it can be begun ahead. Between two passes lie the hashes
-  of a tree, 8 bytes of digest per block: 1 ms on a CPU, and for a GPU to be kept off the host (leaf hashes on the device).
+  of a tree, 8 bytes of digest per block: 1 ms on a CPU. A backend makes the tree, because a GPU does not wait for a host
+  to do it (`challenges.cuda_memory`).
 - A small proof, a CPU's, keeps the digests of all passes, and opens at once however busy its cores are. Of a large one only
   leaf hashes are kept, 32 bytes per 32 MiB and pass, and a leaf that is to be opened is digested again from the memory,
   which therefore stays filled until the openings are out. If it changed in between, that is found before it is sent.
@@ -13,7 +14,7 @@ Rules:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from challenges.draw import KEY_BYTES
@@ -36,6 +37,34 @@ from polarise.errors import Unavailable
 KEPT_BYTES_MAX = 16 << 20
 
 
+@dataclass(frozen=True, slots=True)
+class PassTree:
+    """What a pass leaves of its tree.
+
+    Args:
+        root: What is committed.
+        leaf_hashes: The hashes of all leaves, 32 bytes each, one after another.
+        digests: What the leaves hold, where it came to the host and is kept; else nothing.
+    """
+
+    root: bytes
+    leaf_hashes: bytes
+    digests: bytes = field(default=b"", compare=False)
+
+    @classmethod
+    def of(cls, digests: UInt32Array) -> PassTree:
+        """Make the tree over the digests of all blocks, [blocks, 2]."""
+        data, size = digest_bytes(digests), LEAF_BLOCKS * DIGEST_BYTES
+        hashes = [merkle.leaf_hash(data[start : start + size]) for start in range(0, len(data), size)]
+        return cls(merkle.root_of_hashes(hashes), b"".join(hashes), data)
+
+    @property
+    def hashes(self) -> list[bytes]:
+        """The hashes of all leaves."""
+        size = merkle.HASH_BYTES
+        return [self.leaf_hashes[start : start + size] for start in range(0, len(self.leaf_hashes), size)]
+
+
 class MemoryBackend(Protocol):
     """One device's memory and arithmetic; all implementations give equal bits."""
 
@@ -45,6 +74,9 @@ class MemoryBackend(Protocol):
     def digests(self, pass_key: bytes, blocks: range) -> UInt32Array:
         """Return the digests of these consecutive blocks under the key of a pass, [count, 2] uint32."""
 
+    def pass_tree(self, pass_key: bytes, blocks: int) -> PassTree:
+        """Digest all blocks, of which there are so many, and make the tree over their leaves."""
+
 
 @dataclass(frozen=True, slots=True)
 class MemoryWork:
@@ -53,18 +85,19 @@ class MemoryWork:
     Args:
         params: Sizes of the proof.
         keys: Key of each pass.
-        roots: Merkle root of each pass.
-        leaf_hashes: Leaf hashes of each pass.
+        trees: Tree of each pass.
         backend: The device, still filled.
-        digests: Digests of each pass as they are committed, where they are few enough to be kept; else nothing.
     """
 
     params: MemoryParams
     keys: tuple[bytes, ...]
-    roots: tuple[bytes, ...]
-    leaf_hashes: tuple[tuple[bytes, ...], ...]
+    trees: tuple[PassTree, ...]
     backend: MemoryBackend
-    digests: tuple[bytes, ...] = ()
+
+    @property
+    def roots(self) -> tuple[bytes, ...]:
+        """Merkle root of each pass."""
+        return tuple(tree.root for tree in self.trees)
 
     @property
     def commitment(self) -> MemoryCommitment:
@@ -83,16 +116,16 @@ class MemoryWork:
     def _open_one(self, position: BlockPosition) -> BlockOpening:
         if not all(0 <= number < bound for number, bound in zip(position, self.params.bounds, strict=True)):
             raise ValueError(f"position {tuple(position)} is outside {self.params.bounds}")
-        hashes, index = self.leaf_hashes[position.pass_index], position.block // LEAF_BLOCKS
+        hashes, index = self.trees[position.pass_index].hashes, position.block // LEAF_BLOCKS
         leaf = self._leaf(position.pass_index, index)
         if merkle.leaf_hash(leaf) != hashes[index]:
             raise Unavailable(f"the memory has changed since pass {position.pass_index}; was it filled anew?")
         return BlockOpening(position, leaf, tuple(merkle.inclusion_proof(hashes, index)))
 
     def _leaf(self, pass_index: int, index: int) -> bytes:
-        blocks = self.params.leaf_blocks(index)
-        if self.digests:
-            return self.digests[pass_index][blocks.start * DIGEST_BYTES : blocks.stop * DIGEST_BYTES]
+        blocks, digests = self.params.leaf_blocks(index), self.trees[pass_index].digests
+        if digests:
+            return digests[blocks.start * DIGEST_BYTES : blocks.stop * DIGEST_BYTES]
         return digest_bytes(self.backend.digests(self.keys[pass_index], blocks))
 
 
@@ -119,29 +152,18 @@ def solve_memory(
         SolveStopped: `should_stop` said so.
     """
     keys = [first_pass_key(fill_seed, seed)]
-    roots: list[bytes] = []
-    leaf_hashes: list[tuple[bytes, ...]] = []
-    kept: list[bytes] = []
+    trees: list[PassTree] = []
     is_kept = params.passes * params.blocks * DIGEST_BYTES <= KEPT_BYTES_MAX
     while True:
         if should_stop is not None and should_stop():
-            raise SolveStopped(f"stopped after {len(roots)} of {params.passes} passes")
-        digests = backend.digests(keys[-1], range(params.blocks))
-        leaf_hashes.append(pass_leaf_hashes(digests))
-        if is_kept:
-            kept.append(digest_bytes(digests))
-        roots.append(merkle.root_of_hashes(leaf_hashes[-1]))
+            raise SolveStopped(f"stopped after {len(trees)} of {params.passes} passes")
+        tree = backend.pass_tree(keys[-1], params.blocks)
+        trees.append(tree if is_kept else replace(tree, digests=b""))
         if on_progress is not None:
-            on_progress(len(roots))
-        if len(roots) == params.passes:
-            return MemoryWork(params, tuple(keys), tuple(roots), tuple(leaf_hashes), backend, tuple(kept))
-        keys.append(next_pass_key(keys[-1], roots[-1]))
-
-
-def pass_leaf_hashes(digests: UInt32Array) -> tuple[bytes, ...]:
-    """Return the leaf hashes of one pass's tree from the digests of all blocks, [blocks, 2]."""
-    data, size = digest_bytes(digests), LEAF_BLOCKS * DIGEST_BYTES
-    return tuple(merkle.leaf_hash(data[start : start + size]) for start in range(0, len(data), size))
+            on_progress(len(trees))
+        if len(trees) == params.passes:
+            return MemoryWork(params, tuple(keys), tuple(trees), backend)
+        keys.append(next_pass_key(keys[-1], trees[-1].root))
 
 
 class MemoryProver:

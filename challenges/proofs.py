@@ -129,7 +129,6 @@ def open_prover(params: ProofParams, device: str, *, pow_library: Path | None = 
 
     Raises:
         ValueError: An unknown device name.
-        NotImplementedError: The device has no backend for this kind.
         ImportError: A GPU without torch.
         Unavailable: No such GPU, or it cannot run the proof; the message says why.
     """
@@ -140,11 +139,6 @@ def open_prover(params: ProofParams, device: str, *, pow_library: Path | None = 
             return MatmulProver(params, open_backend(device))
         case PowParams():
             return PowProver(params, open_pow_backend(device, pow_library))
-
-
-def can_prove(kind: ChallengeKind, device: str) -> bool:
-    """Whether there is a backend of this kind for "cpu" or "cuda:N"; a miner claims no rate of what it cannot prove."""
-    return kind is not ChallengeKind.MEMORY or device == "cpu"
 
 
 def bounds_of(params: ProofParams) -> tuple[int, ...]:

@@ -73,13 +73,13 @@ def search_shares(
         capacity: Length of that buffer.
         steps: How often a program scans NONCES_PER_STEP nonces.
     """
-    nonces = tl.arange(0, _STEP).to(tl.uint32) + _word(low) + tl.program_id(0).to(tl.uint32) * (steps * _STEP)
-    limit = _word(last_word_max)
+    nonces = tl.arange(0, _STEP).to(tl.uint32) + as_word(low) + tl.program_id(0).to(tl.uint32) * (steps * _STEP)
+    limit = as_word(last_word_max)
     for _ in range(steps):
         last = _last_word(
-            _word(a), _word(b), _word(c), _word(d), _word(e), _word(f), _word(g), _word(h),
-            _word(w0), _word(w1), _word(w2), _word(w3), _word(w4), _word(w5),
-            _word(w6), _word(w7), _word(w8), _word(w9), _word(w10), _word(w11), nonces,
+            as_word(a), as_word(b), as_word(c), as_word(d), as_word(e), as_word(f), as_word(g), as_word(h),
+            as_word(w0), as_word(w1), as_word(w2), as_word(w3), as_word(w4), as_word(w5),
+            as_word(w6), as_word(w7), as_word(w8), as_word(w9), as_word(w10), as_word(w11), nonces,
         )  # fmt: skip
         is_candidate = last <= limit
         places = tl.atomic_add(count + tl.zeros([_STEP], tl.int32), 1, mask=is_candidate, sem="relaxed")
@@ -90,18 +90,18 @@ def search_shares(
 @triton.jit
 def _last_word(a, b, c, d, e, f, g, h, w0, w1, w2, w3, w4, w5, w6, w7, w8, w9, w10, w11, w12):
     """Return digest[28:32] of each lane; the sixteen words move down by one place per round."""
-    w13 = _word(0) + _PADDING
-    w14 = _word(0)
-    w15 = _word(0) + _LENGTH_BITS
+    w13 = as_word(0) + _PADDING
+    w14 = as_word(0)
+    w15 = as_word(0) + _LENGTH_BITS
     # Word 12 is the first place from here on: rounds 12 to 15 take it and what follows.
     w0, w1, w2, w3, w4, w5, w6, w7, w8, w9, w10, w11, w12, w13, w14, w15 = (
         w12, w13, w14, w15, w0, w1, w2, w3, w4, w5, w6, w7, w8, w9, w10, w11,
     )  # fmt: skip
     for index in tl.static_range(12, _LAST_ROUND + 1):
         if index >= 16:
-            w0 = w0 + w9 + _shifts(w1, 7, 18, 3) + _shifts(w14, 17, 19, 10)
-        first = h + _rotations(e, 6, 11, 25) + (((f ^ g) & e) ^ g) + (w0 + _ROUND_CONSTANTS[index])
-        second = _rotations(a, 2, 13, 22) + ((a & b) ^ (a & c) ^ (b & c))
+            w0 = w0 + w9 + shifts(w1, 7, 18, 3) + shifts(w14, 17, 19, 10)
+        first = h + rotations(e, 6, 11, 25) + (((f ^ g) & e) ^ g) + (w0 + _ROUND_CONSTANTS[index])
+        second = rotations(a, 2, 13, 22) + ((a & b) ^ (a & c) ^ (b & c))
         h, g, f, e = g, f, e, d + first
         d, c, b, a = c, b, a, first + second
         w0, w1, w2, w3, w4, w5, w6, w7, w8, w9, w10, w11, w12, w13, w14, w15 = (
@@ -111,18 +111,20 @@ def _last_word(a, b, c, d, e, f, g, h, w0, w1, w2, w3, w4, w5, w6, w7, w8, w9, w
 
 
 @triton.jit
-def _word(value):
+def as_word(value):
     """Read an int32 scalar, or a literal, as the unsigned word it stands for."""
     return tl.cast(value, tl.int32).to(tl.uint32, bitcast=True)
 
 
 @triton.jit
-def _rotations(x, first: tl.constexpr, second: tl.constexpr, third: tl.constexpr):
+def rotations(x, first: tl.constexpr, second: tl.constexpr, third: tl.constexpr):
+    """Return SHA-256's sum of three rotations."""
     return _rotate(x, first) ^ _rotate(x, second) ^ _rotate(x, third)
 
 
 @triton.jit
-def _shifts(x, first: tl.constexpr, second: tl.constexpr, shift: tl.constexpr):
+def shifts(x, first: tl.constexpr, second: tl.constexpr, shift: tl.constexpr):
+    """Return SHA-256's sum of two rotations and a shift."""
     return _rotate(x, first) ^ _rotate(x, second) ^ (x >> shift)
 
 

@@ -27,11 +27,6 @@ class Failure:
 _KNOWN: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("no module named 'torch'", "import of torch halted"), "torch is not installed", "make setup"),
     (
-        ("no cuda kernel yet", "not built yet"),
-        "this device has no solver for this kind of proof yet",
-        "with claim_cpu the processor proves; the device cannot be registered with this version",
-    ),
-    (
         ("out of memory", "outofmemoryerror", "memoryerror", "unable to allocate"),
         "the solver ran out of memory",
         "free memory on the device (`nvidia-smi`, `free -m`), then try again",

@@ -16,7 +16,7 @@ from challenges.matmul_messages import MatmulParams
 from challenges.memory_fit import fit_cpu_memory_params, fit_gpu_memory_params
 from challenges.memory_messages import MemoryParams
 from challenges.pow_messages import PowParams
-from challenges.proofs import ProofParams, can_prove
+from challenges.proofs import ProofParams
 from challenges.timing import fit_params, fit_pow_params, rate_per_second
 from neurons.miner.solver import SolverProcess
 from polarise.hardware import CPU_DEVICE, DeviceClaim
@@ -122,14 +122,12 @@ def claimable_rate(
         start_solver: Makes a solver process.
 
     Returns:
-        The claim, at least 1; 0 where this software cannot prove the kind on the device, so that nothing is claimed.
+        The claim, at least 1.
 
     Raises:
         SolverFailed: The device could not prove.
     """
     name = device_name(device, index)
-    if not can_prove(kind, name):
-        return 0
     fit = _FITS[kind]
     percent = CPU_CLAIM_PERCENT if device.kind == "cpu" else GPU_CLAIM_PERCENT
     probe = _PROBES.get(kind) or fit(device, 1)

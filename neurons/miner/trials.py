@@ -21,7 +21,7 @@ from challenges.matmul_messages import MatmulParams
 from challenges.memory_fit import fit_cpu_memory_params, fit_gpu_memory_params
 from challenges.memory_messages import MemoryParams
 from challenges.pow_messages import PowParams
-from challenges.proofs import ProofParams, can_prove, kind_of
+from challenges.proofs import ProofParams, kind_of
 from challenges.timing import WorkTooSmall, fit_params, fit_pow_params
 from neurons.miner.failure import failure_of, failure_of_proof
 from neurons.miner.hardware import CLAIM_FIELDS, claimable_rate, device_name
@@ -81,10 +81,8 @@ class TrialRunner:
         """Run the small trials one by one, then the real ones of each kind on all devices at once."""
         trials: list[Trial] = []
         for subject in subjects:
-            name = device_name(subject.device, subject.index)
-            for kind, params in SMALL.items():
-                if can_prove(kind, name):
-                    trials += self._together([Attempt(subject, params, Size.SMALL)])
+            for params in SMALL.values():
+                trials += self._together([Attempt(subject, params, Size.SMALL)])
         for kind in SMALL:
             attempts: list[Attempt] = []
             # What fails at small sizes has been told, and would only fail later.

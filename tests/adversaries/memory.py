@@ -29,7 +29,7 @@ from challenges.memory_backends import BLOCKS_PER_FILL, BlockStore, NumpyMemoryB
 from challenges.memory_digest import LANES, PassKeys
 from challenges.memory_fit import FASTER_KERNEL_PPM, fill_ratio_ppm, hashes_for, unit_bytes_hashed_per_second
 from challenges.memory_messages import BLOCK_BYTES, UNIT_BYTES, UNITS_PER_BLOCK
-from challenges.memory_solver import MemoryBackend, MemoryWork, pass_leaf_hashes, solve_memory
+from challenges.memory_solver import MemoryBackend, MemoryWork, solve_memory
 from challenges.prng import UInt32Array
 from challenges.timing import judge_rate, rate_per_second
 from polarise import merkle
@@ -288,9 +288,8 @@ def slow_down(model: GpuModel, params: MemoryParams, share: float) -> float:
 
 def work_under(params: MemoryParams, keys: list[bytes], backend: MemoryBackend) -> MemoryWork:
     """Do all passes under these keys, whatever the roots are."""
-    leaf_hashes = [pass_leaf_hashes(backend.digests(key, range(params.blocks))) for key in keys]
-    roots = tuple(merkle.root_of_hashes(hashes) for hashes in leaf_hashes)
-    return MemoryWork(params, tuple(keys), roots, tuple(leaf_hashes), backend)
+    trees = tuple(backend.pass_tree(key, params.blocks) for key in keys)
+    return MemoryWork(params, tuple(keys), trees, backend)
 
 
 def _invented_count(params: MemoryParams, share: float) -> int:

@@ -55,6 +55,7 @@ _WRITES = "writes, and reads nothing"
 
 EXCLUDED = {
     "challenges.cuda": "opens a device of this machine by its number",
+    "challenges.cuda_memory": "opens a device of this machine by its number",
     "challenges.cuda_pow": "opens a device of this machine by its number",
     "challenges.fused_mixes": "opens a device of this machine by its number",
     "challenges.hardware.HardwareTable": "reads hardware.csv of this package",

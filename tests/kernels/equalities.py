@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
 from collections.abc import Callable
 
 import numpy as np
@@ -15,17 +16,27 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from challenges import digest, matmul_kernels, prng, sha256_kernel
+from challenges import digest, matmul_kernels, memory_kernels, prng, sha256_kernel
+from challenges.cuda_memory import CudaMemoryBackend
 from challenges.cuda_pow import CudaPowBackend
 from challenges.device_keys import upload
 from challenges.fused_mixes import FusedMixes, open_fused_mixes
 from challenges.matmul import MatmulParams, TilePosition, check_openings
+from challenges.memory import MemoryParams, check_block_openings, unit_message
+from challenges.memory_backends import NumpyMemoryBackend
+from challenges.memory_digest import BlockDigester, PassKeys, key_words
+from challenges.memory_messages import BlockPosition
+from challenges.memory_solver import MemoryProver, PassTree, solve_memory
 from challenges.pow import PowParams, check_shares, share_prefix, share_value
 from challenges.pow_solver import NumpyPowBackend, solve_pow
 from challenges.proofs import MatmulProver, PowProver
 from challenges.solver import NumpyBackend, solve
 from challenges.torch_backend import TorchBackend
+from polarise import merkle
 from polarise.errors import Unavailable
+
+# Of one program of the fill: on a card what is launched there.
+UNITS_EACH = {"cpu": 1 << 16, "cuda": memory_kernels.UNITS_PER_PROGRAM}
 
 NAME = os.environ["POLARISE_KERNELS_DEVICE"]
 DEVICE = torch.device(NAME)
@@ -215,3 +226,149 @@ def test_a_search_that_misses_a_share_is_found_before_the_first_proof(monkeypatc
     monkeypatch.setattr(backend, "_launch", launch)
     with pytest.raises(Unavailable, match="finds other shares than the reference"):
         backend.prepare(PowParams(16, 100))
+
+
+def on_device(words: npt.NDArray[np.uint32]) -> torch.Tensor:
+    return torch.from_numpy(words.view(np.int32).copy()).to(DEVICE)
+
+
+def from_device(words: torch.Tensor) -> npt.NDArray[np.uint32]:
+    return words.cpu().numpy().view(np.uint32)
+
+
+def hash_words(hashes: list[bytes]) -> npt.NDArray[np.uint32]:
+    return np.frombuffer(b"".join(hashes), dtype=">u4").astype(np.uint32).reshape(-1, 8)
+
+
+@pytest.mark.parametrize(
+    ("first", "count", "hashes"),
+    [(0, 1, 1), (5, 300, 3), ((7 << 32) - 257, 257, 1), ((1 << 31) - 256, 512, 2), (1 << 34, 64, 1)],
+)
+def test_units_are_those_of_hashlib(first: int, count: int, hashes: int) -> None:
+    """Numbers of every length, both sides of a sign bit, a last program that is not full; and nothing behind the last unit."""
+    out = torch.full((count + 3, 8), -1, dtype=torch.int32, device=DEVICE)
+    message = struct.unpack(">8i", unit_message(SEED, first))
+    memory_kernels.fill_units[(-(-count // 256),)](out, *message, count, hashes, units_each=256, num_warps=4)
+    expected = []
+    for unit in range(first, first + count):
+        value = unit_message(SEED, unit)
+        for _ in range(hashes):
+            value = hashlib.sha256(value).digest()
+        expected.append(value)
+    assert np.array_equal(from_device(out[:count]), hash_words(expected))
+    assert bool((out[count:] == -1).all())
+
+
+def test_digests_of_blocks_are_those_of_numpy() -> None:
+    """Random words, the ends of a word, and one bit more in one word, which changes its block and no other."""
+    blocks = np.random.default_rng(7).integers(0, 1 << 32, (4, 16384), dtype=np.uint32)
+    blocks[1], blocks[2] = 0, (1 << 32) - 1
+    keys = on_device(key_words(SEED))
+    seen = []
+    for _ in range(2):
+        lanes = torch.zeros((4, 2), dtype=torch.int32, device=DEVICE)
+        memory_kernels.digest_blocks[(4,)](on_device(blocks), keys[:128], keys[128:], lanes, num_warps=8)
+        seen.append(from_device(lanes))
+        assert np.array_equal(seen[-1], BlockDigester().digests(blocks, PassKeys.of(SEED)))
+        blocks[3, 16383] ^= 1
+    assert [bool((one != other).any()) for one, other in zip(*seen, strict=True)] == [False, False, False, True]
+
+
+@pytest.mark.parametrize(("leaves", "words"), [(33, 2), (1, 12), (1, 14), (1, 28), (1, 30)])
+def test_leaves_are_hashed_as_the_tree_hashes_them(leaves: int, words: int) -> None:
+    """Lengths at which the end of the message falls on both sides of a block's end."""
+    digests = np.random.default_rng(words).integers(0, 1 << 32, (leaves, 1024), dtype=np.uint32)
+    out = torch.full((leaves + 1, 8), -1, dtype=torch.int32, device=DEVICE)
+    memory_kernels.hash_leaves[(-(-leaves // 32),)](
+        on_device(digests), out, leaves, words, leaves_each=32, num_warps=memory_kernels.TREE_WARPS
+    )
+    expected = [merkle.leaf_hash(leaf[:words].astype("<u4").tobytes()) for leaf in digests]
+    assert np.array_equal(from_device(out[:leaves]), hash_words(expected))
+    assert bool((out[leaves] == -1).all())
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 64, 65])
+def test_a_level_of_nodes_is_that_of_the_tree(count: int) -> None:
+    hashes = [hashlib.sha256(bytes([index])).digest() for index in range(count)]
+    expected = [
+        merkle.node_hash(*hashes[index : index + 2]) if index + 1 < count else hashes[index]
+        for index in range(0, count, 2)
+    ]
+    out = torch.full((len(expected) + 1, 8), -1, dtype=torch.int32, device=DEVICE)
+    memory_kernels.hash_nodes[(-(-len(expected) // 32),)](
+        on_device(hash_words(hashes)), out, count, nodes_each=32, num_warps=memory_kernels.TREE_WARPS
+    )
+    assert np.array_equal(from_device(out[:-1]), hash_words(expected))
+    assert bool((out[-1] == -1).all())
+
+
+def memory_backend() -> CudaMemoryBackend:
+    # Few programs, as the interpreter runs them one after another.
+    return CudaMemoryBackend(DEVICE, memory_kernels, units_each=UNITS_EACH[DEVICE.type])
+
+
+def test_full_leaves_and_a_short_one_are_hashed_as_the_reference_hashes_them() -> None:
+    """Two leaves of 512 digests and one of three, which is a launch of its own."""
+    lanes = np.random.default_rng(11).integers(0, 1 << 32, (2 * 512 + 3, 2), dtype=np.uint32)
+    hashes = memory_backend()._hash_leaves(on_device(lanes))
+    assert from_device(hashes).astype(">u4").tobytes() == PassTree.of(lanes).leaf_hashes
+
+
+def test_a_memory_proof_has_the_roots_of_the_reference_and_passes_the_check() -> None:
+    """Passes that wait for each other."""
+    params = MemoryParams(blocks=9, hashes=2, passes=3, openings=3)
+    backend, reference = memory_backend(), NumpyMemoryBackend()
+    prover = MemoryProver(params, backend)
+    prover.prepare(bytes(32))
+    work = prover.solve(SEED)
+    reference.fill(params, bytes(32))
+    assert work.trees == solve_memory(params, bytes(32), SEED, reference).trees
+    last = params.blocks - 1
+    positions = [BlockPosition(params.passes - 1, last), BlockPosition(0, 0), BlockPosition(0, last - 1)]
+    check_block_openings(params, bytes(32), SEED, work.commitment, positions, work.open(positions))
+
+
+def test_what_was_filled_before_is_gone() -> None:
+    backend, large, small = memory_backend(), MemoryParams(9, 1, 1), MemoryParams(8, 1, 1)
+    backend.fill(large, bytes(32))
+    work = solve_memory(large, bytes(32), SEED, backend)
+    backend.fill(small, bytes(32))
+    with pytest.raises(ValueError, match="8 blocks are filled"):
+        work.open([(0, 0)])
+    backend.fill(large, SEED)
+    with pytest.raises(Unavailable, match="the memory has changed"):
+        work.open([(0, 0)])
+
+
+def test_a_tree_is_the_same_wherever_its_upper_levels_are_made() -> None:
+    """All five levels on the device, three, and none."""
+    digests = np.random.default_rng(9).integers(0, 1 << 32, (21, 8), dtype=np.uint32)
+    hashes = [merkle.leaf_hash(leaf.tobytes()) for leaf in digests]
+    expected = PassTree(merkle.root_of_hashes(hashes), b"".join(hashes))
+    for nodes_on_host in (1, 3, 64):
+        backend = CudaMemoryBackend(DEVICE, memory_kernels, nodes_on_host=nodes_on_host)
+        assert backend.tree_over(on_device(hash_words(hashes))) == expected
+
+
+def test_memory_that_differs_from_the_reference_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last word of the last block, as a card that errs or a launch that was left out would have it."""
+    backend = memory_backend()
+    honest = backend._fill
+
+    def fill(params: MemoryParams, fill_seed: bytes, blocks: range) -> None:
+        honest(params, fill_seed, blocks)
+        backend._words[-1, -1] ^= 1
+
+    monkeypatch.setattr(backend, "_fill", fill)
+    with pytest.raises(Unavailable, match="block 7 differs from the reference"):
+        backend.fill(MemoryParams(8, 1, 1), SEED)
+
+
+def test_more_memory_than_there_is_names_its_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU torch itself refuses; on a card the driver does."""
+    words = {"cpu": "can't allocate memory", "cuda": "no room on the device"}[DEVICE.type]
+    params = MemoryParams(1 << 23, 1, 1)
+    monkeypatch.setattr(memory_kernels, "fill_units", None)
+    with pytest.raises(Exception, match=words) as caught:
+        memory_backend().fill(params, SEED)
+    assert isinstance(caught.value, Unavailable)

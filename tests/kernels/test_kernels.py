@@ -17,6 +17,8 @@ import pytest
 ROOT_FOLDER = Path(__file__).parents[2]
 # pytest: 0 is that all passed; with no test at all it would be 5.
 ALL_PASSED = 0
+# Interpreting and compiling take a minute of a quiet core, and this machine may have others at work.
+SECONDS_MAX = 900
 NOTHING_MORE: Mapping[str, str] = MappingProxyType({})
 INTERPRETED = {"TRITON_INTERPRET": "1"}
 
@@ -32,7 +34,7 @@ def run(*arguments: str, status: int = ALL_PASSED, environment: Mapping[str, str
         env=surroundings | dict(environment),
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=SECONDS_MAX - 20,
         check=False,
     )
     assert outcome.returncode == status, outcome.stdout[-8000:] + outcome.stderr[-4000:]
@@ -46,6 +48,7 @@ def equalities(environment: Mapping[str, str]) -> str:
 
 @pytest.mark.kernels
 @pytest.mark.slow
+@pytest.mark.timeout(SECONDS_MAX)
 def test_every_kernel_equals_its_reference_under_the_interpreter() -> None:
     printed = equalities(INTERPRETED | {"POLARISE_KERNELS_DEVICE": "cpu"})
     assert " passed" in printed
@@ -54,13 +57,16 @@ def test_every_kernel_equals_its_reference_under_the_interpreter() -> None:
 
 @pytest.mark.kernels
 @pytest.mark.slow
-def test_every_kernel_compiles_for_every_architecture_without_a_gpu() -> None:
-    printed = run("benchmarks/kernels.py")
+@pytest.mark.timeout(SECONDS_MAX)
+@pytest.mark.parametrize(("part", "rows"), [("search", 1), ("mixes", 5), ("memory", 2)])
+def test_every_kernel_compiles_for_every_architecture_without_a_gpu(part: str, rows: int) -> None:
+    printed = run("benchmarks/kernels.py", part)
     for architecture in ("sm_75", "sm_80", "sm_89", "sm_90", "sm_100"):
-        assert printed.count(f"| {architecture} ") >= 2, printed
+        assert printed.count(f"| {architecture} ") == rows, printed
 
 
 @pytest.mark.gpu
+@pytest.mark.timeout(SECONDS_MAX)
 def test_every_kernel_equals_its_reference_on_the_gpu() -> None:
     printed = equalities({"POLARISE_KERNELS_DEVICE": "cuda:0"})
     assert " passed" in printed
@@ -69,6 +75,7 @@ def test_every_kernel_equals_its_reference_on_the_gpu() -> None:
 
 @pytest.mark.kernels
 @pytest.mark.slow
+@pytest.mark.timeout(SECONDS_MAX)
 def test_the_benchmark_of_a_gpu_runs_to_its_end_under_the_interpreter() -> None:
     """Its numbers say nothing here, and it says that."""
     sizes = ("--n", "128", "--rounds", "2", "--hashes", "1024", "--repeat", "1")
