@@ -24,7 +24,7 @@ from challenges.pow_messages import PowParams
 from challenges.proofs import ProofParams, kind_of
 from challenges.timing import WorkTooSmall, fit_params, fit_pow_params
 from neurons.miner.failure import failure_of, failure_of_proof
-from neurons.miner.hardware import CLAIM_FIELDS, claimable_rate, device_name
+from neurons.miner.hardware import CLAIM_FIELDS, claimable_rate
 from neurons.miner.solver import SolverFailed, SolverProcess
 from neurons.miner.trial import Attempt, Basis, Size, Subject, Trial
 from polarise.errors import ProofRejected
