@@ -15,6 +15,7 @@ import json
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,8 @@ RETRY_SECONDS = 30
 WRITE_ATTEMPTS = 3
 LOCK_WAIT_SECONDS = "5"
 COMMAND_SECONDS = 20.0
+
+NEVER = -1
 
 Mode = Literal["auto", "required", "off"]
 State = Literal["on", "off", "broken"]
@@ -119,6 +122,8 @@ class Firewall:
         self._lock = threading.Lock()
         self._is_wanted = False
         self._written: dict[str, Written] = {}
+        # When the newest look began that found all well.
+        self._good_since_ns = NEVER
         self.state: State = "off"
         self.cause = "not looked at yet"
 
@@ -158,9 +163,15 @@ class Firewall:
         """
         if not self._is_wanted:
             return
+        asked_ns = time.monotonic_ns()
         try:
             with self._lock:
+                # Many allocations at once share a look: one that began after this was asked for answers it.
+                if self._good_since_ns >= asked_ns:
+                    return
+                began_ns, self._good_since_ns = time.monotonic_ns(), NEVER
                 self._hold()
+                self._good_since_ns = began_ns
         except FirewallError as err:
             cause = f"the rules that keep tenants from this host's network do not hold: {err}"
             self._turn("broken", cause)

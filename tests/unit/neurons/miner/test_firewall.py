@@ -5,6 +5,7 @@ The programs are small scripts in a folder that is the whole PATH; the real kern
 
 import json
 import logging
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from neurons.miner.firewall_rules import compile_ipv4, compile_ipv6, read_namese
 from neurons.setup import shell
 from neurons.setup.checks.kernel import PROGRAMS
 from polarise.errors import ConfigError, Unavailable
+from tests.support.miners import wait_until
 
 NODE = "0123456789ab"
 EMPTY_TABLE = "#!/bin/sh\necho '*mangle'; echo ':INPUT ACCEPT [0:0]'; echo ':FORWARD ACCEPT [0:0]'; echo COMMIT\n"
@@ -44,6 +46,14 @@ def programs_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 
 def new(mode: Mode, tmp_path: Path, told: list[str | None] | None = None) -> Firewall:
     return Firewall(NODE, mode, tmp_path / "firewall.json", on_change=(told if told is not None else []).append)
+
+
+def let_rules_stand(tmp_path: Path, first: str = ":") -> None:
+    """Have the kernel's table print the node's rules, after it ran ``first``."""
+    for family, rules in (("ip6", compile_ipv6(NODE)), ("ip", compile_ipv4(NODE, read_nameservers()))):
+        text = restore_text(rules, {}).replace("-I INPUT 1", "-A INPUT").replace("-I FORWARD 1", "-A FORWARD")
+        script = f"#!/bin/sh\n{first.replace('FAMILY', family)}\nprintf '%s' '{text}'\n"
+        (tmp_path / "programs" / f"{family}tables-save").write_text(script)
 
 
 def test_required_refuses_to_start_without_the_program(install: Install, tmp_path: Path) -> None:
@@ -111,12 +121,8 @@ def test_rules_that_hold_again_are_told_once(install: Install, tmp_path: Path) -
     told: list[str | None] = []
     wall = new("auto", tmp_path, told)
     wall.prepare()
-    texts = {"ip6": compile_ipv6(NODE), "ip": compile_ipv4(NODE, read_nameservers())}
-    for family, rules in texts.items():
-        for kind in ("save", "restore"):
-            written = restore_text(rules, {}).replace("-I INPUT 1", "-A INPUT").replace("-I FORWARD 1", "-A FORWARD")
-            script = f"#!/bin/sh\nprintf '%s' '{written}'\n" if kind == "save" else TAKING_AND_FORGETTING
-            (tmp_path / "programs" / f"{family}tables-{kind}").write_text(script)
+    install(EMPTY_TABLE, TAKING_AND_FORGETTING)
+    let_rules_stand(tmp_path)
     wall.guard()
     wall.guard()
     assert (wall.state, told[-1], len(told)) == ("on", None, 2)
@@ -127,3 +133,29 @@ def test_off_says_so_and_needs_nothing(install: Install, tmp_path: Path) -> None
     wall.prepare()
     wall.guard()
     assert (wall.state, wall.cause) == ("off", "network.firewall is off")
+
+
+def test_many_at_once_share_a_look_and_none_gets_one_that_began_before_it_asked(
+    install: Install, tmp_path: Path
+) -> None:
+    """Ten ask while a look is under way: that one began too early for them, the next one serves them all."""
+    install(EMPTY_TABLE, TAKING_AND_FORGETTING)
+    looks, gate = tmp_path / "looks", tmp_path / "gate"
+    let_rules_stand(tmp_path, f"echo FAMILY >> {looks}; while [ -e {gate} ]; do :; done")
+    wall = new("required", tmp_path)
+    wall.prepare()
+    looks.write_text("")
+    gate.touch()
+    first = threading.Thread(target=wall.guard)
+    first.start()
+    wait_until(lambda: looks.read_text() == "ip\n", 10, "nobody looks")
+    others = [threading.Thread(target=wall.guard) for _ in range(10)]
+    for other in others:
+        other.start()
+    gate.unlink()
+    for thread in (first, *others):
+        thread.join(30)
+    found = looks.read_text().split()
+    # Two, and a few more where threads were late; without sharing it would be eleven.
+    assert found.count("ip") in range(2, 6)
+    assert found == ["ip", "ip6"] * found.count("ip")
