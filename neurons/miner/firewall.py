@@ -259,20 +259,27 @@ class Firewall:
         self.state, self.cause = state, cause
         if not is_new:
             return
-        if self._state_file is not None:
-            self._state_file.write_text(json.dumps({"state": state, "cause": cause}) + "\n", encoding="utf-8")
+        self._write_state()
         if state == "broken":
             logger.error("firewall broken: nothing is leased", extra={"cause": cause, "fix": FIX})
-            self._on_change(cause)
         elif state == "off":
             logger.warning(
                 "NO FIREWALL: tenants reach this host's services, its network and the metadata of its cloud",
-                extra={"cause": cause, "fix": "run the miner as root where iptables is; network.firewall: required"},
+                extra={"cause": cause, "fix": "run the miner as root where iptables is; see docs/security.md"},
             )
         else:
             logger.info("firewall on", extra={"interfaces": f"{interface_prefix(self._node_id)}*"})
-        if was_broken and state != "broken":
-            self._on_change(None)
+        if was_broken != (state == "broken"):
+            self._on_change(None if was_broken else cause)
+
+    def _write_state(self) -> None:
+        if self._state_file is None:
+            return
+        try:
+            self._state_file.write_text(json.dumps({"state": self.state, "cause": self.cause}) + "\n", encoding="utf-8")
+        except OSError as err:
+            # A note for `miner status`; a full disk must not end what keeps tenants in.
+            logger.warning("the firewall's state is not noted", extra={"cause": str(err)})
 
 
 def why_no_firewall() -> str | None:

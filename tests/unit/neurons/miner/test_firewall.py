@@ -106,7 +106,16 @@ def test_rules_that_can_be_read_and_not_written_close_the_node_in_auto_too(insta
         with pytest.raises(Unavailable, match="Permission denied") as refused:
             ask()
         assert refused.value.retry_after_seconds == firewall.RETRY_SECONDS
+    # Another cause is logged, and tells those who hold leases nothing new.
+    install(EMPTY_TABLE, "#!/bin/sh\necho 'no such target' >&2\nexit 2\n")
+    with pytest.raises(Unavailable, match="no such target"):
+        wall.guard()
     assert [cause is not None for cause in told] == [True]
+    (tmp_path / "firewall.json").unlink()
+    (tmp_path / "firewall.json").mkdir()
+    install(EMPTY_TABLE, REFUSING)
+    with pytest.raises(Unavailable, match="Permission denied"):
+        wall.guard()
 
 
 def test_rules_that_are_taken_and_not_kept_are_not_believed(install: Install, tmp_path: Path) -> None:
