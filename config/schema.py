@@ -167,6 +167,10 @@ class DockerConfig(Section):
     cpuset_cpus: Annotated[str, AfterValidator(_cpu_list)] | None = Field(
         None, description="CPUs that containers run on, as `taskset` writes them (`2-7,10`); default: all."
     )
+    gpu_access: Literal["nvidia", "cdi"] = Field(
+        "nvidia",
+        description="How the engine is asked for GPUs: by the NVIDIA toolkit's driver, or by CDI (engine 25 or newer).",
+    )
     runtime: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}$",

@@ -18,9 +18,10 @@ from typing import Any
 import docker
 from docker.errors import APIError, ImageNotFound
 from docker.models.containers import Container
-from docker.types import DeviceRequest, Mount
+from docker.types import Mount
 
 from neurons.miner.enforced import read_enforced
+from neurons.miner.gpu_request import GpuAccess, gpu_requests
 from neurons.miner.hard_limits import engine_limits
 from neurons.miner.lease import Lease, LeaseId
 from neurons.miner.login import MOUNT, LoginFiles, start_command
@@ -81,6 +82,7 @@ class ContainerSettings:
         start_timeout_seconds: Until the banner must be there.
         profile: What a tenant's programs may do at all.
         engine_host: Address of the engine, None for the local one.
+        gpu_access: How the engine is asked for GPUs.
     """
 
     node_id: str
@@ -90,6 +92,7 @@ class ContainerSettings:
     start_timeout_seconds: int
     profile: Profile = field(default_factory=Profile)
     engine_host: str | None = None
+    gpu_access: GpuAccess = "nvidia"
 
     @property
     def label(self) -> str:
@@ -275,9 +278,7 @@ class ContainerManager:
             "pids_limit": limits.pids_count,
             "shm_size": limits.shm_bytes,
             **self.settings.profile.options(lease, engine_limits(self.settings.engine_host)),
-            "device_requests": [DeviceRequest(device_ids=list(lease.devices), capabilities=[["gpu"]])]
-            if lease.devices
-            else None,
+            "device_requests": gpu_requests(lease.devices, self.settings.gpu_access),
         }
 
     def _create(self, lease: Lease, image_id: str) -> Container:

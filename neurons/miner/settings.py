@@ -128,6 +128,7 @@ def container_settings(config: Config, node_id: str, data_dir: DataDir) -> Conta
         start_timeout_seconds=config.docker.start_timeout_seconds,
         profile=profile(config),
         engine_host=config.docker.host,
+        gpu_access=config.docker.gpu_access,
     )
 
 
