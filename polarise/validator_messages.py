@@ -110,6 +110,7 @@ class EpochView(WireModel):
     Attributes:
         epoch: Its number.
         is_finished: Whether scores and record are made; only then its evidence is served.
+        state: The same in words: ``waits for its beacon``, ``runs``, ``finished``, ``broken off`` or ``no record``.
         started_at: When it began.
         finished_at: When it was recorded.
         challenge_commit: What the validator was bound to.
@@ -121,6 +122,7 @@ class EpochView(WireModel):
 
     epoch: int
     is_finished: bool
+    state: str
     started_at: str
     finished_at: str | None
     challenge_commit: str

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 EXIT_OK = 0
 EXIT_NOT_VERIFIED = 7
+BROKEN_OFF = "broken off"
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -69,6 +70,7 @@ def run_scores(args: argparse.Namespace) -> int:
 
     with _open_metrics(args) as metrics:
         found, weights = metrics.newest_of_all(), metrics.weights()
+        states = {score.epoch: metrics.epoch(score.epoch).state for score in found}
     rows = [
         {
             "miner_key": score.miner_key,
@@ -78,6 +80,7 @@ def run_scores(args: argparse.Namespace) -> int:
             "weight_ppm": weights[score.miner_key].weight_ppm if score.miner_key in weights else None,
             "undrawn_count": score.record.undrawn_count,
             "epoch": score.epoch,
+            "epoch_state": states[score.epoch],
             "reasons": [str(reason) for reason in score.record.reasons],
             "evidence": score.evidence,
         }
@@ -90,7 +93,8 @@ def run_scores(args: argparse.Namespace) -> int:
     for score in found:
         record = score.record
         accepted = "yes" if record.score_ppm >= ACCEPTABLE_PPM else "no"
-        reasons = ", ".join([*record.reasons, *_earlier(record)]) or "-"
+        broken_off = ["epoch broken off"] if states[score.epoch] == BROKEN_OFF else []
+        reasons = ", ".join([*record.reasons, *_earlier(record), *broken_off]) or "-"
         weight = weights.get(score.miner_key)
         share = "-" if weight is None else f"{weight.weight_ppm / 10_000:.4f} %"
         line = f"{score.miner_key[:16]}  {points(record.score_ppm):>6}  {accepted:<8}  {share:>9}  {score.epoch:<10}"
@@ -106,11 +110,13 @@ def run_explain(args: argparse.Namespace) -> int:
     with _open_metrics(args) as metrics:
         found = metrics.newest_of_all() if args.epoch is None else metrics.scores_of(args.epoch)
         stored = _find(found, args.miner)
+        is_broken_off = metrics.epoch(stored.epoch).state == BROKEN_OFF
     looks = _looks(args, stored)
     if args.output == "json":
         print(json.dumps({**explanation_wire(stored), "devices": [look.to_wire() for look in looks]}, indent=2))
         return EXIT_OK
-    print(f"miner {stored.miner_key}  epoch {stored.epoch}  score {points(stored.record.score_ppm)}")
+    end = " (broken off: it gives no weight)" if is_broken_off else ""
+    print(f"miner {stored.miner_key}  epoch {stored.epoch}{end}  score {points(stored.record.score_ppm)}")
     print(f"evidence {stored.evidence}")
     for line in explain(stored.record):
         share = f"{line.weight_ppm / 10_000:.1f} %" if line.weight_ppm else "left out"

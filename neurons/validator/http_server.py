@@ -176,6 +176,7 @@ def epoch_view(row: EpochRow) -> EpochView:
     return EpochView(
         epoch=row.epoch,
         is_finished=is_finished,
+        state=row.state,
         started_at=iso_utc(row.started_unix_ms),
         finished_at=None if row.finished_unix_ms is None else iso_utc(row.finished_unix_ms),
         challenge_commit=row.challenge_commit.hex(),

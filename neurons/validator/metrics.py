@@ -119,6 +119,15 @@ class EpochRow:
     rules_version: int | None
     has_window: bool | None
 
+    @property
+    def state(self) -> str:
+        """How far it has come, or how it ended, in words for people."""
+        if self.finished_unix_ms is None:
+            return "waits for its beacon" if self.beacon is None else "runs"
+        if self.record is None:
+            return "no record"
+        return "broken off" if self.status == "broken_off" else "finished"
+
 
 @dataclass(frozen=True, slots=True)
 class EpochEnd:
@@ -363,9 +372,10 @@ class MetricsHandler(Database):
             )
 
     def weights(self, epoch: int | None = None) -> dict[str, StoredWeight]:
-        """Return what each miner counted for in an epoch, or with None in the newest that has weights."""
+        """Return what each miner counted for in an epoch, or with None in the newest that has weights and was not broken off."""
+        newest = "SELECT MAX(epoch) FROM weight JOIN epoch USING (epoch) WHERE status IS NOT 'broken_off'"
         rows = self.query(
-            "SELECT miner_key, worth_ppb, weight_ppm FROM weight WHERE epoch = IFNULL(?, (SELECT MAX(epoch) FROM weight))",
+            f"SELECT miner_key, worth_ppb, weight_ppm FROM weight WHERE epoch = IFNULL(?, ({newest}))",  # noqa: S608  ours
             (epoch,),
         )
         return {str(row["miner_key"]): StoredWeight(int(row["worth_ppb"]), int(row["weight_ppm"])) for row in rows}

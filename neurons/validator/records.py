@@ -4,7 +4,8 @@ Rules:
 - Everything is read from the store, so that an epoch broken off by a crash is recorded as what it was at the next start.
 - Scores go first: the record, once it stands, speaks of something everybody can read. Every miner that was scored is on a
   page, however many they are.
-- Worth and weights follow from the scores and from the hardware that was registered when the epoch began.
+- Worth and weights follow from the scores and from the hardware that was registered when the epoch began. An epoch that was
+  broken off gives nobody a weight: who was scored in it, and who was not, is an accident or a choice.
 - An epoch that older software began is recorded by the rules it was scored by.
 """
 
@@ -12,14 +13,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polarise
 from neurons.validator.chain import Chain
 from neurons.validator.metrics import EpochEnd, EpochRow, MetricsHandler, StoredScore, StoredWeight
 from neurons.validator.prices import PriceList
 from neurons.validator.scoring import RULES_VERSION
-from neurons.validator.weights import MinerWorth, weights_ppm, worth_ppb
+from neurons.validator.weights import WEIGHED_WHOLE_SINCE_RULES, MinerWorth, weights_ppm, worth_ppb
 from polarise.epoch_record import (
     LINES_MAX,
     STATEMENT_KIND,
@@ -89,7 +90,7 @@ class EpochRecorder:
     def record(self, epoch: int, *, is_complete: bool) -> str:
         """Queue scores and record of an epoch, end it in the store, and return the outbox key of the record."""
         row = self._metrics.epoch(epoch)
-        scores = self._post_scores(epoch)
+        scores = self._post_scores(epoch, is_complete=is_complete)
         record = self._record(row, scores, is_complete=is_complete)
         statement = sign_statement(self._identity, STATEMENT_KIND, record)
         key = self._chain.post_record(epoch, statement)
@@ -97,12 +98,14 @@ class EpochRecorder:
         self._metrics.finish_epoch(epoch, record.finished_unix_ms, end)
         return key
 
-    def _post_scores(self, epoch: int) -> EpochScores:
+    def _post_scores(self, epoch: int, *, is_complete: bool) -> EpochScores:
         found = self._metrics.scores_of(epoch)
         rules_version = found[0].record.rules_version if found else RULES_VERSION
         if rules_version == 1:
             return self._post_sheet(epoch, found[:LINES_MAX])
         weights = self._weights(found)
+        if not is_complete and rules_version >= WEIGHED_WHOLE_SINCE_RULES:
+            weights = {key: replace(weight, weight_ppm=0) for key, weight in weights.items()}
         self._metrics.set_weights(epoch, weights)
         pages = pages_of(rules_version, (_weighed_line(score, weights[score.miner_key]) for score in found))
         self._chain.post_scores(epoch, pages)

@@ -102,7 +102,7 @@ def _epoch_row(row: EpochRow) -> dict[str, object]:
     return {
         "epoch": row.epoch,
         "is_finished": is_finished,
-        "state": "finished" if is_finished else "waits for its beacon" if row.beacon is None else "runs",
+        "state": row.state,
         "started": _moment(row.started_unix_ms),
         "beacon_height": row.beacon_height,
         "commit": row.challenge_commit.hex(),

@@ -4,7 +4,7 @@ Rules:
 - worth = sum over the miner's devices of price x what the device is worth now of its claim (its weakest measured/claimed,
   less what declining took), by rules 3 as far as a common window showed it. A device that was never measured, or
   failed its newest proof, adds nothing; nor, by rules 3, one that was never in a common window.
-- By rules 3 a miner is worth nothing while its validator inspects and never saw a container of it.
+- By rules 3 an epoch that was broken off gives no weight at all, and a miner is worth nothing while its validator inspects and never saw a container of it.
 - weight = 0 below 70 points, else score x worth, as a share of the whole epoch in millionths.
 - The weights of an epoch add up to exactly 1,000,000, or to 0 where nobody is worth anything: each is rounded down, and
   what is left goes, one each, to the largest remainders; of equal ones to the smaller miner key.
@@ -23,6 +23,9 @@ from neurons.validator.scoring.compute_2 import device_ppm
 from neurons.validator.scoring.compute_3 import worth_ppm
 from polarise.evidence import ScoreRecord
 from polarise.hardware import HardwareClaim
+
+# By older rules an epoch that was broken off gave weights to whoever was scored in it.
+WEIGHED_WHOLE_SINCE_RULES = 3
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 Rules:
 - An epoch is commitment, scores, record, in this order, and is recorded before the next one begins.
 - The records are signed by the validator and chained; the roots in them follow from the scores beside them.
-- The scores are all pages of the epoch, or the one sheet of rules 1, and the weights in them follow from the lines. The
-  version of the rules is known and never falls: nobody goes back to rules that suit better.
+- The scores are all pages of the epoch, or the one sheet of rules 1, and the weights in them follow from the lines; by rules 3
+  an epoch that was broken off gives none. The version of the rules is known and never falls: nobody goes back to rules that suit better.
 - The beacon is the hash of the first block that covers the commitment. Without one there are no scores.
 - The opening key opens the commitment and was never shown before: a key that is known makes every draw known.
 """
@@ -22,7 +22,7 @@ from neurons.validator.audit.history import EpochLeaves, History
 from neurons.validator.audit.ledger_copy import LedgerCopy
 from neurons.validator.audit.report import Place, Report
 from neurons.validator.scoring import KNOWN_VERSIONS
-from neurons.validator.weights import MinerWorth, weights_ppm
+from neurons.validator.weights import WEIGHED_WHOLE_SINCE_RULES, MinerWorth, weights_ppm
 from polarise.canonical import canonical_bytes
 from polarise.decode import decode_model
 from polarise.epoch_record import (
@@ -266,7 +266,7 @@ def _check_record(epoch: Epoch, net: str, report: Report) -> None:
         return
     report.check(place.at("scores"), max(leaves) < epoch.leaves.record, "came after the record")
     _check_scores(scores, record, commit, place, report)
-    _check_weights(scores, place, report)
+    _check_weights(scores, record, place, report)
 
 
 def _check_prev(last: str | None, epoch: Epoch, report: Report, *, may_begin: bool) -> None:
@@ -307,9 +307,11 @@ def _check_scores(scores: EpochScores, record: EpochRecord, commit: EpochCommit,
     report.compare(place.at("telemetry_root"), record.telemetry_root, evidence_root(checkpoints))
 
 
-def _check_weights(scores: EpochScores, place: Place, report: Report) -> None:
+def _check_weights(scores: EpochScores, record: EpochRecord, place: Place, report: Report) -> None:
     weighed = [line for line in scores.lines if isinstance(line, WeighedLine)]
     weights = weights_ppm([MinerWorth(line.miner_key, line.score_ppm, line.worth_ppb) for line in weighed])
+    if record.status == "broken_off" and scores.rules_version >= WEIGHED_WHOLE_SINCE_RULES:
+        weights = dict.fromkeys(weights, 0)
     for line in weighed:
         miner = replace(place, miner=line.miner_key, field="weight_ppm")
         report.compare(miner, line.weight_ppm, weights[line.miner_key])

@@ -194,7 +194,6 @@ def _record_change(number: int, **fields: object) -> Change:
         ("net", "test.0123456789abcdef"),
         ("epoch", 1),
         ("validator_key", MINER.public_key),
-        ("status", "broken_off"),
         ("prev", "ab" * 32),
         ("prev", None),
         ("started_unix_ms", 1),
@@ -213,13 +212,37 @@ def _record_change(number: int, **fields: object) -> Change:
 def test_record_that_says_something_else(
     market: MarketFiles, tmp_path: Path, field: str, value: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The second record, signed by the validator; a whole epoch that calls itself broken off is no lie it gains by."""
+    """The second record, signed by the validator."""
     epoch = market.epochs()[1]
     files = _rebuilt(market, tmp_path / "lie", _record_change(epoch, **{field: value}))
-    if field == "status":
+    assert _place(capsys, *files.arguments()) == {"validator": VALIDATOR.public_key, "epoch": epoch, "field": field}
+
+
+@pytest.mark.parametrize("weight_ppm", [0, 1, 1_000_000])
+def test_epoch_that_was_broken_off_gives_no_weight(
+    market: MarketFiles, tmp_path: Path, weight_ppm: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Or a validator would break off an epoch in which only its friend was scored."""
+    epoch = market.epochs()[1]
+    lie = Lie({market.bundles()[1].digest(): market.bundles()[1]}, weight_ppm=weight_ppm)
+    change = _record_change(epoch, status="broken_off")
+
+    def both(path: str, value: object, ledger: EmbeddedLedger) -> object:
+        if f"{epoch:010d}" not in path:
+            return value
+        return change(path, lie(path, value, ledger), ledger)
+
+    files = _rebuilt(market, tmp_path / "lie", both)
+    if weight_ppm == 0:
         assert main(["audit", *files.arguments()]) == 0
         return
-    assert _place(capsys, *files.arguments()) == {"validator": VALIDATOR.public_key, "epoch": epoch, "field": field}
+    place = _place(capsys, *files.arguments())
+    assert place == {
+        "validator": VALIDATOR.public_key,
+        "epoch": epoch,
+        "miner": MINER.public_key,
+        "field": "weight_ppm",
+    }
 
 
 def test_record_signed_by_another_key(market: MarketFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

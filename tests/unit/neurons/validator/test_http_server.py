@@ -185,11 +185,23 @@ def test_evidence_and_opening_key_stay_inside_until_the_epoch_is_finished(served
         assert OPENING_KEY.hex()[:12].encode() not in served.get(target).body
     (epoch,) = json.loads(served.get("/epochs").body)["epochs"]
     assert (epoch["is_finished"], epoch["opening_key"], epoch["record"]) == (False, None, None)
+    assert epoch["state"] == "waits for its beacon"
     served.finish(7)
     answer = served.get(f"/evidence/{path.stem}")
     assert (answer.status, answer.body) == (200, path.read_bytes())
     (epoch,) = json.loads(served.get("/epochs").body)["epochs"]
     assert (epoch["is_finished"], epoch["opening_key"], epoch["record"]) == (True, OPENING_KEY.hex(), "d" * 64)
+    assert epoch["state"] == "finished"
+
+
+def test_epoch_that_was_broken_off_is_shown_as_that(served: Served) -> None:
+    begin(served.metrics, 7)
+    served.metrics.finish_epoch(7, served.clock.wall_unix_ms(), EpochEnd("d" * 64, "broken_off", RULES_VERSION))
+    (epoch,) = json.loads(served.get("/epochs").body)["epochs"]
+    assert (epoch["is_finished"], epoch["state"]) == (True, "broken off")
+    page = served.get("/").body
+    assert b"broken off" in page
+    assert b"finished</td>" not in page
 
 
 def test_evidence_is_cached_and_says_when_its_openings_are_gone(served: Served) -> None:
