@@ -43,7 +43,7 @@ class Usage(WireModel):
         began_unix_ms: When it was handed out.
         until_unix_ms: When was counted last.
         is_final: Whether the lease is over; a final statement is made once.
-        allocated_ms: How long the lease lasted, never beyond its expiry.
+        allocated_ms: How long the lease lasted while its container ran, never beyond its expiry.
         cpu_ms: CPU time of all its processes.
         memory_mib_seconds: Memory it held, MiB times seconds, from a reading every few seconds.
         network_in_bytes: Received through its network interface.

@@ -22,6 +22,7 @@ from polarise.errors import Unavailable
 
 CONTAINER_ID = re.compile(r"[0-9a-f]{12,64}")
 TIMEOUT_SECONDS = 60
+PING_SECONDS = 5
 
 
 def connect(host: str | None) -> docker.DockerClient:
@@ -55,6 +56,16 @@ def engine_errors() -> Iterator[None]:
             f"the Docker engine does not answer ({type(err).__name__}); is dockerd running? `docker info` tells",
             retry_after_seconds=5,
         ) from err
+
+
+def check_engine(client: docker.DockerClient) -> None:
+    """Ask the engine for a sign of life, which a running one gives at once.
+
+    Raises:
+        Unavailable: None came; one that hangs is known after seconds, where a call would wait for a minute.
+    """
+    with engine_errors():
+        client.api.get(f"{client.api.base_url}/_ping", timeout=PING_SECONDS).raise_for_status()
 
 
 def find_container(client: docker.DockerClient, container_id: str) -> Container | None:

@@ -10,7 +10,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from polarise.errors import ConfigError
+from polarise.errors import ConfigError, Unavailable
+
+# What the file system refuses: full, unreadable, read-only, not to be opened (sqlite.org/rescode.html, primary codes).
+_REFUSALS = {10: "input or output failed", 13: "the disk is full", 8: "it is read-only", 14: "it cannot be opened"}
+RETRY_SECONDS = 30
+
+
+class StorageRefused(Unavailable):
+    """The file system does not take what has to be written; nothing of it was kept."""
 
 
 class Database:
@@ -29,6 +37,7 @@ class Database:
 
     def __init__(self, path: Path, schema: str, version: int, upgrades: Mapping[int, str] | None = None) -> None:
         self._lock = threading.RLock()
+        self._path = path
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
         self._connection.row_factory = sqlite3.Row
@@ -52,20 +61,43 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Run statements that are all kept, durably, or not at all."""
-        with self._lock:
+        """Run statements that are all kept, durably, or not at all.
+
+        Raises:
+            StorageRefused: The disk is full or fails; nothing was kept.
+        """
+        with self._lock, self._refusals():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
+                self._connection.execute("COMMIT")
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                # On a full disk SQLite may have ended the transaction by itself.
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
 
     def query(self, sql: str, parameters: tuple[object, ...] = ()) -> list[sqlite3.Row]:
-        """Return all rows of a SELECT."""
-        with self._lock:
+        """Return all rows of a SELECT.
+
+        Raises:
+            StorageRefused: The disk fails.
+        """
+        with self._lock, self._refusals():
             return self._connection.execute(sql, parameters).fetchall()
+
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as err:
+            cause = _REFUSALS.get(getattr(err, "sqlite_errorcode", 0) & 0xFF)
+            if cause is None:
+                raise
+            raise StorageRefused(
+                f"{self._path.name} cannot be written: {cause}; `df {self._path.parent}` tells",
+                retry_after_seconds=RETRY_SECONDS,
+            ) from err
 
     def _migrate(self, path: Path, schema: str, version: int, upgrades: Mapping[int, str] | None) -> None:
         found = int(self._connection.execute("PRAGMA user_version").fetchone()[0])

@@ -218,6 +218,10 @@ class ResourceAllocator:
             self._release(lease)
             if isinstance(err, LimitNotApplied):
                 raise Unavailable(f"the container was not handed out: {err}", retry_after_seconds=60) from err
+            if isinstance(err, OSError):
+                raise Unavailable(
+                    f"the data directory cannot be written: {err.strerror}", retry_after_seconds=60
+                ) from err
             raise
         logger.info(
             "lease granted",

@@ -29,7 +29,7 @@ from neurons.miner.network import NodeNetwork
 from neurons.miner.profile import Profile
 from polarise.errors import SubnetError, Unavailable
 from polarise.receipt import Limits
-from utils.docker_utils import engine_errors, find_container, labelled_containers, remove_container
+from utils.docker_utils import check_engine, engine_errors, find_container, labelled_containers, remove_container
 from utils.ssh import read_banner
 
 logger = logging.getLogger(__name__)
@@ -214,6 +214,7 @@ class ContainerManager:
         Raises:
             Unavailable: The engine cannot be asked; nothing is forgotten then.
         """
+        check_engine(self.client)
         for container in self.containers_of(lease.lease_id):
             remove_container(self.client, str(container.id))
         self._reach("terminate.removed")

@@ -8,6 +8,8 @@ Source: Linux Documentation/admin-guide/cgroup-v1, cgroup-v2.rst, proc_pid_stat(
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 from neurons.miner.meter import Reading
@@ -70,6 +72,30 @@ class CounterReader:
         )
         # The figures are of that process only if it still lived behind them.
         return reading if self.source(pid) == source else None
+
+    def kill(self, source: str) -> bool:
+        """Kill a source's process, and with it everything in its container.
+
+        Returns:
+            False when it is gone, or this user may not.
+        """
+        pid = pid_of(source)
+        if pid is None:
+            return False
+        try:
+            # What the descriptor means stays the same, whoever gets the number afterwards.
+            handle = os.pidfd_open(pid)
+        except OSError:
+            return False
+        try:
+            if self.source(pid) != source:
+                return False
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+        except OSError:
+            return False
+        finally:
+            os.close(handle)
+        return True
 
     def _network(self, pid: int) -> tuple[int | None, int | None]:
         try:

@@ -12,7 +12,7 @@ from docker.errors import ImageNotFound
 
 from neurons.miner.network import SPARE_COUNT, NodeNetwork
 from polarise.errors import Unavailable
-from utils.docker_utils import engine_errors
+from utils.docker_utils import check_engine, engine_errors
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +84,7 @@ class EngineWatch:
         Raises:
             Unavailable: The engine does not answer, or the image is missing.
         """
+        check_engine(self._client)
         with engine_errors():
             try:
                 self._client.images.get(self._image)

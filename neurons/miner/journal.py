@@ -3,6 +3,7 @@
 Rules:
 - A reservation is a row; inserting it checks capacity in the same transaction, so two requests never share a port,
   a device or a byte.
+- On a full disk nothing is granted; leases still change and end, on room that was kept for that (`ballast`).
 - A row leaves only when nothing of the lease is left on this host.
 - After a crash the journal, the labels and the engine are compared by `neurons.miner.reconcile`.
 """
@@ -14,8 +15,10 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
-from neurons.base.database import Database
+from neurons.base.database import Database, StorageRefused
+from neurons.miner.ballast import Ballast
 from neurons.miner.journal_schema import SCHEMA, UPGRADES, VERSION
 from neurons.miner.lease import Expiry, Lease, LeaseId, LeaseState
 from polarise.receipt import Limits
@@ -29,12 +32,15 @@ SPENT_KEYS_MAX = 20_000
 
 # Writes more in the transaction that changes a lease, or drops it.
 Also = Callable[[sqlite3.Connection, Lease], None]
+Written = TypeVar("Written")
 
 
 class Journal(Database):
     """All leases of one node."""
 
     def __init__(self, path: Path) -> None:
+        # Beside the file, for it is that disk which must not be full.
+        self.ballast = Ballast(path.parent)
         super().__init__(path, SCHEMA, version=VERSION, upgrades=UPGRADES)
 
     def reserve(self, decide: Callable[[list[Lease]], Lease]) -> Lease:
@@ -64,7 +70,8 @@ class Journal(Database):
         Returns:
             None when the lease is gone or was left as it is.
         """
-        with self.transaction() as connection:
+
+        def write(connection: sqlite3.Connection) -> Lease | None:
             found = _first(connection.execute("SELECT * FROM lease WHERE lease_id = ?", (lease_id,)).fetchall())
             changed = decide(found) if found else None
             if changed is not None:
@@ -75,7 +82,9 @@ class Journal(Database):
                     (*row.values(), lease_id),
                 )
                 also(connection, changed)
-        return changed
+            return changed
+
+        return self._write(write)
 
     def update(self, lease: Lease, *, also: Also = lambda *_: None, **changes: object) -> Lease:
         """Change these columns durably, whatever became of the others, and return the lease as it is now."""
@@ -100,7 +109,8 @@ class Journal(Database):
             now_unix_ms: Wall clock.
             also: As in `change`, with the lease that goes; not called when it is gone already.
         """
-        with self.transaction() as connection:
+
+        def write(connection: sqlite3.Connection) -> None:
             lease = _first(connection.execute("SELECT * FROM lease WHERE lease_id = ?", (lease_id,)).fetchall())
             if lease is None:
                 return
@@ -110,6 +120,8 @@ class Journal(Database):
                 row = (lease.renter_key, lease.idempotency_key, lease.request_digest, now_unix_ms)
                 connection.execute("INSERT OR REPLACE INTO spent_key VALUES (?, ?, ?, ?)", row)
                 _drop_old_keys(connection, lease.renter_key, now_unix_ms)
+
+        self._write(write)
 
     def all(self) -> list[Lease]:
         """Return every lease, oldest first."""
@@ -146,6 +158,17 @@ class Journal(Database):
             (renter_key, idempotency_key, now_unix_ms - SPENT_KEY_MS),
         )
         return str(rows[0]["request_digest"]) if rows else None
+
+    def _write(self, write: Callable[[sqlite3.Connection], Written]) -> Written:
+        """Write what must not fail for want of room: on a full disk the room that is kept for it is given up."""
+        try:
+            with self.transaction() as connection:
+                return write(connection)
+        except StorageRefused:
+            if not self.ballast.give_up():
+                raise
+        with self.transaction() as connection:
+            return write(connection)
 
 
 def _drop_old_keys(connection: sqlite3.Connection, renter_key: str, now_unix_ms: int) -> None:

@@ -60,8 +60,16 @@ class LeaseKeeper:
         for lease in self._leases.journal.all():
             if lease.state is not LeaseState.ACTIVE or lease.expiry.remaining_ms(self._clock) > 0:
                 continue
-            # A renewal may have come between the look and this.
-            if claimed := self._leases.claim_expired(lease.lease_id):
+            if lease.lease_id in self._ending:
+                continue
+            try:
+                # A renewal may have come between the look and this.
+                claimed = self._leases.claim_expired(lease.lease_id)
+            except Unavailable as err:
+                # It cannot be written down, and is over all the same; nothing renews what has expired.
+                logger.warning("an end is not written yet", extra={"lease_id": lease.lease_id, "cause": err.message})
+                claimed = lease
+            if claimed is not None:
                 self._ending[lease.lease_id] = (claimed, 0)
         now_ns = self._clock.monotonic_ns()
         for lease_id, (lease, due_ns) in list(self._ending.items()):

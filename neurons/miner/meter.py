@@ -6,7 +6,8 @@ Rules:
   its end is lost, which is one interval at most.
 - A reading that is older than the last one changes nothing: two threads may read at once.
 - Memory has no counter: it is the reading times the time since the one before, at most `GAP_MS` of it.
-- The lease's own time is the boot clock's, never beyond its expiry; while the host is down nothing is allocated.
+- The lease's own time counts between two readings of the same source, by the boot clock, and never beyond its expiry:
+  while its container does not run, nothing does.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Meter:
     Attributes:
         began_unix_ms: When the lease was handed out.
         last: The newest reading that counted.
-        allocated_ms: How long the lease has lasted.
+        allocated_ms: How long the lease has lasted while its container ran.
         cpu_ns: CPU time; None until it was read once, as those below.
         network_in_bytes: Received.
         network_out_bytes: Sent.
@@ -79,8 +80,8 @@ class Meter:
         same_boot = last.boot_id == now.boot_id
         if same_boot and now.boot_ms <= last.boot_ms:
             return self
-        passed_ms = now.boot_ms - last.boot_ms if same_boot else 0
         kept = last if last.source == now.source else None
+        passed_ms = now.boot_ms - last.boot_ms if kept else 0
         if kept is not None:
             # What could not be read now is counted from where it was read last.
             now = replace(
@@ -97,7 +98,7 @@ class Meter:
             cpu_ns=_sum(self.cpu_ns, before.cpu_ns, now.cpu_ns),
             network_in_bytes=_sum(self.network_in_bytes, before.network_in_bytes, now.network_in_bytes),
             network_out_bytes=_sum(self.network_out_bytes, before.network_out_bytes, now.network_out_bytes),
-            memory_byte_ms=self._memory(now, min(passed_ms, GAP_MS) if kept else 0),
+            memory_byte_ms=self._memory(now, min(passed_ms, GAP_MS)),
         )
 
     def _memory(self, now: Reading, passed_ms: int) -> int | None:

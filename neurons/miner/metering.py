@@ -66,13 +66,20 @@ class Metering:
 
     def begun(self, pid: int) -> Also:
         """Return what begins to count a lease whose container has this first process, when it is handed out."""
-        first = self._reader.unread(self._reader.source(pid) or "")
+        source = self._reader.source(pid) or ""
+        # A warm slot has run for a while; what it used before is not the renter's.
+        first = self._reader.read(source) or self._reader.unread(source)
         return lambda connection, lease: self.book.begin(connection, lease, first)
 
     def read_last(self, lease: Lease) -> None:
         """Add the last reading of a lease whose container is about to be killed; whatever fails, the end goes on."""
         if (reading := self._read_known(lease)) is not None:
-            self._record([(lease, reading)])
+            self._record([(lease, reading)], is_last=True)
+
+    def kill(self, lease: Lease) -> bool:
+        """Kill the first process of a lease's container, without the engine; returns False when it is not known."""
+        meter = self.book.meter(lease.lease_id)
+        return meter is not None and self._reader.kill(meter.last.source)
 
     def now(self, lease: Lease) -> SignedStatement | None:
         """Return a signed interim statement that reaches to this moment; None when nothing was counted yet."""
@@ -84,8 +91,9 @@ class Metering:
         """Return what makes the final statement of a lease when its row is dropped."""
         return lambda connection, lease: self.book.close(connection, lease, now_unix_ms)
 
-    def _record(self, readings: list[tuple[Lease, Reading]]) -> None:
-        if not readings:
+    def _record(self, readings: list[tuple[Lease, Reading]], *, is_last: bool = False) -> None:
+        # On a full disk the last room is for ends; the kernel keeps counting.
+        if not readings or (self._journal.ballast.is_given_up and not is_last):
             return
         overdue_ms = {lease.lease_id: max(0, -lease.expiry.remaining_ms(self._clock)) for lease, _ in readings}
         try:

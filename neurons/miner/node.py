@@ -51,7 +51,7 @@ from neurons.miner.validations import ValidationTracker
 from neurons.miner.verdicts import VerdictBook
 from polarise.signing import Identity
 from utils.clock import Clock, SystemClock
-from utils.docker_utils import connect
+from utils.docker_utils import check_engine, connect
 
 OUTBOX_FILE = "outbox.sqlite"
 
@@ -133,6 +133,11 @@ class MinerNode(BaseNode):
                 start_solver=self.start_solver,
             )
         )
+
+        def check_open() -> None:
+            drain.check()
+            check_engine(client)
+
         self.allocator = ResourceAllocator(
             leases,
             inventory,
@@ -140,7 +145,7 @@ class MinerNode(BaseNode):
             clock,
             self.reach,
             challenges.proving,
-            drain.check,
+            check_open,
         )
         tokens = TokenIssuer(
             load_token_secrets(files.token_secrets, config.security.secret_key),

@@ -64,6 +64,7 @@ class Reconciler:
         Raises:
             Unavailable: The engine cannot be asked; nothing was concluded from its silence.
         """
+        self._allocator.journal.ballast.take()
         # The engine is listed first: a container made after this has a row by the time the rows are read.
         containers = self._allocator.manager.containers()
         leases = {lease.lease_id: lease for lease in self._allocator.journal.all()}

@@ -201,10 +201,12 @@ class RunningLeases:
         """Count for the last time and kill whatever runs for the lease, which cuts open connections.
 
         Raises:
-            Unavailable: The engine cannot be asked.
+            Unavailable: The engine cannot be asked, and its first process is not known or not ours to kill.
         """
         self.metering.read_last(lease)
-        self.manager.kill(lease)
+        # An engine that hangs keeps nobody logged in.
+        if not self.metering.kill(lease):
+            self.manager.kill(lease)
 
     def claim_expired(self, lease_id: LeaseId) -> Lease | None:
         """Turn an active lease whose time is over to DELETING and return it; None when there is none (any more)."""

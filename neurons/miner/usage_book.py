@@ -43,7 +43,7 @@ class UsageBook:
         Args:
             connection: Of that transaction.
             lease: Which.
-            first: A reading without figures; everything its source counts is the lease's.
+            first: A reading at this moment; what its source counted before is not the lease's.
         """
         _write(connection, lease.lease_id, Meter(first.wall_unix_ms, first))
 

@@ -76,6 +76,8 @@ EXCLUDED = {
     "neurons.ledger.node.LedgerNode": "reads settings; polarise.genesis is a target",
     "neurons.miner.counters.CounterReader": _KERNEL,
     "neurons.miner.enforced.read_enforced": _KERNEL,
+    "neurons.miner.firewall.Family": _OPERATOR,
+    "neurons.miner.firewall_rules": _OPERATOR,
     "neurons.miner.hard_limits.read_limits": _KERNEL,
     "neurons.miner.http_server.MinerRoutes": "every body is a model, and every model a target",
     "neurons.miner.lease_events.LeaseEvents": _INSIDE,

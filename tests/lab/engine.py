@@ -13,6 +13,7 @@ Rules:
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import secrets
 import shutil
@@ -38,6 +39,7 @@ START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 POLL_SECONDS = 0.1
 COMMAND_SECONDS = 120.0
+CLONE_NEWNET = 0x40000000
 # Its path holds a unix socket, whose name may have 107 bytes.
 FOLDER = "/var/tmp"
 
@@ -64,6 +66,7 @@ class Lab:
         folder: Everything of it on disk; not in memory, because a container's root lies on it.
         image: Reference of the base image inside.
         client: The lab's engine.
+        engine: Its dockerd, for whoever wants to hang, end or start it.
         options: Further arguments that its dockerd was started with.
     """
 
@@ -71,6 +74,7 @@ class Lab:
     folder: Path
     image: str
     client: docker.DockerClient
+    engine: LabEngine
     options: tuple[str, ...] = field(default=())
 
     @property
@@ -141,14 +145,76 @@ def lab(*options: str, prepare: Callable[[str], None] = lambda _name: None) -> I
         _check("ip", "-n", name, "link", "set", "lo", "up")
         prepare(name)
         refuse_way_out(name)
-        process = _start_engine(name, folder, options)
-        stack.callback(_stop_engine, process)
+        engine = LabEngine(name, folder, options)
+        stack.callback(engine.stop)
         client = stack.enter_context(contextlib.closing(connect(f"unix://{folder / 'docker.sock'}")))
-        _wait_for_engine(client, process, folder / "dockerd.log")
+        engine.wait(client)
         stack.callback(_remove_containers, client)
         reference = base_image_reference()
         _copy_image(reference, folder / "docker.sock")
-        yield Lab(name, folder, reference, client, options)
+        yield Lab(name, folder, reference, client, engine, options)
+
+
+class LabEngine:
+    """The dockerd of one lab, which begins to run when this is made.
+
+    Args:
+        name: The namespace.
+        folder: Of the lab.
+        options: Further arguments.
+    """
+
+    def __init__(self, name: str, folder: Path, options: Sequence[str]) -> None:
+        self._log = folder / "dockerd.log"
+        self._command = [
+            *("nsenter", f"--net=/run/netns/{name}", "--", "dockerd"),
+            *("--data-root", str(folder / "data"), "--exec-root", str(folder / "exec")),
+            *("--pidfile", str(folder / "dockerd.pid"), "--host", f"unix://{folder / 'docker.sock'}"),
+            *("--config-file", str(folder / "daemon.json"), *options),
+        ]
+        (folder / "daemon.json").write_text("{}\n", encoding="ascii")
+        self.start()
+
+    def start(self) -> None:
+        """Start it; once more after `stop` too, on the same folder."""
+        with self._log.open("ab") as log:
+            # A group of its own, so that a Ctrl-C at the terminal reaches us first and we take things down in their order.
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def send(self, signal_number: signal.Signals) -> None:
+        """Send it a signal: SIGSTOP hangs it, SIGCONT wakes it."""
+        self._process.send_signal(signal_number)
+
+    def wait(self, client: docker.DockerClient) -> None:
+        """Wait until it can serve.
+
+        Raises:
+            NoLab: It does not, in time.
+        """
+        pause = threading.Event()
+        for _ in range(int(START_SECONDS / POLL_SECONDS)):
+            if self._process.poll() is not None:
+                break
+            # `_ping` is answered from the moment the engine can serve.
+            with contextlib.suppress(DockerException, OSError):
+                if (self._log.parent / "docker.sock").exists() and client.api.ping():
+                    return
+            pause.wait(POLL_SECONDS)
+        tail = self._log.read_text(encoding="utf-8", errors="replace")[-2000:]
+        raise NoLab(f"the lab's dockerd does not answer; the end of its log:\n{tail}")
+
+    def stop(self) -> None:
+        """End it, and with it the containers unless it was started with --live-restore."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(STOP_SECONDS)
 
 
 def refuse_way_out(name: str) -> None:
@@ -165,31 +231,27 @@ def refuse_way_out(name: str) -> None:
             raise NoLab(f"a default route leaves the lab {name}: {ways[0].strip()}")
 
 
-def _start_engine(name: str, folder: Path, options: Sequence[str]) -> subprocess.Popen[bytes]:
-    command = [
-        *("nsenter", f"--net=/run/netns/{name}", "--", "dockerd"),
-        *("--data-root", str(folder / "data"), "--exec-root", str(folder / "exec")),
-        *("--pidfile", str(folder / "dockerd.pid"), "--host", f"unix://{folder / 'docker.sock'}"),
-        *("--config-file", str(folder / "daemon.json"), *options),
-    ]
-    (folder / "daemon.json").write_text("{}\n", encoding="ascii")
-    with (folder / "dockerd.log").open("wb") as log:
-        # A group of its own, so that a Ctrl-C at the terminal reaches us first and we take things down in their order.
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+@contextlib.contextmanager
+def inside(built: Lab) -> Iterator[None]:
+    """Let the calling thread, and every thread and process that it starts meanwhile, live in the lab's network.
+
+    Raises:
+        NoLab: A default route leads out of the lab, or the kernel refuses.
+    """
+    refuse_way_out(built.name)
+    with Path("/proc/thread-self/ns/net").open("rb") as home, built.namespace.open("rb") as there:
+        _enter(there.fileno())
+        try:
+            yield
+        finally:
+            _enter(home.fileno())
 
 
-def _wait_for_engine(client: docker.DockerClient, process: subprocess.Popen[bytes], log: Path) -> None:
-    pause = threading.Event()
-    for _ in range(int(START_SECONDS / POLL_SECONDS)):
-        if process.poll() is not None:
-            break
-        # `_ping` is answered from the moment the engine can serve.
-        with contextlib.suppress(DockerException, OSError):
-            if (log.parent / "docker.sock").exists() and client.api.ping():
-                return
-        pause.wait(POLL_SECONDS)
-    tail = log.read_text(encoding="utf-8", errors="replace")[-2000:]
-    raise NoLab(f"the lab's dockerd does not answer; the end of its log:\n{tail}")
+def _enter(descriptor: int) -> None:
+    # Python has os.setns from 3.12 on.
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(descriptor, CLONE_NEWNET) != 0:
+        raise NoLab(f"setns: {os.strerror(ctypes.get_errno())}")
 
 
 def _copy_image(reference: str, socket: Path) -> None:
@@ -218,16 +280,6 @@ def _remove_containers(client: docker.DockerClient) -> None:
     for container in found:
         with contextlib.suppress(APIError):
             container.remove(force=True, v=True)
-
-
-def _stop_engine(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait(STOP_SECONDS)
 
 
 def _remove_folder(folder: Path) -> None:

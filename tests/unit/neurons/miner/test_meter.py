@@ -28,8 +28,9 @@ def test_same_source_counts_the_difference_and_a_new_one_everything() -> None:
     meter = BEGUN.advanced(reading(2_000, 700)).advanced(reading(3_000, 900))
     assert meter.cpu_ns == 900
     meter = meter.advanced(reading(4_000, 50, "boot 2 9"))
-    assert meter.cpu_ns == 950
-    assert meter.advanced(reading(5_000, 60, "boot 2 9")).cpu_ns == 960
+    assert (meter.cpu_ns, meter.allocated_ms) == (950, 2_000)
+    meter = meter.advanced(reading(5_000, 60, "boot 2 9"))
+    assert (meter.cpu_ns, meter.allocated_ms) == (960, 3_000)
 
 
 def test_reading_that_comes_again_or_too_late_changes_nothing() -> None:
