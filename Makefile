@@ -4,7 +4,7 @@ VENV   := .venv/bin
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-unit test-kernels test-gpu test-setup fuzz lint format bench bench-gpu clean
+.PHONY: help setup setup-dev demo test test-unit test-kernels test-gpu test-security test-setup fuzz lint format bench bench-gpu clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ test-kernels: $(VENV)/ruff ## the GPU kernels without a GPU: interpreted, compil
 
 test-gpu: $(VENV)/ruff ## the tests that need an NVIDIA GPU; without one it says so and fails (status 4 of pytest)
 	tests/run -m gpu --require gpu,kernels $(ARGS)
+
+test-security: setup-dev ## attacks from inside leases, in a lab; a table of what was stopped (root, gcc; ARGS=--write)
+	$(VENV)/python -m tests.security $(ARGS)
 
 test-setup: ## set-up in a fresh Debian root, until doctor exits 0 there (root, some minutes; ARGS=--working-tree)
 	tests/fresh/run $(ARGS)

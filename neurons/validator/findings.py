@@ -46,6 +46,8 @@ MEMORY_REACHED_MIN_PPM = 750_000
 # Other disk than where the leases lie may have been measured; a tenth is no misunderstanding.
 CLAIM_FLOOR_PPM = 100_000
 PPM = 1_000_000
+# Not tried by an earlier version, whose bundles are replayed too.
+LATER_ATTEMPTS = frozenset({"open_vsock_socket", "open_device_netlink"})
 SINCE_CLAIMS = ("cpus_count", "memory_total_bytes", "disk")
 
 Number = Annotated[int, Field(ge=0, lt=2**53)]
@@ -123,6 +125,8 @@ def decode_findings(raw: bytes) -> Findings:
     # What is not looked at is not judged, so that leaving it out must not be a way to pass.
     if lacking := [name for name in SINCE_CLAIMS if getattr(findings, name) is None]:
         raise ProofRejected(RejectReason.SSH_FAILED, f"the probe's output lacks {', '.join(lacking)}")
+    if untold := sorted(LATER_ATTEMPTS - findings.attempts.keys()):
+        raise ProofRejected(RejectReason.SSH_FAILED, f"the probe's output lacks {', '.join(untold)}")
     if findings.network is not None:
         raise ProofRejected(RejectReason.SSH_FAILED, "the probe's output tells what only we can measure")
     return findings
@@ -206,6 +210,8 @@ def _privileges(findings: Findings) -> Iterator[_Check]:
     yield "no_new_privileges", findings.no_new_privileges, True, findings.no_new_privileges
     yield "seccomp_mode", findings.seccomp_mode, SECCOMP_FILTER, findings.seccomp_mode == SECCOMP_FILTER
     for name in probe.ATTEMPTS:
+        if name in LATER_ATTEMPTS and name not in findings.attempts:
+            continue
         got = findings.attempts.get(name, "missing")
         holds = got == "stopped" or (got == "untried" and name in probe.NEED_PROGRAM)
         yield f"the stop of {name}", got, "stopped", holds

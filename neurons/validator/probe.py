@@ -196,6 +196,16 @@ def open_packet_socket() -> None:
     socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0x0300).close()
 
 
+def open_vsock_socket() -> None:
+    """Speak to the hypervisor; Docker's own list of system calls let it through for years."""
+    socket.socket(40, socket.SOCK_STREAM).close()
+
+
+def open_device_netlink() -> None:
+    """Listen to the host's devices coming and going."""
+    socket.socket(16, socket.SOCK_RAW, 15).close()
+
+
 def set_host_name() -> None:
     """Set the host name, to what it is."""
     socket.sethostname(socket.gethostname())
@@ -254,6 +264,8 @@ ATTEMPTS = {
     "write_sysrq": write_sysrq,
     "read_kernel_memory": read_kernel_memory,
     "raise_own_limit": raise_own_limit,
+    "open_vsock_socket": open_vsock_socket,
+    "open_device_netlink": open_device_netlink,
 }
 NEED_PROGRAM = frozenset({"mount_tmpfs", "make_user_namespace", "make_mount_namespace"})
 

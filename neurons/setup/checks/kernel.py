@@ -28,7 +28,7 @@ class Setting:
 
 
 WANTED = (
-    Setting("fs.inotify.max_user_instances", 1_048_576, "one tenant takes them all, and root gets no more"),
+    Setting("fs.inotify.max_user_instances", 2_147_483_647, "one tenant takes them all, and root gets no more"),
     Setting("kernel.dmesg_restrict", 1, "tenants read the kernel's log"),
     Setting("kernel.unprivileged_bpf_disabled", 1, "tenants load programs into the kernel"),
     Setting("net.bridge.bridge-nf-call-iptables", 1, "containers of one bridge are not kept apart"),

@@ -13,6 +13,7 @@ import pytest
 from neurons.validator import probe
 from neurons.validator.bandwidth import NetworkTrial
 from neurons.validator.findings import (
+    LATER_ATTEMPTS,
     SINCE_CLAIMS,
     Findings,
     check_claims,
@@ -54,7 +55,7 @@ def test_container_that_keeps_its_promise_passes() -> None:
         {"capabilities_effective": "0000003fffffffff"},
         {"no_new_privileges": False},
         {"seccomp_mode": 0},
-        {"attempts": {}},
+        {"attempts": dict.fromkeys(LATER_ATTEMPTS, "stopped")},
         {"attempts": {**dict.fromkeys(probe.ATTEMPTS, "stopped"), "mount_tmpfs": "succeeded"}},
         *({"attempts": dict.fromkeys(probe.ATTEMPTS, "stopped") | {name: "untried"}} for name in TRIED_ALWAYS),
         {"cpu": {"spent_us": 640_000, "wall_us": 1_000_000}},
@@ -138,6 +139,19 @@ def test_findings_of_an_earlier_version_are_read_and_a_probe_of_today_leaves_not
     with pytest.raises(ProofRejected, match=name) as caught:
         decode_findings(json.dumps(wire).encode())
     assert caught.value.reason is RejectReason.SSH_FAILED
+
+
+@pytest.mark.parametrize("name", sorted(LATER_ATTEMPTS))
+def test_attempt_of_today_is_judged_where_it_was_made_and_missing_in_no_probe_of_today(name: str) -> None:
+    """Docker's own list of system calls lets both sockets through; an old bundle says nothing of them."""
+    tried = dict.fromkeys(probe.ATTEMPTS, "stopped")
+    untold = {other: outcome for other, outcome in tried.items() if other != name}
+    kept = decode_model(Findings, json.dumps(findings_wire(attempts=untold)).encode())
+    assert check_findings(kept, receipt()) == _check(attempts=tried) - 1
+    with pytest.raises(ProofRejected, match=f"the stop of {name}"):
+        _check(attempts={**tried, name: "succeeded"})
+    with pytest.raises(ProofRejected, match=f"lacks {name}"):
+        decode_findings(json.dumps(findings_wire(attempts=untold)).encode())
 
 
 def test_container_cannot_tell_how_fast_it_is() -> None:
@@ -227,12 +241,12 @@ def test_receipt_must_promise_what_was_asked_for(memory_bytes: int, cpu_milli: i
 
 def test_probe_prints_what_the_decoder_reads() -> None:
     """Run here, with nothing to be limited: memory beyond what is tried, so that no child is killed."""
-    text = "import neurons.validator.probe as probe\nprobe.ATTEMPTS.clear()\nprobe.CPU_SECONDS = 0.01\n"
+    text = 'import neurons.validator.probe as probe\nprobe.ATTEMPTS.update(dict.fromkeys(probe.ATTEMPTS, lambda: open("/no/such")))\nprobe.CPU_SECONDS = 0.01\n'
     text += f"probe.main({'ab' * 32!r}, {2 << 30}, 500)\n"
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, check=True, timeout=60)
     found = decode_findings(done.stdout)
     assert found.memory is None
-    assert found.attempts == {}
+    assert found.attempts == dict.fromkeys(probe.ATTEMPTS, "stopped")
 
 
 @pytest.mark.parametrize("value", ["", 'a"b\\c\n\x1b', "ä", "abc", {"a": {"b": None}}, True, False, 0, -5])
