@@ -116,9 +116,7 @@ ERROR_CODES: Mapping[ErrorCode, CodeMeaning] = {
         "429", "Your quota of leases is used up, or the device proves something else now.", "Release one; try later."
     ),
     ErrorCode.DUTY_CAP: CodeMeaning(
-        "429",
-        "The device has spent its share of this hour on proofs.",
-        "A larger `miner.proof_duty_percent` leaves room for more validators: who is asked and declines counts as away.",
+        "429", "The device has spent its share of this hour on proofs for you alone.", "Ask in a later epoch."
     ),
     ErrorCode.UNAVAILABLE: CodeMeaning(
         "503", "The node itself lacks something: engine, image, sshd, solver.", "Wait for Retry-After seconds."

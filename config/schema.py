@@ -224,7 +224,8 @@ class MinerConfig(Section):
         gt=0,
         le=100,
         allow_inf_nan=False,
-        description="Share of an hour that a device spends on proofs, over all validators; beyond it challenges are declined, which counts as away.",
+        description="Share of an hour that a device spends on proofs before it declines whom it can show the orders of others; "
+        "validators accept those from 2 on.",
     )
 
 

@@ -31,6 +31,7 @@ from polarise.errors import AnswerInvalid, ErrorCode, RequestRejected
 from polarise.http_client import ByteStream, HttpClient, Response
 from polarise.http_signatures import sign_request
 from polarise.http_wire import border, parse_answer
+from polarise.occupied import Step, sign_order
 from polarise.receipt import ID_PATTERN, Isolation
 from polarise.rented import countersign
 from polarise.signing import Identity
@@ -45,6 +46,16 @@ class Timed(Generic[AnswerT]):
     sent_ns: int
     first_byte_ns: int
     last_byte_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class OrderedWork:
+    """What a start orders beside its own fields; see `polarise.occupied.ChallengeOrder`."""
+
+    device: str
+    kind: str
+    work_ms: int
+    ordered_unix_ms: int
 
 
 class MinerClient:
@@ -77,6 +88,11 @@ class MinerClient:
         """Base URL of the miner's API."""
         return self._http.base_url
 
+    @property
+    def caller_key(self) -> str:
+        """Public key of who asks."""
+        return self._identity.public_key
+
     def status(self) -> messages.StatusAnswer:
         """Ask who the node is and what is free.
 
@@ -105,9 +121,9 @@ class MinerClient:
         """Return the bytes of one ping, for whoever sends and stamps by itself."""
         return self._http.wire("GET", "/healthz")
 
-    def start_wire(self, request: messages.StartRequest) -> bytes:
-        """Return the signed bytes of ``POST /challenge/start``; they are good for half a minute."""
-        body = canonical_bytes(request.to_wire())
+    def start_wire(self, request: messages.StartRequest, work: OrderedWork) -> bytes:
+        """Return the signed bytes of ``POST /challenge/start`` with its order; they are good for half a minute."""
+        body = canonical_bytes(self._ordered(request, work).to_wire())
         return self._http.wire(
             "POST", "/challenge/start", headers=self._signed("POST", "/challenge/start", body), body=body
         )
@@ -131,9 +147,14 @@ class MinerClient:
         raise_for_status(response)
         return response.first_byte_ns - response.sent_ns
 
-    def token(self) -> messages.TokenAnswer:
-        """Get a bearer token for plain HTTP clients."""
-        return self._call("POST", "/token", messages.TokenAnswer).answer
+    def token(self, consent: SignedStatement | None = None) -> messages.TokenAnswer:
+        """Get a bearer token for plain HTTP clients.
+
+        Args:
+            consent: Lets the miner show leases that are made under the token; see `polarise.rented.sign_consent`.
+        """
+        request = None if consent is None else messages.TokenRequest(consent=consent)
+        return self._call("POST", "/token", messages.TokenAnswer, request).answer
 
     def allocate(
         self,
@@ -193,7 +214,7 @@ class MinerClient:
             AnswerInvalid: It is no receipt of this miner for this caller.
         """
         body = open_receipt(receipt, node_key=self.node_key, renter_key=self._identity.public_key)
-        statement = countersign(self._identity, receipt, time.time_ns() // 1_000_000)
+        statement = countersign(self._identity, receipt, _now_unix_ms())
         path = f"/containers/{body.container_id}/countersign"
         request = messages.CountersignRequest(countersignature=statement)
         self._call("POST", path, messages.SuccessAnswer, request, timeout_seconds=timeout_seconds)
@@ -234,18 +255,48 @@ class MinerClient:
             raise refusal_of(stream.status, stream.headers.get("retry-after"), body)
         return stream
 
-    def prepare(self, request: messages.PrepareRequest, *, deadline_seconds: float) -> messages.PrepareAnswer:
-        """Announce a proof; nothing is timed yet. A device that is rented answers with what shows it."""
+    def prepare(
+        self, request: messages.PrepareRequest, *, deadline_seconds: float, ordered_unix_ms: int | None = None
+    ) -> messages.PrepareAnswer:
+        """Announce a proof; nothing is timed yet. A device that is taken answers with what shows it.
+
+        Args:
+            request: Without its order, which is signed here.
+            deadline_seconds: Of this request.
+            ordered_unix_ms: Stamp of the order; by this machine's clock when it is left out.
+        """
+        order = self._order(
+            "prepare",
+            request.challenge_id,
+            OrderedWork(
+                request.device, request.kind, 0, _now_unix_ms() if ordered_unix_ms is None else ordered_unix_ms
+            ),
+        )
         return self._call(
-            "POST", "/challenge/prepare", messages.PrepareAnswer, request, timeout_seconds=deadline_seconds
+            "POST",
+            "/challenge/prepare",
+            messages.PrepareAnswer,
+            request.model_copy(update={"order": order}),
+            timeout_seconds=deadline_seconds,
         ).answer
 
     def start(
-        self, request: messages.StartRequest, *, deadline_seconds: float, max_bytes: int = MAX_ANSWER_BYTES
+        self,
+        request: messages.StartRequest,
+        work: OrderedWork | None = None,
+        *,
+        deadline_seconds: float,
+        max_bytes: int = MAX_ANSWER_BYTES,
     ) -> Timed[messages.CommitAnswer]:
         """Start the clock and wait for the commitment, whose signature the caller checks.
 
         A miner can send its first byte before it has the commitment: the work took until ``last_byte_ns``.
+
+        Args:
+            request: Without its order, which is signed here.
+            work: What the order says; none is sent without it.
+            deadline_seconds: Of this request.
+            max_bytes: Bound of the answer.
 
         Raises:
             AnswerInvalid: The answer is larger than ``max_bytes``, or no commitment.
@@ -254,7 +305,7 @@ class MinerClient:
             "POST",
             "/challenge/start",
             messages.CommitAnswer,
-            request,
+            request if work is None else self._ordered(request, work),
             timeout_seconds=deadline_seconds,
             max_bytes=max_bytes,
         )
@@ -280,6 +331,21 @@ class MinerClient:
         """Tell the miner its verdict."""
         request = messages.VerdictRequest(verdict=statement)
         self._call("POST", "/challenge/verdict", messages.SuccessAnswer, request, timeout_seconds=deadline_seconds)
+
+    def _ordered(self, request: messages.StartRequest, work: OrderedWork) -> messages.StartRequest:
+        return request.model_copy(update={"order": self._order("start", request.challenge_id, work)})
+
+    def _order(self, step: Step, challenge_id: str, work: OrderedWork) -> SignedStatement:
+        return sign_order(
+            self._identity,
+            miner_key=self.node_key,
+            device=work.device,
+            kind=work.kind,
+            challenge_id=challenge_id,
+            step=step,
+            work_ms=work.work_ms,
+            ordered_unix_ms=work.ordered_unix_ms,
+        )
 
     def _call(
         self,
@@ -330,6 +396,10 @@ class MinerClient:
 def read_status(http: HttpClient, timeout_seconds: float) -> messages.StatusAnswer:
     """Ask a node whose key is not known yet who it is; nothing in the answer is signed."""
     return decoded(messages.StatusAnswer, http.request("GET", "/status", timeout_seconds=timeout_seconds))
+
+
+def _now_unix_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _checked_id(container_id: str) -> str:

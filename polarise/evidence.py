@@ -22,6 +22,7 @@ from pydantic import Field
 from polarise.canonical import JsonValue, canonical_bytes, digest_hex
 from polarise.decode import WireModel, decode_model
 from polarise.errors import ErrorCode, RejectReason, RequestRejected
+from polarise.excuse import Excuse
 from polarise.messages import OpenedPosition, ProofKind, SizedProof
 from polarise.notes import MAX_NOTE_BYTES
 from polarise.rate_average import RateAverage
@@ -86,10 +87,12 @@ class ProofEvidence(SizedProof):
         verdict: What came of it.
         attempt: 1 when the whole round was run again; nonce and positions follow from it.
         started_after_ns: When the start left, after the first start of the same wave.
-        rented: What the miner showed instead of a proof; see `polarise.rented`.
+        rented: The lease the miner showed instead of a proof; bundles of version 2 only.
         average: The usual rate of its model and kind before this epoch; None where there is none yet, and for a CPU.
         flag: On which side of the band that follows the rate lies; it costs nothing.
         expected_per_second: What a card of this name should do by the table; None of a CPU, and of a card nobody knows.
+        excuse: What the miner showed instead of a proof; see `polarise.rented` and `polarise.occupied`.
+        ordered_unix_ms: With an excuse, the stamp of the order that it had to answer.
     """
 
     challenge_id: str = Field(pattern=r"^[0-9a-f]{32}$")
@@ -114,6 +117,8 @@ class ProofEvidence(SizedProof):
     average: RateAverage | None = None
     flag: Literal["DEGRADED", "FAST"] | None = None
     expected_per_second: Count | None = None
+    excuse: Excuse | None = None
+    ordered_unix_ms: Count | None = None
 
 
 class InspectionEvidence(WireModel):
@@ -381,7 +386,7 @@ _SCORE_SINCE_2: dict[str, object] = {
         }
     },
 }
-_PROOF_SINCE_3 = ("expected_per_second",)
+_PROOF_SINCE_3 = ("expected_per_second", "excuse", "ordered_unix_ms")
 _PROOF_SINCE_2 = ("attempt", "started_after_ns", "rented", "average", "flag", *_PROOF_SINCE_3)
 _SINCE_VERSION_2: dict[str, object] = {
     "draw": True,

@@ -20,9 +20,9 @@ from pydantic import (
 )
 
 from polarise.decode import WireModel
+from polarise.excuse import Excuse
 from polarise.quantities import parse_size
 from polarise.receipt import Isolation, Limits
-from polarise.rented import CountersignedReceipt
 from polarise.statement import SignedStatement
 
 
@@ -94,6 +94,9 @@ class AllocateAnswer(WireModel):
     receipt: SignedStatement
 
 
+ShownBy = Literal["countersignature", "consent"]
+
+
 class ContainerUsage(WireModel):
     """What a lease's container uses right now; None where the engine gives no figure."""
 
@@ -103,7 +106,10 @@ class ContainerUsage(WireModel):
 
 
 class ContainerView(WireModel):
-    """One lease as GET /containers shows it."""
+    """One lease as GET /containers shows it.
+
+    ``shown_by`` says which signature of its renter shows a validator that it is rented; None: none does.
+    """
 
     container_id: str
     lease_id: str
@@ -119,6 +125,7 @@ class ContainerView(WireModel):
     created_at: str
     expires_at: str
     usage: ContainerUsage | None = None
+    shown_by: ShownBy | None = None
 
 
 class ContainerList(WireModel):
@@ -186,6 +193,16 @@ class UsageAnswer(WireModel):
 
     status: Literal["success"] = "success"
     usage: SignedStatement
+
+
+class TokenRequest(WireModel):
+    """POST /token, whose body may be left out.
+
+    Attributes:
+        consent: The renter's ``lease_consent`` statement for leases made under this token; see `polarise.rented`.
+    """
+
+    consent: SignedStatement | None = None
 
 
 class TokenAnswer(WireModel):
@@ -313,11 +330,14 @@ class PrepareRequest(SizedProof):
         challenge_id: The validator's name for this proof, 32 hex digits, used once.
         device: UUID of the device that has to prove.
         fill: What to fill the memory from; with a memory proof, and with no other.
+        order: The validator's ``challenge_order`` statement, which the miner may show to others; see `polarise.occupied`.
+            `polarise.clients` adds it, and a miner prepares nothing without it.
     """
 
     challenge_id: str = Field(pattern=r"^[0-9a-f]{32}$")
     device: str = Field(max_length=96)
     fill: MemoryFill | None = None
+    order: SignedStatement | None = None
 
     @model_validator(mode="after")
     def _filled(self) -> PrepareRequest:
@@ -331,12 +351,13 @@ class PrepareAnswer(WireModel):
     """200 of POST /challenge/prepare.
 
     Attributes:
-        status: ``success``: ready to start; ``rented``: the device is in a tenant's hands, and nothing follows.
-        lease: With ``rented`` only, what shows it.
+        status: ``success``: ready to start; ``rented``: the device is in a tenant's hands; ``occupied``: it proves for
+            another validator, or has proven enough for others in this hour. After these two nothing follows.
+        excuse: With the latter two only, what shows it.
     """
 
-    status: Literal["success", "rented"] = "success"
-    lease: CountersignedReceipt | None = None
+    status: Literal["success", "rented", "occupied"] = "success"
+    excuse: Excuse | None = None
 
 
 class StartRequest(WireModel):
@@ -347,12 +368,15 @@ class StartRequest(WireModel):
         epoch: The validator's epoch number.
         beacon: Public randomness of the epoch, 64 hex digits.
         nonce: The validator's nonce of this device and proof, 64 hex digits.
+        order: The validator's ``challenge_order`` statement for this step. A miner proves without it, but can then show
+            nobody that it has.
     """
 
     challenge_id: str = Field(pattern=r"^[0-9a-f]{32}$")
     epoch: int = Field(ge=0, lt=2**53)
     beacon: str = Field(pattern=r"^[0-9a-f]{64}$")
     nonce: str = Field(pattern=r"^[0-9a-f]{64}$")
+    order: SignedStatement | None = None
 
 
 class CommitmentBody(WireModel):

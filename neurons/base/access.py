@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from polarise.errors import ErrorCode, RequestRejected
+from polarise.statement import SignedStatement
 
 
 class Role(StrEnum):
@@ -30,11 +31,12 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """An authenticated caller on one route."""
+    """An authenticated caller on one route; with the consent that its bearer token carries, if there is one."""
 
     key: str
     role: Role
     scope: Scope
+    consent: SignedStatement | None = None
 
     def may_see(self, holder_key: str) -> bool:
         """Whether a thing held by ``holder_key`` exists for this caller."""

@@ -13,6 +13,7 @@ import functools
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from flask import Flask, Response, g, jsonify, request
@@ -86,8 +87,8 @@ class Gatekeeper:
                     field="Authorization",
                     status=401,
                 )
-            key = self._tokens.check(bearer.removeprefix("Bearer ").strip())
-            return admit(key, self._roles.role_of(key), access)
+            token = self._tokens.check(bearer.removeprefix("Bearer ").strip())
+            return replace(admit(token.key, self._roles.role_of(token.key), access), consent=token.consent)
         return self._verified_caller(body, access)
 
     def _verified_caller(self, body: bytes, access: RouteAccess) -> Caller:

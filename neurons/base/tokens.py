@@ -1,18 +1,37 @@
 """Bearer tokens for plain HTTP clients: given for a signed request, valid for a while, signed by rotatable secrets.
 
-The secrets lie in one file, newest first: the first signs, all of them verify. Adding a line on top rotates.
+Rules:
+- The secrets lie in one file, newest first: the first signs, all of them verify. Adding a line on top rotates.
+- A token carries the consent it was asked for with, so that nothing has to be kept until it is used.
 """
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from itsdangerous import BadSignature, SignatureExpired, URLSafeTimedSerializer
 
+from polarise.decode import decode_model
 from polarise.errors import ErrorCode, RequestRejected
+from polarise.statement import SignedStatement
 from utils.crypto import new_secret, read_secret_file, write_secret_file
 
 _SALT = "polarise/token/2"
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """What a token says.
+
+    Attributes:
+        key: Whom it was given to.
+        consent: The ``lease_consent`` statement that the request for it brought; see `polarise.rented`.
+    """
+
+    key: str
+    consent: SignedStatement | None = None
 
 
 class TokenIssuer:
@@ -29,12 +48,13 @@ class TokenIssuer:
         self._serializer = URLSafeTimedSerializer(list(reversed(secrets)), salt=f"{_SALT}/{node_key}")
         self.expiry_seconds = expiry_seconds
 
-    def issue(self, caller: str) -> str:
+    def issue(self, caller: str, consent: SignedStatement | None = None) -> str:
         """Return a token for the holder of a public key."""
-        return str(self._serializer.dumps({"key": caller}))
+        carried = {} if consent is None else {"consent": consent.to_wire()}
+        return str(self._serializer.dumps({"key": caller, **carried}))
 
-    def check(self, token: str) -> str:
-        """Return the public key a token was given to.
+    def check(self, token: str) -> Token:
+        """Return what a token of ours says.
 
         Raises:
             RequestRejected: TOKEN_EXPIRED or TOKEN_INVALID (401).
@@ -53,7 +73,12 @@ class TokenIssuer:
             raise _invalid() from err
         if not isinstance(content, dict) or not isinstance(content.get("key"), str):
             raise _invalid()
-        return str(content["key"])
+        if (consent := content.get("consent")) is None:
+            return Token(content["key"])
+        try:
+            return Token(content["key"], decode_model(SignedStatement, json.dumps(consent).encode()))
+        except RequestRejected as err:
+            raise _invalid() from err
 
 
 def load_token_secrets(path: Path, configured: str | None) -> list[str]:

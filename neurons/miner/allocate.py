@@ -32,6 +32,7 @@ from neurons.miner.slots import become, fitting
 from polarise.errors import Unavailable
 from polarise.messages import AllocateRequest
 from polarise.payloads import Status
+from polarise.statement import SignedStatement
 from utils.clock import Clock
 
 logger = logging.getLogger(__name__)
@@ -87,7 +88,12 @@ class ResourceAllocator:
         self._in_flight: set[LeaseId] = set()
 
     def allocate_resources(
-        self, request: AllocateRequest, renter_key: str, idempotency_key: str | None = None
+        self,
+        request: AllocateRequest,
+        renter_key: str,
+        idempotency_key: str | None = None,
+        *,
+        consent: SignedStatement | None = None,
     ) -> Granted:
         """Grant a lease.
 
@@ -96,6 +102,7 @@ class ResourceAllocator:
             renter_key: Who will hold it.
             idempotency_key: A retry with the same key returns the lease of the first try, without its password; see
                 `neurons.miner.retries`.
+            consent: The renter's, for validators, that came with its token; kept with the lease.
 
         Raises:
             RequestRejected: The request is wrong, or does not fit; nothing changed.
@@ -107,10 +114,10 @@ class ResourceAllocator:
         valid = self.validate_resources(request, renter_key)
         self.manager.network.guard()
         try:
-            return self._allocate(request, valid, renter_key, idempotency_key, may_be_warm=True)
+            return self._allocate(request, valid, renter_key, idempotency_key, consent, may_be_warm=True)
         except SlotLost as err:
             logger.warning("the lease is made cold", extra={"cause": str(err)})
-            return self._allocate(request, valid, renter_key, idempotency_key, may_be_warm=False)
+            return self._allocate(request, valid, renter_key, idempotency_key, consent, may_be_warm=False)
 
     def _allocate(
         self,
@@ -118,6 +125,7 @@ class ResourceAllocator:
         valid: ValidRequest,
         renter_key: str,
         idempotency_key: str | None,
+        consent: SignedStatement | None,
         *,
         may_be_warm: bool,
     ) -> Granted:
@@ -125,7 +133,9 @@ class ResourceAllocator:
         # Marked before the row can be seen, so that a reconcile at this moment leaves it alone; a slot is held already.
         self.hold(lease_id)
         try:
-            lease = self._reserve(lease_id, request, valid, renter_key, idempotency_key, may_be_warm=may_be_warm)
+            lease = self._reserve(
+                lease_id, request, valid, renter_key, idempotency_key, consent, may_be_warm=may_be_warm
+            )
             try:
                 self._reach("allocate.reserved")
                 return self._start(lease, valid.public_key)
@@ -164,6 +174,7 @@ class ResourceAllocator:
         valid: ValidRequest,
         renter_key: str,
         idempotency_key: str | None,
+        consent: SignedStatement | None,
         *,
         may_be_warm: bool,
     ) -> Lease:
@@ -187,6 +198,7 @@ class ResourceAllocator:
                 isolation=valid.isolation,
                 idempotency_key=idempotency_key,
                 request_digest=request_digest(request),
+                consent=consent,
             )
             if may_be_warm and (slot := fitting(lease, leases)):
                 return become(slot, lease)

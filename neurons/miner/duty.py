@@ -6,6 +6,8 @@ Rules:
 - The hour slides: work leaves it millisecond by millisecond. What a clock that was set back puts into the future is left
   out.
 - A proof that has begun is finished: one may carry a device beyond its share.
+- Beyond its share a device declines whom it can show the orders of others that filled it. To whom it cannot, it proves
+  until that validator alone has had a whole share: a plain decline is worth nothing there.
 """
 
 from __future__ import annotations
@@ -24,11 +26,13 @@ class Work:
         device: UUID of the device.
         began_unix_ms: When it began, by the wall clock.
         work_ms: How long it took, by the monotonic clock.
+        validator_key: For whom; empty where an older version worked.
     """
 
     device: str
     began_unix_ms: int
     work_ms: int
+    validator_key: str = ""
 
 
 def cap_ms(percent: float) -> int:

@@ -25,6 +25,8 @@ from polarise.messages import (
     AllocateRequest,
     CommitAnswer,
     ContainerList,
+    ContainerUsage,
+    ContainerView,
     CountersignRequest,
     OpenAnswer,
     OpenRequest,
@@ -37,6 +39,7 @@ from polarise.messages import (
     SuccessAnswer,
     TerminateAnswer,
     TokenAnswer,
+    TokenRequest,
     UsageAnswer,
     VerdictRequest,
 )
@@ -113,15 +116,20 @@ class MinerRoutes:
         app.route("GET", "/readyz", lambda _caller, _body: self._health.readyz())
         app.route("GET", "/metrics", lambda _caller, _body: Response(self._metrics.render(), mimetype="text/plain"))
 
-    def token(self, caller: Caller, _body: bytes) -> WireModel:
-        """Give a bearer token to whoever signed the request."""
+    def token(self, caller: Caller, body: bytes) -> WireModel:
+        """Give a bearer token to whoever signed the request, with the consent it brings."""
+        consent = decode_body(TokenRequest, body).consent if body else None
+        if consent is not None:
+            self._rented.check_consent(consent, caller.key)
         expires_unix_ms = self._clock.wall_unix_ms() + self._tokens.expiry_seconds * 1000
-        return TokenAnswer(token=self._tokens.issue(caller.key), expires_at=iso_utc(expires_unix_ms))
+        return TokenAnswer(token=self._tokens.issue(caller.key, consent), expires_at=iso_utc(expires_unix_ms))
 
     def allocate(self, caller: Caller, body: bytes) -> WireModel:
         """Grant a lease."""
         wanted = decode_body(AllocateRequest, body)
-        granted = self._allocator.allocate_resources(wanted, caller.key, request.headers.get("Idempotency-Key"))
+        granted = self._allocator.allocate_resources(
+            wanted, caller.key, request.headers.get("Idempotency-Key"), consent=caller.consent
+        )
         if granted.is_new:
             self._metrics.count("polarise_leases_granted_total")
         return self._receipts.allocate_answer(granted.lease, granted.password)
@@ -133,12 +141,12 @@ class MinerRoutes:
             for lease in self._allocator.journal.all()
             if lease.state is LeaseState.ACTIVE and caller.may_see(lease.renter_key)
         ]
-        return ContainerList(containers=tuple(self._receipts.view(lease, None) for lease in leases))
+        return ContainerList(containers=tuple(self._view(lease, None) for lease in leases))
 
     def container(self, caller: Caller, _body: bytes, container_id: str) -> WireModel:
         """Show one lease with its usage."""
         lease = self._own(caller, container_id)
-        return self._receipts.view(lease, self._monitor.usage(lease))
+        return self._view(lease, self._monitor.usage(lease))
 
     def usage(self, caller: Caller, _body: bytes, container_id: str) -> WireModel:
         """Show what a lease has used, also after its end."""
@@ -189,7 +197,7 @@ class MinerRoutes:
         )
 
     def prepare(self, caller: Caller, body: bytes) -> WireModel:
-        """Get ready for a proof, or show that the device is rented."""
+        """Get ready for a proof, or show why the device cannot."""
         return self._challenges.prepare(decode_body(PrepareRequest, body), caller.key)
 
     def start(self, caller: Caller, body: bytes) -> WireModel:
@@ -224,6 +232,9 @@ class MinerRoutes:
             runtime=self._leases.manager.settings.profile.runtime,
             is_draining=self._drain.is_on(),
         )
+
+    def _view(self, lease: Lease, usage: ContainerUsage | None) -> ContainerView:
+        return self._receipts.view(lease, usage, self._rented.shown_by(lease))
 
     def _own(self, caller: Caller, container_id: str) -> Lease:
         lease = self._leases.of_container(container_id)

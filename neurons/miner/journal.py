@@ -23,6 +23,7 @@ from neurons.miner.journal_schema import SCHEMA, UPGRADES, VERSION
 from neurons.miner.lease import Expiry, Lease, LeaseId, LeaseState
 from polarise.receipt import Limits
 from polarise.rented import CountersignedReceipt
+from polarise.statement import SignedStatement
 
 # How long and how many Idempotency-Keys of ended leases are remembered: of one renter, so that nobody pushes out
 # another's, and of all together.
@@ -212,11 +213,12 @@ def _row(lease: Lease) -> dict[str, object]:
         "isolation": lease.isolation,
         "runtime": lease.runtime,
         "countersigned": None if lease.countersigned is None else lease.countersigned.model_dump_json(),
+        "consent": None if lease.consent is None else lease.consent.model_dump_json(),
     }
 
 
 def _lease(row: sqlite3.Row) -> Lease:
-    signed = row["countersigned"]
+    signed, consent = row["countersigned"], row["consent"]
     return Lease(
         lease_id=LeaseId(row["lease_id"]),
         state=LeaseState(row["state"]),
@@ -237,4 +239,5 @@ def _lease(row: sqlite3.Row) -> Lease:
         isolation=row["isolation"],
         runtime=row["runtime"],
         countersigned=None if signed is None else CountersignedReceipt.model_validate_json(signed, strict=True),
+        consent=None if consent is None else SignedStatement.model_validate_json(consent, strict=True),
     )

@@ -25,6 +25,7 @@ CREATE TABLE lease (
     countersigned TEXT,
     isolation TEXT NOT NULL DEFAULT 'standard' CHECK (isolation IN ('standard', 'strict')),
     runtime TEXT,
+    consent TEXT,
     UNIQUE (renter_key, idempotency_key)
 ) WITHOUT ROWID
 """
@@ -60,7 +61,8 @@ _PROFILE = """
 ALTER TABLE lease ADD COLUMN isolation TEXT NOT NULL DEFAULT 'standard' CHECK (isolation IN ('standard', 'strict'));
 ALTER TABLE lease ADD COLUMN runtime TEXT
 """
+_CONSENT = "ALTER TABLE lease ADD COLUMN consent TEXT"
 
-VERSION = 5
+VERSION = 6
 SCHEMA = f"{_LEASE}; {_SPENT_KEY}; {_USAGE}"
-UPGRADES = {2: "ALTER TABLE lease ADD COLUMN countersigned TEXT", 3: _SPENT_KEY, 4: _USAGE, 5: _PROFILE}
+UPGRADES = {2: "ALTER TABLE lease ADD COLUMN countersigned TEXT", 3: _SPENT_KEY, 4: _USAGE, 5: _PROFILE, 6: _CONSENT}

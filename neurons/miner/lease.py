@@ -8,6 +8,7 @@ from typing import NewType
 
 from polarise.receipt import Isolation, Limits
 from polarise.rented import CountersignedReceipt
+from polarise.statement import SignedStatement
 from utils.clock import Clock
 
 LeaseId = NewType("LeaseId", str)
@@ -72,6 +73,7 @@ class Lease:
         isolation: Profile of the container.
         runtime: What the engine started it with; None until the container exists.
         countersigned: The newest receipt with the renter's signature over it; None until the renter has signed that one.
+        consent: What the token brought under which it was made; see `polarise.rented.LeaseConsent`.
     """
 
     lease_id: LeaseId
@@ -93,6 +95,7 @@ class Lease:
     isolation: Isolation = "standard"
     runtime: str | None = None
     countersigned: CountersignedReceipt | None = None
+    consent: SignedStatement | None = None
 
     @property
     def is_slot(self) -> bool:

@@ -37,6 +37,7 @@ from neurons.miner.lease_events import LeaseEvents
 from neurons.miner.metering import Metering
 from neurons.miner.monitor import ResourceMonitor
 from neurons.miner.network import NodeNetwork
+from neurons.miner.orders import OrderBook
 from neurons.miner.pow import ChallengeHandler
 from neurons.miner.pow_library import solver_command
 from neurons.miner.receipts import ReceiptWriter
@@ -126,6 +127,7 @@ class MinerNode(BaseNode):
                 self.identity,
                 devices,
                 tracker,
+                OrderBook(self.node_key, tracker, settings.known_validators(config)),
                 rented,
                 clock,
                 proof_seconds_max=config.miner.max_proof_seconds,

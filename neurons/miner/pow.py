@@ -4,10 +4,12 @@ Rules:
 - Every kind of proof takes the same way. One that has nothing to open, the proof of work, ends with its commitment. A memory
   is filled while it is prepared; that is no part of the proof's time, and counts for the device's share of an hour.
 - A device proves one thing at a time; devices prove at the same time, each with a solver of its own.
-- Another validator's challenge for a busy device is answered 429. The same validator's ends its earlier
-  one: it has begun its round again, and nobody waits for the old answer.
-- A device spends at most its share of an hour on proofs, over all validators (`duty`); beyond it the answer is 429.
-- A GPU in a tenant's hands is never proven; what shows that it is rented is the answer (`rented`). Whoever prepares says so
+- Every challenge comes with its validator's signed order. Another validator's challenge for a busy device is answered with
+  the order that keeps it busy (`orders`), or with 429 where none would be believed, which counts as if nobody were
+  there. The same validator's ends its earlier one: it has begun its round again, and nobody waits for the old answer.
+- A device spends its share of an hour on proofs, over all validators (`duty`); beyond it the answer is the orders that
+  filled it, or 429 to the validator that filled it alone.
+- A device in tenants' hands is never proven; what shows that it is rented is the answer (`rented`). Whoever prepares says so
   first and looks for a lease then, and `allocate` looks the other way round: no device is in two hands.
 - Only the validator that prepared a challenge may go on with it.
 - Seeds are derived here from what the validator sent and from who both are, so that no answer fits another miner.
@@ -32,14 +34,16 @@ from challenges.proofs import ProofParams, bounds_of, kind_of, read_params
 from neurons.base.threads import DaemonThreads
 from neurons.miner.duty import WINDOW_MS, Work, cap_ms, wait_ms
 from neurons.miner.hardware import device_name
-from neurons.miner.proving import Proving, RunningProof, Step, conflict, superseded
+from neurons.miner.orders import OrderBook
+from neurons.miner.proving import Proving, RunningProof, Step, Taken, conflict, superseded
 from neurons.miner.rented import RentedDevices
 from neurons.miner.solver import SolverFailed, SolverProcess
 from neurons.miner.validations import Validation, ValidationTracker
 from polarise.errors import ErrorCode, RequestRejected, Unavailable
+from polarise.excuse import Excuse
 from polarise.hardware import DeviceClaim
 from polarise.messages import CommitmentBody, OpenRequest, PrepareAnswer, PrepareRequest, StartRequest
-from polarise.rented import CountersignedReceipt
+from polarise.occupied import ChallengeOrder
 from polarise.signing import Identity
 from polarise.statement import SignedStatement, sign_statement
 from utils.clock import Clock
@@ -58,6 +62,7 @@ class ChallengeHandler:
         identity: The miner; commitments are signed with its statement subkey.
         devices: Devices in the order of the registry entry.
         tracker: Where challenges are noted for the operator, and work for the share of an hour.
+        orders: What validators have ordered.
         rented: Which devices are in a tenant's hands.
         clock: Wall and monotonic clock.
         proof_seconds_max: A solver that works longer is killed.
@@ -70,6 +75,7 @@ class ChallengeHandler:
         identity: Identity,
         devices: tuple[DeviceClaim, ...],
         tracker: ValidationTracker,
+        orders: OrderBook,
         rented: RentedDevices,
         clock: Clock,
         *,
@@ -80,6 +86,7 @@ class ChallengeHandler:
         self._identity = identity
         self._devices = devices
         self._tracker = tracker
+        self._orders = orders
         self._rented = rented
         self._clock = clock
         self._proof_seconds_max = proof_seconds_max
@@ -95,37 +102,53 @@ class ChallengeHandler:
         return self._proving.devices()
 
     def prepare(self, request: PrepareRequest, validator_key: str) -> PrepareAnswer:
-        """Start and warm up a solver for one device, or show that the device is rented.
+        """Start and warm up a solver for one device, or show why the device cannot prove.
 
         Raises:
-            RequestRejected: UNKNOWN_DEVICE (422), INVALID_FIELD (422); TOO_MANY_REQUESTS (429) while it proves for another
-                validator, or is leased and nothing shows it; DUTY_CAP (429) when it has proven enough in this hour.
+            RequestRejected: UNKNOWN_DEVICE (422), INVALID_FIELD (422), BAD_SIGNATURE (422) of the order; TOO_MANY_REQUESTS
+                (429) while it proves for another validator, or is leased, and nothing shows it; DUTY_CAP (429) when this
+                validator alone has had its share of the hour.
             Unavailable: The solver could not start.
         """
         index = self._device_index(request.device)
         params = _params(request)
         _refuse_too_large(params, self._devices[index])
+        order = self._orders.take(
+            request.order,
+            validator_key=validator_key,
+            device=request.device,
+            challenge_id=request.challenge_id,
+            step="prepare",
+        )
         running = RunningProof(request.challenge_id, validator_key, request.device, index, params)
+        running.turn = self._orders.turn(order)
+        running.orders = () if request.order is None else (request.order,)
         if request.fill is not None:
             fill = request.fill
             inputs = self._seed_inputs(running, epoch=fill.epoch, beacon=fill.beacon, nonce=fill.nonce)
             running.fill_seed = derive_fill_seed(inputs)
-        earlier = self._proving.claim(running)
-        if earlier is not None:
-            self._give_back(earlier, "failed: superseded by a later challenge of the same validator")
         try:
-            lease = self._shown_lease(running)
-            if lease is None:
-                self._refuse_beyond_duty(request.device)
+            earlier = self._proving.claim(running)
+        except Taken as err:
+            return self._occupied(err.occupant, order)
+        if earlier is not None:
+            self._give_back(
+                earlier, "failed: superseded by a later challenge of the same validator, or an earlier order"
+            )
+        try:
+            excused = self._excused(running, order)
+            if excused is None:
                 self._warm_up(running)
                 return PrepareAnswer()
-        except BaseException:
+        except BaseException as err:
             # Whatever went wrong, the device is not left taken.
             if self._proving.drop(running):
                 _end_solver(running)
+            if isinstance(err, RequestRejected) and running.displaced_by is not None:
+                return self._occupied(running.displaced_by, order)
             raise
         self._proving.drop(running)
-        return PrepareAnswer(status="rented", lease=lease)
+        return excused
 
     def start(self, request: StartRequest, validator_key: str) -> SignedStatement:
         """Do the work and return the signed commitment.
@@ -140,6 +163,8 @@ class ChallengeHandler:
             running, Step.READY, Step.SOLVING, "the challenge is not ready, or was started before"
         )
         running.began_unix_ms, running.began_ns = self._clock.wall_unix_ms(), self._clock.monotonic_ns()
+        if request.order is not None:
+            _log_failure(self._notes.submit(self._keep_order, running, request.order))
         inputs = self._seed_inputs(running, epoch=request.epoch, beacon=request.beacon, nonce=request.nonce)
         seed = derive_seed(inputs)
         try:
@@ -213,23 +238,61 @@ class ChallengeHandler:
             device_index=running.device_index,
         )
 
-    def _shown_lease(self, running: RunningProof) -> CountersignedReceipt | None:
-        return self._rented.shown(running.device)
+    def _excused(self, running: RunningProof, order: ChallengeOrder) -> PrepareAnswer | None:
+        """Return what is answered where the device need not prove; None where it has to."""
+        leases = self._rented.shown(running.device)
+        if leases:
+            return PrepareAnswer(status="rented", excuse=Excuse(leases=leases))
+        return self._spent(order)
 
-    def _refuse_beyond_duty(self, device: str) -> None:
-        now_unix_ms = self._clock.wall_unix_ms()
-        works = self._notes.submit(self._tracker.work_since, device, now_unix_ms - 2 * WINDOW_MS).result()
-        left_ms = wait_ms(works, cap_ms(self._duty_percent), now_unix_ms)
-        if left_ms > 0:
-            seconds = -(-left_ms // 1000)
+    def _occupied(self, occupant: RunningProof, order: ChallengeOrder) -> PrepareAnswer:
+        excuse = self._orders.occupied(occupant.orders, order)
+        if excuse is None:
             raise RequestRejected(
-                ErrorCode.DUTY_CAP,
-                f"the device {device} has spent {self._duty_percent:g} % of the last hour on proofs",
-                hint=f"ask again in {seconds} s; a larger miner.proof_duty_percent leaves room for more validators",
+                ErrorCode.TOO_MANY_REQUESTS,
+                f"the device {order.device} is proving something else, by no order that you would believe",
+                hint="ask again in a minute",
                 field="device",
                 status=429,
-                retry_after_seconds=seconds,
             )
+        return PrepareAnswer(status="occupied", excuse=excuse)
+
+    def _spent(self, order: ChallengeOrder) -> PrepareAnswer | None:
+        now_unix_ms, share_ms = self._clock.wall_unix_ms(), cap_ms(self._duty_percent)
+        works = self._notes.submit(self._tracker.work_since, order.device, now_unix_ms - 2 * WINDOW_MS).result()
+        if wait_ms(works, share_ms, now_unix_ms) == 0:
+            return None
+        if (excuse := self._orders.spent(order)) is not None:
+            return PrepareAnswer(status="occupied", excuse=excuse)
+        own = [work for work in works if work.validator_key == order.validator_key]
+        left_ms = wait_ms(own, share_ms, now_unix_ms)
+        if left_ms == 0:
+            return None
+        seconds = -(-left_ms // 1000)
+        raise RequestRejected(
+            ErrorCode.DUTY_CAP,
+            f"the device {order.device} has spent {self._duty_percent:g} % of the last hour on proofs for you",
+            hint=f"ask again in {seconds} s",
+            field="device",
+            status=429,
+            retry_after_seconds=seconds,
+        )
+
+    def _keep_order(self, running: RunningProof, statement: SignedStatement) -> None:
+        """Keep the order of a start; one that does not hold is left out, for the clock runs already."""
+        try:
+            order = self._orders.take(
+                statement,
+                validator_key=running.validator_key,
+                device=running.device,
+                challenge_id=running.challenge_id,
+                step="start",
+            )
+        except RequestRejected as err:
+            logger.warning("order not kept", extra={"challenge_id": running.challenge_id, "cause": err.message})
+            return
+        running.orders = (*running.orders, statement)
+        self._orders.keep(statement, order, self._clock.wall_unix_ms())
 
     def _warm_up(self, running: RunningProof) -> None:
         now_unix_ms = self._clock.wall_unix_ms()
@@ -280,7 +343,7 @@ class ChallengeHandler:
         """Return what was worked since the start, for a challenge that has not committed yet."""
         if running.step is not Step.SOLVING:
             return None
-        return Work(running.device, running.began_unix_ms, self._worked_ms(running))
+        return Work(running.device, running.began_unix_ms, self._worked_ms(running), running.validator_key)
 
     def _worked_ms(self, running: RunningProof) -> int:
         return (self._clock.monotonic_ns() - running.began_ns) // 1_000_000

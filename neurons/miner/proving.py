@@ -3,7 +3,8 @@
 Rules:
 - A challenge counts as long as it stands under its device; whoever removes it, and nobody else, gives back what it has.
 - Each step is left once, by one request.
-- The same validator's next challenge takes the place of its earlier one; another validator's does not.
+- The same validator's next challenge takes the place of its earlier one. Another validator's does so only while that one
+  still gets ready and was ordered later: of two orders the earlier one excuses from the other, and never the other way.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from challenges.proofs import ProofParams
 from neurons.miner.solver import SolverProcess
 from polarise.errors import ErrorCode, RequestRejected
+from polarise.statement import SignedStatement
 
 
 class Step(enum.Enum):
@@ -39,11 +41,14 @@ class RunningProof:
         device_index: Its place in the registry entry.
         params: What is asked for.
         fill_seed: What the memory of a memory proof is filled from; empty for other kinds.
+        turn: Place of its order among all; see `neurons.miner.orders.OrderBook.turn`.
+        orders: The validator's orders for it, in the order they came.
         step: How far it is.
         solver: Its process; None before it is started.
         timer: Ends it when the validator does not go on.
         began_unix_ms: When the work began, by the wall clock.
         began_ns: The same by the monotonic clock.
+        displaced_by: The other validator's challenge that took its place.
     """
 
     challenge_id: str
@@ -52,11 +57,26 @@ class RunningProof:
     device_index: int
     params: ProofParams
     fill_seed: bytes = b""
+    turn: tuple[bool, int, str] = (True, 0, "")
+    orders: tuple[SignedStatement, ...] = ()
     step: Step = Step.PREPARING
     solver: SolverProcess | None = None
     timer: threading.Timer | None = None
     began_unix_ms: int = 0
     began_ns: int = 0
+    displaced_by: RunningProof | None = None
+
+
+class Taken(Exception):
+    """A device proves for another validator, which was first.
+
+    Args:
+        occupant: Its challenge.
+    """
+
+    def __init__(self, occupant: RunningProof) -> None:
+        self.occupant = occupant
+        super().__init__(f"the device {occupant.device} is proving something else")
 
 
 class Proving:
@@ -80,18 +100,14 @@ class Proving:
         """Put a challenge under its device, and return the earlier one whose place it took.
 
         Raises:
-            RequestRejected: TOO_MANY_REQUESTS (429), the device proves for another validator.
+            Taken: The device proves for another validator.
         """
         with self._lock:
             earlier = self._running.get(running.device)
             if earlier is not None and earlier.validator_key != running.validator_key:
-                raise RequestRejected(
-                    ErrorCode.TOO_MANY_REQUESTS,
-                    f"the device {running.device} is proving something else",
-                    hint="ask again in a minute",
-                    field="device",
-                    status=429,
-                )
+                if earlier.step is not Step.PREPARING or earlier.turn < running.turn:
+                    raise Taken(earlier)
+                earlier.displaced_by = running
             self._running[running.device] = running
         return earlier
 

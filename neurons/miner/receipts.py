@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from neurons.miner.lease import Lease
 from neurons.miner.login import login_user
-from polarise.messages import AllocateAnswer, ContainerUsage, ContainerView, RenewAnswer
+from polarise.messages import AllocateAnswer, ContainerUsage, ContainerView, RenewAnswer, ShownBy
 from polarise.receipt import STATEMENT_KIND, Receipt
 from polarise.signing import Identity
 from polarise.ssh_keys import fingerprint
@@ -73,7 +73,7 @@ class ReceiptWriter:
             receipt=self.sign(lease),
         )
 
-    def view(self, lease: Lease, usage: ContainerUsage | None) -> ContainerView:
+    def view(self, lease: Lease, usage: ContainerUsage | None, shown_by: ShownBy | None) -> ContainerView:
         """Return one entry of GET /containers."""
         return ContainerView(
             container_id=str(lease.container_id),
@@ -90,4 +90,5 @@ class ReceiptWriter:
             created_at=iso_utc(lease.created_unix_ms),
             expires_at=iso_utc(lease.expiry.wall_unix_ms),
             usage=usage,
+            shown_by=shown_by,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from config.schema import Config
 from neurons.base.access import RoleTable
 from neurons.base.data_dir import DataDir
+from neurons.base.ledger_access import ledger_genesis
 from neurons.miner.admission import AllocationDefaults
 from neurons.miner.container import ContainerSettings
 from neurons.miner.inventory import Inventory
@@ -38,6 +39,17 @@ def role_table(config: Config, identity: Identity) -> RoleTable:
 def owner_key(identity: Identity) -> str:
     """Return who certified the node; its own key where nobody did."""
     return identity.owner_certificate.issuer if identity.owner_certificate else identity.public_key
+
+
+def known_validators(config: Config) -> frozenset[str] | None:
+    """Return the keys of the ledger's validators; None for a node that knows no ledger.
+
+    Raises:
+        ConfigError: The genesis is not a valid one.
+    """
+    if config.ledger.genesis is None:
+        return None
+    return frozenset(member.key for member in ledger_genesis(config).validators)
 
 
 def inventory(config: Config, node_id: str) -> Inventory:

@@ -10,6 +10,8 @@ from neurons.base.agent_client import AgentClient
 from neurons.base.data_dir import DataDir
 from neurons.miner.drain import Drain
 from neurons.miner.journal import Journal
+from neurons.miner.lease import LeaseState
+from neurons.miner.rented import shown_by
 from neurons.miner.validations import KeptVerdict, ValidationTracker
 from neurons.miner.verdicts import verdict_wire
 from polarise.checkpoint import parse_checkpoint
@@ -18,9 +20,14 @@ from polarise.errors import ConfigError, SubnetError, Unavailable
 from polarise.notes import parse_note
 from polarise.quantities import format_size
 from polarise.stream import SYSTEM
-from utils.clock import iso_utc
+from utils.clock import SystemClock, iso_utc
 
 CHALLENGES_SHOWN = 10
+# What a renter can do about a lease that no signature of its shows.
+UNSHOWN = (
+    "not shown as rented: its renter can `renter renew {id}` on its machine, which signs, or use a token of a current "
+    "`renter token` for its next lease"
+)
 
 
 def read_status(root: Path) -> dict[str, list[dict[str, object]]]:
@@ -64,6 +71,7 @@ def read_leases(root: Path) -> list[dict[str, object]]:
     files = DataDir(root)
     if not files.journal.exists():
         raise ConfigError(f"{root} is not a miner's data directory", key_path="data_dir", allowed="--data-dir DIR")
+    now_unix_ms = SystemClock().wall_unix_ms()
     with Journal(files.journal) as journal:
         return [
             {
@@ -74,6 +82,7 @@ def read_leases(root: Path) -> list[dict[str, object]]:
                 "memory_bytes": lease.limits.memory_bytes,
                 "cpu_milli": lease.limits.cpu_milli,
                 "expires_at": iso_utc(lease.expiry.wall_unix_ms),
+                "shown_by": shown_by(lease, now_unix_ms),
             }
             for lease in journal.all()
             if not lease.is_slot
@@ -137,6 +146,8 @@ def render(status: dict[str, list[dict[str, object]]]) -> str:
             f"{int(str(lease['cpu_milli'])) / 1000:g} CPU  until {lease['expires_at']}  "
             f"renter {str(lease['renter_key'])[:12]}"
         )
+        if lease["shown_by"] is None and lease["state"] == LeaseState.ACTIVE:
+            lines.append(f"    {UNSHOWN.format(id=str(lease['container_id'])[:12])}")
     lines += [f"firewall {item.get('state')}  {item.get('cause') or ''}".rstrip() for item in status["firewall"]]
     lines.append(f"{len(status['challenges'])} newest challenges")
     for item in status["challenges"]:

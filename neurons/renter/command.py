@@ -34,7 +34,12 @@ def add_parser(subparsers: Subparsers) -> None:
     which = release.add_mutually_exclusive_group(required=True)
     which.add_argument("id", nargs="?", metavar="ID", help="container id, or the unique beginning of one")
     which.add_argument("--all", action="store_true", help="every lease kept on this machine, or all of --miner")
-    _add(commands, "token", "print a bearer token for curl", module="tokens")
+    token = _add(commands, "token", "print a bearer token for curl", module="tokens")
+    token.add_argument(
+        "--no-consent",
+        action="store_true",
+        help="do not let the miner show validators that what you rent with this token is rented",
+    )
     _add_key(commands)
 
 

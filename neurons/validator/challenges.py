@@ -26,8 +26,10 @@ from challenges.pow_messages import PowParams
 from challenges.proofs import ProofParams, bounds_of, kind_of, sizes_of
 from challenges.timing import WorkTooSmall, fit_params, fit_pow_params
 from polarise import merkle
+from polarise.clients import OrderedWork
 from polarise.hardware import DeviceClaim
 from polarise.messages import MemoryFill, PrepareRequest, StartRequest
+from polarise.occupied import WORK_MS_MAX
 from polarise.statement import SignedStatement
 
 START_SECONDS_MAX = 180.0
@@ -166,6 +168,11 @@ class Challenge:
         return StartRequest(
             challenge_id=self.challenge_id, epoch=self.epoch, beacon=self.beacon.hex(), nonce=self.nonce.hex()
         )
+
+    def ordered_work(self, ordered_unix_ms: int) -> OrderedWork:
+        """Return what the order of its start says."""
+        work_ms = min(round(self.expected_seconds * 1000), WORK_MS_MAX)
+        return OrderedWork(self.device.uuid, self.kind.value, work_ms, ordered_unix_ms)
 
     def positions(self, signed_commitment: bytes) -> tuple[tuple[int, ...], ...]:
         """Draw the tiles or blocks to open from the exact bytes of the signed commitment; none for a proof of work."""

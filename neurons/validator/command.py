@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from neurons.validator.identification import DeviceLook
     from neurons.validator.metrics import MetricsHandler, StoredScore
-    from neurons.validator.replay_proof import Finding
+    from neurons.validator.replay_finding import Finding
     from polarise.evidence import EvidenceBundle, ScoreRecord
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -49,6 +49,12 @@ def add_parser(subparsers: Subparsers) -> None:
         type=Path,
         metavar="BUNDLE",
         help="the miner's bundle before it, where its smoothed score came from",
+    )
+    replay.add_argument(
+        "--genesis",
+        type=Path,
+        metavar="FILE",
+        help="the ledger's genesis: who may order a device, where one is excused by an order",
     )
     _add_output(replay)
     replay.set_defaults(handler=run_replay)
@@ -141,6 +147,7 @@ def run_replay(args: argparse.Namespace) -> int:
     """Check a bundle; exit status 7 when something does not hold."""
     from neurons.validator.replay import replay
     from polarise.errors import RequestRejected
+    from polarise.genesis import read_genesis
     from utils.clock import SystemClock
 
     path = args.bundle
@@ -151,7 +158,9 @@ def run_replay(args: argparse.Namespace) -> int:
     except RequestRejected as err:
         print(f"{path}: does not hold: {err}")
         return EXIT_NOT_VERIFIED
-    findings = [_name("name", args.bundle, bundle), *replay(bundle, SystemClock().wall_unix_ms())]
+    genesis = None if args.genesis is None else read_genesis(args.genesis)
+    validators = None if genesis is None else frozenset(member.key for member in genesis.validators)
+    findings = [_name("name", args.bundle, bundle), *replay(bundle, SystemClock().wall_unix_ms(), validators)]
     if previous is not None:
         findings.append(_name("name of the previous bundle", path, previous))
     findings.append(_previous(bundle, previous))
@@ -209,7 +218,7 @@ def _read_bundle(path: Path) -> EvidenceBundle:
 
 def _name(what: str, path: Path, bundle: EvidenceBundle) -> Finding:
     """Compare a bundle with the name by which the ledger knows it, which is the file's."""
-    from neurons.validator.replay_proof import Finding
+    from neurons.validator.replay_finding import Finding
 
     digest = bundle.digest()
     return Finding(what, path.name == f"{digest}.json", f"recomputed {digest}.json")
@@ -217,7 +226,7 @@ def _name(what: str, path: Path, bundle: EvidenceBundle) -> Finding:
 
 def _previous(bundle: EvidenceBundle, previous: EvidenceBundle | None) -> Finding:
     """Compare the score that a bundle builds on with the one of the bundle before, where there is one."""
-    from neurons.validator.replay_proof import Finding
+    from neurons.validator.replay_finding import Finding
 
     what = "previous score"
     if previous is None:

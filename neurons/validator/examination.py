@@ -58,7 +58,8 @@ _NOTHING_SENT: dict[str, object] = {
     "openings": None,
     "openings_digest": None,
     "measured_per_second": 0,
-    "rented": None,
+    "ordered_unix_ms": None,
+    "excuse": None,
     "average": None,
     "flag": None,
 }

@@ -99,7 +99,7 @@ class ValidatorNode(BaseNode):
             cpu_milli=round(settings.inspect_cpu_count * 1000),
             allow_private=settings.allow_private_endpoints,
         )
-        wave = Wave(self.closing(Stamper()), self.clock)
+        wave = Wave(self.closing(Stamper()), self.clock, [member.key for member in client.genesis.validators])
         rounds = ProofRounds(generator, wave, engine, self.client, same_host=settings.same_host)
         examiner = Examiner(
             self.identity,

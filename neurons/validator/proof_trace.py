@@ -15,9 +15,9 @@ from neurons.validator.challenges import Challenge
 from polarise.answers import printable
 from polarise.canonical import canonical_bytes
 from polarise.errors import ProofRejected, RejectReason
+from polarise.excuse import Excuse
 from polarise.messages import CommitmentBody
 from polarise.rate_average import RateAverage
-from polarise.rented import CountersignedReceipt
 from polarise.signing import SignatureInvalid
 from polarise.statement import SignedStatement
 
@@ -37,7 +37,8 @@ class ProofTrace:
     positions: tuple[tuple[int, ...], ...] = ()
     openings: tuple[dict[str, object], ...] | None = None
     started_after_ns: int | None = None
-    rented: CountersignedReceipt | None = None
+    ordered_unix_ms: int | None = None
+    excuse: Excuse | None = None
     average: RateAverage | None = None
 
 

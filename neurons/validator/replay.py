@@ -11,14 +11,15 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from challenges import draw
 from neurons.validator.challenges import KINDS_OF_BUNDLE, claimed_rate, kinds_of
 from neurons.validator.drawing import Intervals, draw_for
 from neurons.validator.drawing_2 import draw_by_host
 from neurons.validator.findings import Findings, check_claims, check_findings, check_receipt
-from neurons.validator.replay_proof import Finding, beacon_of, replay_proof, witnessed
+from neurons.validator.replay_finding import Finding, witnessed
+from neurons.validator.replay_proof import beacon_of, replay_proof
 from neurons.validator.scoring import KNOWN_VERSIONS, RulesUnknown, recompute_score
 from polarise.answers import open_receipt, printable
 from polarise.canonical import canonical_bytes
@@ -32,12 +33,13 @@ from polarise.signing import SignatureInvalid
 from polarise.stream import SYSTEM, log_verifier
 
 
-def replay(bundle: EvidenceBundle, now_unix_ms: int = 0) -> list[Finding]:
+def replay(bundle: EvidenceBundle, now_unix_ms: int = 0, validators: Collection[str] | None = None) -> list[Finding]:
     """Check everything in a bundle that can be checked.
 
     Args:
         bundle: As it was read.
         now_unix_ms: Wall clock of whoever checks: openings may be missing when their retention is over. It never is at 0.
+        validators: Keys of the ledger's validators, whose orders excuse; None where they are not known.
     """
     try:
         entry = open_entry(bundle.registry)
@@ -48,7 +50,7 @@ def replay(bundle: EvidenceBundle, now_unix_ms: int = 0) -> list[Finding]:
     if bundle.draw is None or bundle.draw.is_proven:
         findings.append(Finding("one proof per device and kind", _is_complete(bundle, entry)))
     for proof in bundle.proofs:
-        findings.extend(replay_proof(bundle, entry, proof, now_unix_ms))
+        findings.extend(replay_proof(bundle, entry, proof, now_unix_ms, validators))
     if bundle.inspection is not None:
         findings.extend(_inspection(bundle, entry, bundle.inspection))
     if bundle.telemetry is not None:

@@ -1,4 +1,4 @@
-"""One proof of a bundle, checked offline: its draw, sizes, answer and rate, or the lease that was shown in its place.
+"""One proof of a bundle, checked offline: its draw, sizes, answer and rate, or what was shown in its place.
 
 Rules:
 - The same functions that judged live judge here.
@@ -7,8 +7,8 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator
+from dataclasses import replace
 
 from challenges.draw import ChallengeKind
 from challenges.hardware import HardwareTable
@@ -16,51 +16,17 @@ from challenges.matmul_messages import MatmulParams
 from challenges.pow_messages import PowParams
 from challenges.proofs import ProofParams, read_params
 from challenges.timing import WorkTooSmall
-from ledger.state import FUTURE_MS_MAX
 from neurons.validator.challenges import Challenge, fitted_params, recompute
 from neurons.validator.proof_trace import ProofTrace, check_commitment, signed_bytes
+from neurons.validator.replay_excuse import replay_excuse
+from neurons.validator.replay_finding import Finding, same_reason, witnessed
 from neurons.validator.replay_openings import missing_openings
 from neurons.validator.verification import check_answer, expected_of, judge
 from polarise.answers import printable
-from polarise.block import block_hash, block_of
-from polarise.checkpoint import parse_checkpoint
+from polarise.block import block_hash
 from polarise.errors import ProofRejected, RejectReason
 from polarise.evidence import EvidenceBundle, ProofEvidence
-from polarise.notes import NoteInvalid, parse_note
-from polarise.receipt import STATEMENT_KIND as RECEIPT_KIND
-from polarise.receipt import Receipt
 from polarise.registry import RegistryEntry
-from polarise.rented import CountersignedReceipt, check_rented
-from polarise.signing import SignatureInvalid
-
-# What only the validator saw: nobody can recompute a silence.
-WITNESSED = frozenset(
-    {
-        RejectReason.MISSING,
-        RejectReason.DECLINED,
-        RejectReason.OPENING_LATE,
-        RejectReason.NOT_MEASURED,
-        RejectReason.ALLOCATE_FAILED,
-        RejectReason.SSH_FAILED,
-        RejectReason.HOST_KEY_MISMATCH,
-        RejectReason.TERMINATE_FAILED,
-    }
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of a replay.
-
-    Attributes:
-        what: What was checked.
-        holds: Whether it came out the same; None where only the validator's word stands.
-        detail: What differed, or why it cannot be recomputed.
-    """
-
-    what: str
-    holds: bool | None
-    detail: str = ""
 
 
 def beacon_of(bundle: EvidenceBundle) -> bytes:
@@ -72,15 +38,12 @@ def beacon_of(bundle: EvidenceBundle) -> bytes:
     return bytes.fromhex(block_hash(bundle.beacon_block.encode()))
 
 
-def witnessed(what: str, reason: RejectReason | None) -> Finding:
-    """Accept a verdict without evidence only where nothing but the validator's word can exist."""
-    if reason in WITNESSED:
-        return Finding(what, None, f"{reason}: the validator's word")
-    return Finding(what, False, f"{reason or 'passed'} without evidence")
-
-
 def replay_proof(
-    bundle: EvidenceBundle, entry: RegistryEntry, proof: ProofEvidence, now_unix_ms: int
+    bundle: EvidenceBundle,
+    entry: RegistryEntry,
+    proof: ProofEvidence,
+    now_unix_ms: int,
+    validators: Collection[str] | None = None,
 ) -> Iterator[Finding]:
     """Check one proof; see `neurons.validator.replay.replay`."""
     name = f"{proof.kind} proof of {printable(proof.device, 40)}"
@@ -97,8 +60,8 @@ def replay_proof(
     yield Finding(f"{name}: sizes follow from the claim", params == challenge.params, f"recomputed {params}")
     if too_small is not None:
         yield from _unasked(name, too_small, proof)
-    elif proof.rented is not None:
-        yield from _rented(name, bundle, entry, proof, proof.rented)
+    elif proof.rented is not None or proof.excuse is not None:
+        yield from replay_excuse(name, bundle, entry, proof, validators)
     else:
         yield from _answer(name, bundle, challenge, proof, now_unix_ms)
 
@@ -109,33 +72,6 @@ def _expected(name: str, challenge: Challenge, proof: ProofEvidence) -> Iterator
     expected = None if expectation.model is None else expectation.rate
     if expected != proof.expected_per_second:
         yield Finding(f"{name}: what its name promises", False, f"recomputed {expected} per second")
-
-
-def _rented(
-    name: str, bundle: EvidenceBundle, entry: RegistryEntry, proof: ProofEvidence, lease: CountersignedReceipt
-) -> Iterator[Finding]:
-    """Check the lease that a miner showed instead of a proof, for some moment between the beacon and the end."""
-    if proof.verdict.reason is RejectReason.MISSING:
-        # It was over, or not begun, when it was shown; by which clock, only the validator knows.
-        yield witnessed(name, proof.verdict.reason)
-        return
-    try:
-        began_unix_ms = block_of(parse_checkpoint(parse_note(bundle.beacon_block.encode()).text)).time_unix_ms
-        expires_unix_ms = lease.receipt.open(RECEIPT_KIND, Receipt).expires_unix_ms
-    except (NoteInvalid, SignatureInvalid):
-        began_unix_ms, expires_unix_ms = 0, bundle.examined_unix_ms
-    # When it was shown is nobody's word. The ledger's clock may be ahead of the validator's by as much as it accepts.
-    moment = max(began_unix_ms - FUTURE_MS_MAX, min(bundle.examined_unix_ms, expires_unix_ms))
-    reason = RejectReason.RENTED
-    try:
-        check_rented(
-            lease, miner_key=bundle.miner_key, owner_key=entry.owner_key, device=proof.device, now_unix_ms=moment
-        )
-    except ProofRejected as err:
-        reason = err.reason
-    yield _same_reason(f"{name}: lease", reason, proof)
-    is_bare = proof.commitment is None and proof.measured_per_second == 0
-    yield Finding(f"{name}: nothing was asked", is_bare)
 
 
 def _challenge(bundle: EvidenceBundle, entry: RegistryEntry, proof: ProofEvidence) -> Challenge:
@@ -182,7 +118,7 @@ def _unasked(name: str, too_small: WorkTooSmall, proof: ProofEvidence) -> Iterat
     if proof.verdict.reason is RejectReason.NOT_MEASURED:
         yield witnessed(name, proof.verdict.reason)
         return
-    yield _same_reason(f"{name}: claim", too_small.reason, proof)
+    yield same_reason(f"{name}: claim", too_small.reason, proof)
     is_bare = proof.commitment is None and proof.measured_per_second == 0
     yield Finding(f"{name}: nothing was asked", is_bare)
 
@@ -196,7 +132,7 @@ def _answer(
     try:
         commitment = check_commitment(challenge, proof.commitment)
     except ProofRejected as err:
-        yield _same_reason(f"{name}: commitment", err.reason, proof)
+        yield same_reason(f"{name}: commitment", err.reason, proof)
         return
     positions = challenge.positions(signed_bytes(proof.commitment))
     kept = tuple(position.numbers for position in proof.positions)
@@ -207,7 +143,7 @@ def _answer(
         return
     checked = check_answer(challenge.params, challenge.seed, commitment, positions, proof.openings, challenge.fill_seed)
     if checked.reason is not None:
-        yield _same_reason(answer, RejectReason(checked.reason), proof)
+        yield same_reason(answer, RejectReason(checked.reason), proof)
         return
     if proof.verdict.reason is RejectReason.NOT_MEASURED:
         yield witnessed(name, proof.verdict.reason)
@@ -215,7 +151,7 @@ def _answer(
     verdict = judge(challenge, HardwareTable.load(), _trace(proof))
     is_same = verdict.measured_per_second == proof.measured_per_second
     yield Finding(f"{name}: rate from the stamps", is_same, f"recomputed {verdict.measured_per_second} per second")
-    yield _same_reason(answer, verdict.reason, proof)
+    yield same_reason(answer, verdict.reason, proof)
     flag = None if verdict.flag is None else verdict.flag.value
     if bundle.version > 1 and flag != proof.flag:
         yield Finding(f"{name}: flag", False, f"recomputed {flag}, bundle says {proof.flag}")
@@ -239,8 +175,3 @@ def _trace(proof: ProofEvidence) -> ProofTrace:
     return ProofTrace(
         rtt_min_ns=proof.rtt_min_ns or 0, last_byte_after_ns=proof.last_byte_after_ns or 0, average=proof.average
     )
-
-
-def _same_reason(what: str, reason: RejectReason | None, proof: ProofEvidence) -> Finding:
-    found = proof.verdict.reason
-    return Finding(what, reason is found, f"recomputed {reason or 'passed'}, bundle says {found or 'passed'}")

@@ -4,9 +4,10 @@ Rules:
 - Every kind takes the same way: prepare, ping, start (the clock runs), signed commitment (it stops), open. A proof of
   work ends at its commitment, which shows all there is.
 - The stamps are those of the stamping process; here nothing of an answer is verified beyond what its opening needs.
-- A device that is busy at prepare (429) has DECLINED. One that is rented shows so at prepare: RENTED, or MISSING
-  where what it shows does not hold. Once `/challenge/start` has left, everything that is no commitment is MISSING, and
-  once positions have left, everything that is no openings is OPENING_LATE, whatever the excuse. A proof is never repeated.
+- A device that is busy at prepare (429) has DECLINED. One that is rented, or proves for another validator, shows so at
+  prepare: RENTED or OCCUPIED, or what becomes of it where what it shows does not hold. Once `/challenge/start` has left,
+  everything that is no commitment is MISSING, and once positions have left, everything that is no openings is
+  OPENING_LATE, whatever the excuse. A proof is never repeated.
 - No answer is read beyond what an honest one of these sizes can have.
 - Openings have two seconds: whoever sees the questions must not have time to work on the answers.
 - Whose turn does not come because others take long was not measured: a miner keeps what it prepared for a while only, and
@@ -19,7 +20,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -34,9 +35,11 @@ from polarise.canonical import canonical_bytes
 from polarise.clients import MinerClient
 from polarise.errors import DeadlineExceeded, ErrorCode, ProofRejected, RejectReason, RequestRejected, SubnetError
 from polarise.evidence import openings_digest
+from polarise.excuse import Excuse
 from polarise.messages import OpenRequest, position_of
+from polarise.occupied import check_occupied
 from polarise.registry import RegistryEntry
-from polarise.rented import CountersignedReceipt, check_rented
+from polarise.rented import check_rented
 from polarise.statement import SignedStatement
 from utils.clock import Clock, SystemClock
 
@@ -88,12 +91,14 @@ class Wave:
 
     Args:
         stamper: Sends the starts and takes the stamps.
-        clock: Wall clock, for what a rented device shows.
+        clock: Wall clock: stamps of orders, and what a rented device shows.
+        validators: Keys of the ledger's validators, whose orders excuse from ours.
     """
 
-    def __init__(self, stamper: Stamper, clock: Clock | None = None) -> None:
+    def __init__(self, stamper: Stamper, clock: Clock | None = None, validators: Collection[str] = ()) -> None:
         self._stamper = stamper
         self._clock = clock or SystemClock()
+        self._validators = frozenset(validators)
 
     def run(self, asks: Sequence[Ask]) -> None:
         """Lead every proof up to its last answer; whether it is right is for `verification`.
@@ -113,28 +118,47 @@ class Wave:
         _check_turn("to get ready", began_ns, PREPARE_TURN_SECONDS)
         try:
             ask.target = Target(ask.client.addresses(LOOKUP_SECONDS))
-            deadline_seconds = ask.challenge.prepare_deadline_seconds
-            answer = ask.client.prepare(ask.challenge.prepare_request(), deadline_seconds=deadline_seconds)
+            ask.trace.ordered_unix_ms = self._clock.wall_unix_ms()
+            answer = ask.client.prepare(
+                ask.challenge.prepare_request(),
+                deadline_seconds=ask.challenge.prepare_deadline_seconds,
+                ordered_unix_ms=ask.trace.ordered_unix_ms,
+            )
         except RequestRejected as err:
             if err.status == 429 or err.code is ErrorCode.TOO_MANY_REQUESTS:
                 raise ProofRejected(RejectReason.DECLINED, f"busy: {printable(err.message)}"[:400]) from err
             raise _missing("refused to prepare", err) from err
         except (SubnetError, ValueError) as err:
             raise _missing("could not prepare", err) from err
+        if answer.status == "success":
+            return
+        shown = answer.excuse or Excuse()
         if answer.status == "rented":
-            ask.trace.rented = _kept_lease(answer.lease)
-            self._check_rented(ask)
-            raise ProofRejected(RejectReason.RENTED, "rented; the renter's signature shows it")
+            ask.trace.excuse = _kept_excuse(Excuse(leases=shown.leases))
+            self._check_rented(ask, ask.trace.excuse)
+            raise ProofRejected(RejectReason.RENTED, "rented; its renters' signatures show it")
+        ask.trace.excuse = _kept_excuse(Excuse(orders=shown.orders))
+        self._check_occupied(ask, ask.trace.excuse)
+        raise ProofRejected(RejectReason.OCCUPIED, "proves for another validator, whose order shows it")
 
-    def _check_rented(self, ask: Ask) -> None:
-        if ask.trace.rented is None:
-            raise ProofRejected(RejectReason.MISSING, "says it is rented and shows no receipt")
+    def _check_rented(self, ask: Ask, excuse: Excuse) -> None:
         check_rented(
-            ask.trace.rented,
+            excuse.leases,
             miner_key=ask.entry.node_key,
             owner_key=ask.entry.owner_key,
             device=ask.challenge.device.uuid,
+            claimed_cpu_milli=ask.entry.hardware.cpu_milli,
             now_unix_ms=self._clock.wall_unix_ms(),
+        )
+
+    def _check_occupied(self, ask: Ask, excuse: Excuse) -> None:
+        check_occupied(
+            excuse.orders,
+            validator_key=ask.client.caller_key,
+            miner_key=ask.entry.node_key,
+            device=ask.challenge.device.uuid,
+            validators=self._validators,
+            ordered_unix_ms=ask.trace.ordered_unix_ms or 0,
         )
 
     def _ping(self, asks: Sequence[Ask]) -> None:
@@ -154,11 +178,12 @@ class Wave:
         self._stamp(jobs, groups, take)
 
     def _start(self, asks: Sequence[Ask], pool: DaemonThreads) -> None:
+        now_unix_ms = self._clock.wall_unix_ms()
         jobs = [
             StartJob(
                 number,
                 _target(ask),
-                ask.client.start_wire(ask.challenge.start_request()),
+                ask.client.start_wire(ask.challenge.start_request(), ask.challenge.ordered_work(now_unix_ms)),
                 ask.challenge.start_deadline_seconds,
                 ask.challenge.commitment_bytes_max,
             )
@@ -269,13 +294,13 @@ def _open(ask: Ask) -> tuple[dict[str, object], ...]:
     return openings
 
 
-def _kept_lease(lease: CountersignedReceipt | None) -> CountersignedReceipt | None:
-    """Return what a rented device showed, unless it has no canonical form: no bundle could hold that."""
+def _kept_excuse(excuse: Excuse) -> Excuse:
+    """Return what a device showed, unless it has no canonical form: no bundle could hold that."""
     try:
-        canonical_bytes(None if lease is None else lease.to_wire())
+        canonical_bytes(excuse.to_wire())
     except ValueError as err:
-        raise _missing("says it is rented and shows what has no canonical form", err) from err
-    return lease
+        raise _missing("says it cannot prove and shows what has no canonical form", err) from err
+    return excuse
 
 
 def _settle(work: Sequence[tuple[Ask, Future[None]]]) -> None:

@@ -17,7 +17,7 @@ from challenges.solver import MatmulWork, solve
 from neurons.validator.challenges import Challenge, fitted_params, recompute
 from neurons.validator.proof_trace import ProofTrace, signed_bytes
 from neurons.validator.replay import replay
-from neurons.validator.replay_proof import Finding
+from neurons.validator.replay_finding import Finding
 from neurons.validator.scoring import ScoringSystem
 from neurons.validator.verification import judge
 from polarise.evidence import (

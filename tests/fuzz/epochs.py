@@ -34,17 +34,19 @@ from polarise.epoch_record import (
     scores_path,
 )
 from polarise.errors import ProofRejected, RequestRejected
+from polarise.occupied import HOUR_MS, SHARE_MS, check_occupied, sign_order
+from polarise.occupied import STATEMENT_KIND as ORDER_KIND
 from polarise.rate_average import RateAverage, RateSample
 from polarise.receipt import STATEMENT_KIND as RECEIPT_KIND
+from polarise.rented import CONSENT_KIND, ShownLease, check_rented, sign_consent
 from polarise.rented import STATEMENT_KIND as COUNTERSIGNATURE_KIND
-from polarise.rented import CountersignedReceipt, check_rented
 from polarise.signing import Identity, Purpose
 from polarise.statement import SignedStatement
 from polarise.transaction import MAX_TRANSACTION_BYTES, SetValue, decode_transaction, sign_transaction
 from tests.fuzz.ledger import small_ledger
 from tests.fuzz.target import KIB, Call, Target, plain
-from tests.support.proving_miner import MINER
-from tests.support.rented import EXPIRES, GPU, RENTER, Lease
+from tests.support.proving_miner import MINER, OTHER_VALIDATOR
+from tests.support.rented import EXPIRES, GPU, GRANTED, RENTER, Lease
 from tests.unit.ledger.small_market import GENESIS, VALIDATOR
 
 EPOCH = 7
@@ -114,16 +116,68 @@ def _rented(raw: bytes) -> object:
         body = value.get("countersignature")
         if isinstance(body, Mapping) and body.get("receipt") == "right":
             body = {**body, "receipt": receipt.digest()}
-        lease = CountersignedReceipt(receipt=receipt, countersignature=_signed(RENTER, COUNTERSIGNATURE_KIND, body))
+        countersignature = None if body is None else _signed(RENTER, COUNTERSIGNATURE_KIND, body)
+        consent = value.get("consent")
+        lease = ShownLease(
+            receipt=receipt,
+            countersignature=countersignature,
+            consent=None if consent is None else _signed(RENTER, CONSENT_KIND, consent),
+        )
     except ValueError:
         return None
-    return check_rented(lease, miner_key=MINER.public_key, owner_key=OWNER, device=GPU, now_unix_ms=EXPIRES)
+    device = str(value.get("device"))
+    return check_rented(
+        (lease,), miner_key=MINER.public_key, owner_key=OWNER, device=device, claimed_cpu_milli=1, now_unix_ms=EXPIRES
+    )
 
 
-def _lease() -> bytes:
+def _leases() -> list[bytes]:
     lease = Lease().signed()
     countersignature = {**lease.countersignature.body, "receipt": "right"}
-    return json.dumps({"receipt": lease.receipt.body, "countersignature": countersignature}).encode()
+    consent = sign_consent(RENTER, MINER.public_key, GRANTED, EXPIRES).body
+    parts = ({"countersignature": countersignature}, {"consent": consent})
+    return [
+        json.dumps({"receipt": lease.receipt.body, "device": device, **part}).encode()
+        for part in parts
+        for device in (GPU, "cpu")
+    ]
+
+
+def _occupied(raw: bytes) -> object:
+    """Let another validator sign the orders."""
+    value = decode_json(raw)
+    if not isinstance(value, list):
+        return None
+    try:
+        orders = [_signed(OTHER_VALIDATOR, ORDER_KIND, body) for body in value]
+    except ValueError:
+        return None
+    check_occupied(
+        orders,
+        validator_key=VALIDATOR.public_key,
+        miner_key=MINER.public_key,
+        device=GPU,
+        validators={OTHER_VALIDATOR.public_key},
+        ordered_unix_ms=EXPIRES,
+    )
+    return len(orders)
+
+
+def _orders() -> list[bytes]:
+    def order(number: int, ordered_unix_ms: int, work_ms: int) -> dict[str, object]:
+        return sign_order(
+            OTHER_VALIDATOR,
+            miner_key=MINER.public_key,
+            device=GPU,
+            kind="pow",
+            challenge_id=f"{number:032x}",
+            step="start",
+            ordered_unix_ms=ordered_unix_ms,
+            work_ms=work_ms,
+        ).body
+
+    hour = [order(number, EXPIRES - HOUR_MS, SHARE_MS // 4) for number in range(4)]
+    return [json.dumps(orders).encode() for orders in ([order(0, EXPIRES - 1, 0)], hour)]
 
 
 def _line() -> WeighedLine:
@@ -215,10 +269,19 @@ TARGETS = (
     Target(
         "polarise.rented.check_rented",
         plain(_rented),
-        lambda: [_lease()],
+        _leases,
         (RequestRejected, ProofRejected),
         MAX_BODY_BYTES,
-        covers=("polarise.rented.check_countersigned",),
+        covers=("polarise.rented.open_consent",),
+        weight=2,
+    ),
+    Target(
+        "polarise.occupied.check_occupied",
+        plain(_occupied),
+        _orders,
+        (RequestRejected, ProofRejected),
+        MAX_BODY_BYTES,
+        covers=("polarise.occupied.open_order",),
         weight=2,
     ),
     Target(

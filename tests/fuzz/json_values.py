@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import cast
 
 from neurons.agent.container_message import container_draft
-from neurons.base.tokens import TokenIssuer
+from neurons.base.tokens import Token, TokenIssuer
 from polarise.answers import MAX_ANSWER_BYTES, MAX_REFUSAL_BYTES, decoded, refusal_of, unix_ms
 from polarise.canonical import JsonValue
 from polarise.decode import MAX_BODY_BYTES, decode_json
@@ -23,6 +23,7 @@ from polarise.line import MAX_LINE_BYTES, decode_line, encode_line
 from polarise.messages import ContainerList
 from polarise.payloads import KIND_RULES, check_container_kind, check_payload
 from polarise.quantities import parse_size
+from polarise.rented import sign_consent
 from tests.fuzz.target import Target, plain, text_of
 from tests.support.identities import identity
 
@@ -223,9 +224,9 @@ TARGETS = (
     Target(
         "neurons.base.tokens.TokenIssuer.check",
         plain(lambda raw: TOKENS.check(raw.decode("latin-1"))),
-        lambda: [TOKENS.issue(ME.public_key).encode()],
+        lambda: [TOKENS.issue(ME.public_key, consent).encode() for consent in (None, sign_consent(ME, "0" * 64, 0, 1))],
         (RequestRejected,),
         64 * 1024,
-        encode=lambda value: TOKENS.issue(str(value)).encode(),
+        encode=lambda value: TOKENS.issue(cast(Token, value).key, cast(Token, value).consent).encode(),
     ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from neurons.base.http_server import HttpService
 from neurons.base.nonces import NonceStore
 from neurons.base.tokens import TokenIssuer
 from neurons.miner.journal import Journal
+from neurons.miner.orders import OrderBook
 from neurons.miner.pow import ChallengeHandler
 from neurons.miner.receipts import ReceiptWriter
 from neurons.miner.rented import RentedDevices
@@ -128,6 +129,7 @@ class ProvingMiner:
     identity: Identity
     journal: Journal
     rented: RentedDevices
+    clock: Clock
 
     def client(self, who: Identity = VALIDATOR, *, timeout_seconds: float = 10.0) -> MinerClient:
         """Return a validator's end."""
@@ -142,6 +144,7 @@ def proving_miner(
     start_solver: Callable[[], SolverProcess] | None = None,
     devices: tuple[DeviceClaim, ...] = (CPU,),
     identity: Identity = MINER,
+    validators: Collection[str] | None = None,
     duty_percent: float = 100,
     clock: Clock | None = None,
 ) -> Iterator[ProvingMiner]:
@@ -153,6 +156,7 @@ def proving_miner(
         start_solver: Instead of a process with that program.
         devices: What it says it has.
         identity: Who it is; `OWNER` owns it, whoever it is.
+        validators: Keys of the ledger's validators; None for a miner that knows no ledger.
         duty_percent: How much of an hour a device proves.
         clock: Of the proofs and leases; requests are judged by the system's.
     """
@@ -171,6 +175,7 @@ def proving_miner(
         identity,
         devices,
         tracker,
+        OrderBook(identity.public_key, tracker, validators),
         rented,
         clock,
         proof_seconds_max=60,
@@ -198,7 +203,7 @@ def proving_miner(
     thread = threading.Thread(target=service.run, args=(stop,), name="proving miner")
     thread.start()
     try:
-        yield ProvingMiner(endpoint, handler, views, identity, journal, rented)
+        yield ProvingMiner(endpoint, handler, views, identity, journal, rented, clock)
     finally:
         stop.set()
         thread.join()

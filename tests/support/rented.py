@@ -1,4 +1,4 @@
-"""A lease of one GPU, signed by miner and renter; right unless a test changes it."""
+"""A lease, of one GPU unless a test says otherwise, signed by miner and renter; right unless a test changes it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from polarise.receipt import STATEMENT_KIND as RECEIPT_KIND
 from polarise.receipt import Limits, Receipt
-from polarise.rented import STATEMENT_KIND, Countersignature, CountersignedReceipt
+from polarise.rented import STATEMENT_KIND, Countersignature, CountersignedReceipt, ShownLease
 from polarise.signing import Identity
-from polarise.statement import sign_statement
+from polarise.statement import SignedStatement, sign_statement
 from tests.support.identities import identity
 from tests.support.proving_miner import MINER
 
@@ -31,6 +31,16 @@ class Lease:
     countersigned_node: str = MINER.public_key
     granted_unix_ms: int = GRANTED
     expires_unix_ms: int = EXPIRES
+    devices: tuple[str, ...] = (GPU,)
+    cpu_milli: int = 1
+
+    def shown(self) -> ShownLease:
+        """Return both halves as they are shown."""
+        return ShownLease.of(self.signed())
+
+    def consented(self, consent: SignedStatement) -> ShownLease:
+        """Return the miner's half beside a consent."""
+        return ShownLease(receipt=sign_statement(self.miner, RECEIPT_KIND, _receipt(self)), consent=consent)
 
     def signed(self) -> CountersignedReceipt:
         """Return both halves."""
@@ -55,8 +65,8 @@ def _receipt(lease: Lease) -> Receipt:
         ssh_user="root",
         host_key="ssh-ed25519 AAAA",
         host_key_fingerprint="SHA256:x",
-        limits=Limits(memory_bytes=1, swap_bytes=0, cpu_milli=1, pids_count=1, shm_bytes=0),
-        devices=(GPU,),
+        limits=Limits(memory_bytes=1, swap_bytes=0, cpu_milli=lease.cpu_milli, pids_count=1, shm_bytes=0),
+        devices=lease.devices,
         image="sha256:0",
         isolation="standard",
         nonce="3" * 64,

@@ -105,6 +105,7 @@ class Audit:
                 report,
                 knows_beginning=first == 0,
                 now_unix_ms=self._clock.wall_unix_ms(),
+                validators=frozenset(member.key for member in self._genesis.validators),
                 is_strict=self._scope.is_strict,
             )
             entries.extend(bundles.check(epoch) for epoch in reader.epochs(first))

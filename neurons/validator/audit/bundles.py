@@ -10,7 +10,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -40,15 +40,24 @@ class BundleAuditor:
         report: Where findings go.
         knows_beginning: Whether the first epoch it sees is the validator's first.
         now_unix_ms: The auditor's wall clock: openings may be missing when their retention is over.
+        validators: Keys of the ledger's validators, whose orders excuse.
         is_strict: Whether openings that went earlier are a failure even where their validator signed that they did.
     """
 
     def __init__(
-        self, folder: Path, report: Report, *, knows_beginning: bool, now_unix_ms: int, is_strict: bool = False
+        self,
+        folder: Path,
+        report: Report,
+        *,
+        knows_beginning: bool,
+        now_unix_ms: int,
+        validators: Collection[str],
+        is_strict: bool = False,
     ) -> None:
         self._folder = folder
         self._report = report
         self._now_unix_ms = now_unix_ms
+        self._validators = validators
         self._is_strict = is_strict
         self._knows_all = knows_beginning
         self._knows_beginning = knows_beginning
@@ -135,7 +144,7 @@ class BundleAuditor:
         if self._is_strict:
             is_kept = bundle.openings_gone is None
             self._report.check(place.at("openings_gone"), is_kept, "openings were thrown away before their time")
-        for finding in self._computed(place, lambda: replay(bundle, self._now_unix_ms)):
+        for finding in self._computed(place, lambda: replay(bundle, self._now_unix_ms, self._validators)):
             if finding.holds is None:
                 self._report.word(finding.detail or finding.what)
             elif not finding.holds:

@@ -14,12 +14,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from polarise.decode import decode_model
 from polarise.errors import ErrorCode, RequestRejected
 from polarise.http_signatures import verify_request
-from polarise.messages import AllocateRequest, CountersignRequest, RenewRequest, SshKeyRequest
+from polarise.messages import AllocateRequest, CountersignRequest, RenewRequest, SshKeyRequest, TokenRequest
 from polarise.receipt import Limits, Receipt
-from polarise.rented import Countersignature
+from polarise.rented import Countersignature, open_consent
 from polarise.signing import Identity, SigningKey
 from polarise.ssh_keys import fingerprint, generate_key_pair
-from polarise.statement import sign_statement
+from polarise.statement import SignedStatement, sign_statement
 from tests.support.usage import usage_of
 
 LIMITS = Limits(memory_bytes=2 << 30, swap_bytes=0, cpu_milli=2000, pids_count=512, shm_bytes=64 << 20)
@@ -46,6 +46,7 @@ class SmallMiner:
     leases: dict[str, Receipt] = field(default_factory=dict)
     ssh_keys: dict[str, str | None] = field(default_factory=dict)
     countersigned: dict[str, str] = field(default_factory=dict)
+    consents: list[SignedStatement | None] = field(default_factory=list)
     seen: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     tamper: Callable[[str, Wire], Wire] = lambda _, wire: wire
     refuse: dict[str, tuple[int, dict[str, str], bytes]] = field(default_factory=dict)
@@ -76,6 +77,10 @@ class SmallMiner:
         """Route one verified request."""
         match (method, *path.strip("/").split("/")):
             case ("POST", "token"):
+                consent = decode_model(TokenRequest, body).consent if body else None
+                if consent is not None:
+                    open_consent(consent, renter_key=caller, miner_key=self.identity.public_key)
+                self.consents.append(consent)
                 return 200, {"status": "success", "token": "a.b.c", "expires_at": GRANTED.isoformat()}
             case ("POST", "allocate"):
                 return 200, self._allocate_once(decode_model(AllocateRequest, body), caller)

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from itsdangerous import URLSafeTimedSerializer
 
-from neurons.base.tokens import TokenIssuer, load_token_secrets
+from neurons.base.tokens import Token, TokenIssuer, load_token_secrets
 from polarise.errors import ConfigError, ErrorCode, RequestRejected
+from polarise.rented import sign_consent
+from polarise.signing import Identity, SigningKey
 
 KEY = "ab" * 32
 NODE_KEY = "cd" * 32
@@ -35,12 +37,12 @@ def token_of_age(seconds: int) -> str:
 
 def test_token_names_its_holder() -> None:
     issuer = TokenIssuer(["s" * 32], 60, NODE_KEY)
-    assert issuer.check(issuer.issue(KEY)) == KEY
+    assert issuer.check(issuer.issue(KEY)) == Token(KEY)
 
 
 def test_token_ends_with_its_expiry_and_not_before() -> None:
     issuer = TokenIssuer(["s" * 32], 60, NODE_KEY)
-    assert issuer.check(token_of_age(58)) == KEY
+    assert issuer.check(token_of_age(58)) == Token(KEY)
     assert code_of(issuer, token_of_age(62)) is ErrorCode.TOKEN_EXPIRED
 
 
@@ -72,10 +74,10 @@ def test_token_of_a_node_with_the_same_secret_is_refused() -> None:
 def test_rotation_keeps_old_tokens_until_the_old_secret_goes() -> None:
     old = TokenIssuer(["old" * 10], 60, NODE_KEY).issue(KEY)
     both = TokenIssuer(["new" * 10, "old" * 10], 60, NODE_KEY)
-    assert both.check(old) == KEY
+    assert both.check(old) == Token(KEY)
     fresh = both.issue(KEY)
     only_new = TokenIssuer(["new" * 10], 60, NODE_KEY)
-    assert only_new.check(fresh) == KEY
+    assert only_new.check(fresh) == Token(KEY)
     assert code_of(only_new, old) is ErrorCode.TOKEN_INVALID
 
 
@@ -99,3 +101,11 @@ def test_secret_others_can_read_is_refused(tmp_path: Path) -> None:
     path.chmod(0o640)
     with pytest.raises(ConfigError, match="mode 0640"):
         load_token_secrets(path, None)
+
+
+def test_token_carries_the_consent_it_was_asked_for_with() -> None:
+    issuer = TokenIssuer(["s" * 32], 60, NODE_KEY)
+    consent = sign_consent(Identity(SigningKey(b"r" * 32)), NODE_KEY, 1, 2)
+    assert issuer.check(issuer.issue(KEY, consent)) == Token(KEY, consent)
+    broken = URLSafeTimedSerializer(["s" * 32], salt=f"polarise/token/2/{NODE_KEY}").dumps({"key": KEY, "consent": {}})
+    assert code_of(issuer, str(broken)) is ErrorCode.TOKEN_INVALID

@@ -14,15 +14,15 @@ from neurons.miner.receipts import ReceiptWriter
 from neurons.miner.rented import RentedDevices
 from polarise.canonical import canonical_bytes
 from polarise.errors import ErrorCode, RequestRejected
-from polarise.messages import CountersignRequest
-from polarise.rented import STATEMENT_KIND, Countersignature, countersign
+from polarise.messages import CountersignRequest, PrepareAnswer
+from polarise.rented import LEASES_MAX, STATEMENT_KIND, Countersignature, countersign
 from polarise.signing import Identity
 from polarise.statement import SignedStatement, sign_statement
 from tests.support.http import Answer, send, signed
-from tests.support.identities import People, node_identity
+from tests.support.identities import People, identity, node_identity
 from tests.support.leases import lease
 from tests.support.miners import RunningMiner, engineless, running
-from tests.support.proving_miner import VALIDATOR, challenge_of, entry_of, proving_miner
+from tests.support.proving_miner import MINER, ProvingMiner, challenge_of, entry_of, proving_miner
 from utils.clock import SystemClock
 
 CONTAINER = "a" * 64
@@ -177,19 +177,52 @@ def test_countersignature_survives_a_restart(people: People, tmp_path: Path) -> 
         assert Rented(miner, people).is_kept()
 
 
-@pytest.mark.parametrize(("leased_milli", "is_busy"), [(600, False), (601, True)])
-def test_processor_is_busy_while_tenants_have_more_than_its_claim_leaves_free(
-    tmp_path: Path, leased_milli: int, is_busy: bool
+def tenants(miner: ProvingMiner, *cpus_milli: int, is_signed: bool = True) -> None:
+    """Let tenants hold so much of the processor, each by a lease of its own."""
+    renter, receipts = identity("tenant"), ReceiptWriter(MINER, "127.0.0.1")
+    for number, cpu_milli in enumerate(cpus_milli, len(miner.journal.all())):
+        held = lease(number, renter_key=renter.public_key, state=LeaseState.ACTIVE, container_id=f"{number:064x}")
+        held = replace(held, limits=held.limits.model_copy(update={"cpu_milli": cpu_milli}))
+        miner.journal.reserve(lambda _leases, held=held: held)  # type: ignore[misc]
+        if is_signed:
+            miner.rented.countersign(held, countersign(renter, receipts.sign(held), 0))
+
+
+def ask(miner: ProvingMiner) -> PrepareAnswer:
+    """Ask the processor to prove."""
+    return miner.client().prepare(challenge_of(entry_of())[1].prepare_request(), deadline_seconds=30)
+
+
+@pytest.mark.parametrize(("cpus_milli", "shown"), [((600,), 0), ((601,), 1), ((200, 300, 102), 3), ((1, 400, 300), 2)])
+def test_processor_that_tenants_hold_is_shown_by_the_fewest_leases(
+    tmp_path: Path, cpus_milli: tuple[int, ...], shown: int
 ) -> None:
     """Of two CPUs 30 % are 600 thousandths."""
     with proving_miner(tmp_path) as miner:
-        held = lease(3, renter_key=VALIDATOR.public_key, state=LeaseState.ACTIVE, container_id="c" * 64)
-        limits = held.limits.model_copy(update={"cpu_milli": leased_milli})
-        miner.journal.reserve(lambda _leases: replace(held, limits=limits))
-        request = challenge_of(entry_of())[1].prepare_request()
-        if not is_busy:
-            miner.client().prepare(request, deadline_seconds=30)
-            return
+        tenants(miner, *cpus_milli)
+        answer = ask(miner)
+        assert answer.status == ("rented" if shown else "success")
+        assert len(answer.excuse.leases if answer.excuse else ()) == shown
+        assert miner.handler.proving() == (frozenset() if shown else {"cpu"})
+
+
+def test_processor_that_cannot_be_shown_as_rented_is_busy(tmp_path: Path) -> None:
+    with proving_miner(tmp_path) as miner:
+        tenants(miner, 600)
+        tenants(miner, 1, is_signed=False)
         with pytest.raises(RequestRejected, match=r"tenants hold 0\.601 of 2 CPUs") as refused:
-            miner.client().prepare(request, deadline_seconds=30)
+            ask(miner)
         assert refused.value.status == 429
+        assert "miner status" in refused.value.hint
+
+
+def test_of_many_small_leases_no_more_are_shown_than_may_be(tmp_path: Path) -> None:
+    with proving_miner(tmp_path) as miner:
+        tenants(miner, *[601 // LEASES_MAX + 1] * LEASES_MAX)
+        answer = ask(miner)
+        assert answer.excuse is not None
+        assert len(answer.excuse.leases) == LEASES_MAX
+    with proving_miner(tmp_path / "smaller") as miner:
+        tenants(miner, *[600 // LEASES_MAX] * (LEASES_MAX + 1))
+        with pytest.raises(RequestRejected, match="too little of the processor"):
+            ask(miner)

@@ -1,4 +1,4 @@
-"""The miner's side of challenges over real HTTP: who supersedes whom, all devices at once, the share of an hour, leases."""
+"""The miner's side of challenges over real HTTP: who supersedes whom, all devices at once, orders, the share of an hour, leases."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from neurons.miner.inventory import Inventory
 from neurons.miner.lease import Expiry, Lease, LeaseState
 from neurons.miner.receipts import ReceiptWriter
 from neurons.miner.validations import ValidationTracker
+from polarise.clients import OrderedWork
 from polarise.errors import ErrorCode, RequestRejected, Unavailable
 from polarise.hardware import DeviceClaim
 from polarise.messages import CommitAnswer, PowSizes, PrepareAnswer, PrepareRequest, StartRequest
+from polarise.occupied import sign_order
 from polarise.rented import check_rented, countersign
 from polarise.signing import Identity
 from tests.support.clock import ManualClock
@@ -82,6 +84,10 @@ class Steps:
         """Let every solver take a step."""
         (self.folder / f"may-{step}").touch()
 
+    def forbid(self, step: str) -> None:
+        """Let no further solver take it."""
+        (self.folder / f"may-{step}").unlink(missing_ok=True)
+
     def count(self, step: str) -> int:
         """Return how many have reached it."""
         return len(list(self.folder.glob(f"{step}-*")))
@@ -108,9 +114,12 @@ def prepare(miner: ProvingMiner, number: int, device: str = "cpu", who: Identity
     return miner.client(who).prepare(request, deadline_seconds=SECONDS)
 
 
-def start(miner: ProvingMiner, number: int, who: Identity = VALIDATOR) -> CommitAnswer:
+def start(
+    miner: ProvingMiner, number: int, who: Identity = VALIDATOR, *, device: str = "cpu", work_ms: int = 1000
+) -> CommitAnswer:
     request = StartRequest(challenge_id=f"{number:032x}", epoch=1, beacon="0" * 64, nonce="1" * 64)
-    return miner.client(who).start(request, deadline_seconds=SECONDS).answer
+    work = OrderedWork(device, "pow", work_ms, SystemClock().wall_unix_ms())
+    return miner.client(who).start(request, work, deadline_seconds=SECONDS).answer
 
 
 def refusal(work: Callable[[], object]) -> RequestRejected:
@@ -157,14 +166,81 @@ def test_solver_at_work_is_killed_when_its_validator_begins_again(
         assert sorted(work.work_ms for work in tracker.work_since("cpu", 0)) == [0, 7000]
 
 
-def test_another_validator_waits_and_pays_nothing(tmp_path: Path, steps: Steps) -> None:
+def test_another_validator_is_shown_the_order_that_has_the_device(tmp_path: Path, steps: Steps) -> None:
     steps.allow("prepare")
     with proving_miner(tmp_path, program=steps.program) as miner:
         prepare(miner, 1)
-        refused = refusal(lambda: prepare(miner, 2, who=OTHER_VALIDATOR))
-        assert (refused.status, refused.code) == (429, ErrorCode.TOO_MANY_REQUESTS)
+        answer = prepare(miner, 2, who=OTHER_VALIDATOR)
+        assert answer.status == "occupied"
+        assert answer.excuse is not None
+        (order,) = answer.excuse.orders
+        assert (order.signer, order.body["challenge_id"]) == (VALIDATOR.public_key, f"{1:032x}")
         assert refusal(lambda: start(miner, 1, OTHER_VALIDATOR)).code is ErrorCode.NOT_FOUND
         assert steps.count("prepare") == 1
+
+
+def test_order_that_nobody_would_believe_is_not_shown(tmp_path: Path, steps: Steps) -> None:
+    """The device proves for somebody who is no validator of the ledger."""
+    steps.allow("prepare")
+    with proving_miner(tmp_path, program=steps.program, validators={OTHER_VALIDATOR.public_key}) as miner:
+        prepare(miner, 1)
+        refused = refusal(lambda: prepare(miner, 2, who=OTHER_VALIDATOR))
+        assert (refused.status, refused.code) == (429, ErrorCode.TOO_MANY_REQUESTS)
+
+
+def prepare_at(miner: ProvingMiner, number: int, who: Identity, ordered_unix_ms: int) -> PrepareAnswer:
+    """Ask with an order of another moment."""
+    sizes = PowSizes(shares=16, difficulty=1, slot=0)
+    request = PrepareRequest(kind="pow", sizes=sizes, challenge_id=f"{number:032x}", device="cpu")
+    return miner.client(who).prepare(request, deadline_seconds=SECONDS, ordered_unix_ms=ordered_unix_ms)
+
+
+@pytest.mark.parametrize("earlier_ms", [1, -1])
+def test_of_two_that_get_ready_the_earlier_order_has_the_device(
+    tmp_path: Path, steps: Steps, threads: ThreadPoolExecutor, earlier_ms: int
+) -> None:
+    """Whoever came first: the later one is shown the earlier order, and never the other way round."""
+    now_unix_ms = SystemClock().wall_unix_ms()
+    with proving_miner(tmp_path, program=steps.program) as miner:
+        first = threads.submit(prepare_at, miner, 1, VALIDATOR, now_unix_ms)
+        steps.await_count("prepare", 1)
+        second = threads.submit(prepare_at, miner, 2, OTHER_VALIDATOR, now_unix_ms - earlier_ms)
+        if earlier_ms > 0:
+            steps.await_count("prepare", 2)
+        steps.allow("prepare")
+        answers = {VALIDATOR.public_key: first.result(SECONDS), OTHER_VALIDATOR.public_key: second.result(SECONDS)}
+        proves = [key for key, answer in answers.items() if answer.status == "success"]
+        assert proves == [(OTHER_VALIDATOR if earlier_ms > 0 else VALIDATOR).public_key]
+        (excuse,) = (answer.excuse for answer in answers.values() if answer.status == "occupied")
+        assert excuse is not None
+        assert [order.signer for order in excuse.orders] == proves
+
+
+def test_stranger_to_the_ledger_displaces_nobody_and_is_displaced(
+    tmp_path: Path, steps: Steps, threads: ThreadPoolExecutor
+) -> None:
+    """Its order would excuse from nothing, whatever its stamp says."""
+    now_unix_ms = SystemClock().wall_unix_ms()
+    with proving_miner(tmp_path, program=steps.program, validators={VALIDATOR.public_key}) as miner:
+        stranger = threads.submit(prepare_at, miner, 1, OTHER_VALIDATOR, now_unix_ms - 1)
+        steps.await_count("prepare", 1)
+        known = threads.submit(prepare_at, miner, 2, VALIDATOR, now_unix_ms)
+        steps.await_count("prepare", 2)
+        again = refusal(lambda: prepare_at(miner, 3, OTHER_VALIDATOR, now_unix_ms - 1))
+        steps.allow("prepare")
+        assert known.result(SECONDS).status == "success"
+        assert again.status == 429
+        # The order that took its place is later than its own, which excuses from nothing.
+        assert refusal(stranger.result).status == 429
+
+
+def test_device_that_has_begun_to_wait_is_taken_by_no_earlier_order(tmp_path: Path, steps: Steps) -> None:
+    steps.allow("prepare")
+    now_unix_ms = SystemClock().wall_unix_ms()
+    with proving_miner(tmp_path, program=steps.program) as miner:
+        prepare_at(miner, 1, VALIDATOR, now_unix_ms)
+        assert refusal(lambda: prepare_at(miner, 2, OTHER_VALIDATOR, now_unix_ms - 1)).status == 429
+        assert prepare_at(miner, 3, OTHER_VALIDATOR, now_unix_ms + 1).status == "occupied"
 
 
 def test_challenge_is_started_once_and_not_before_it_is_ready(
@@ -202,30 +278,106 @@ def test_sixteen_devices_prove_at_once_and_the_miner_still_answers(
         assert miner.handler.proving() == frozenset()
 
 
-def test_share_of_an_hour_is_spent_over_all_validators_and_survives_a_restart(
+def prove_for(
+    miner: ProvingMiner, steps: Steps, threads: ThreadPoolExecutor, number: int, who: Identity, work_ms: int
+) -> None:
+    """Let the processor work for so long, by its own clock, on what announced as much."""
+    clock = miner.clock
+    assert isinstance(clock, ManualClock)
+    steps.forbid("solve")
+    before = steps.count("solve")
+    assert prepare(miner, number, who=who).status == "success"
+    proof = threads.submit(start, miner, number, who, work_ms=work_ms)
+    steps.await_count("solve", before + 1)
+    clock.advance(work_ms / 1000)
+    steps.allow("solve")
+    proof.result(SECONDS)
+
+
+def test_share_of_an_hour_is_declined_by_the_orders_that_filled_it_and_survives_a_restart(
     tmp_path: Path, steps: Steps, threads: ThreadPoolExecutor
 ) -> None:
     clock = ManualClock()
     steps.allow("prepare")
     devices = (CPU, GPUS[0])
     with proving_miner(tmp_path, program=steps.program, devices=devices, duty_percent=2, clock=clock) as miner:
-        prepare(miner, 1)
-        proof = threads.submit(start, miner, 1)
-        steps.await_count("solve", 1)
-        clock.advance(72)
-        steps.allow("solve")
-        proof.result(SECONDS)
-        refused = refusal(lambda: prepare(miner, 2, who=OTHER_VALIDATOR))
+        prove_for(miner, steps, threads, 1, VALIDATOR, 71_999)
+        prove_for(miner, steps, threads, 2, VALIDATOR, 1)
+        answer = prepare(miner, 3, who=OTHER_VALIDATOR)
+        assert (answer.status, answer.excuse is not None and len(answer.excuse.orders)) == ("occupied", 2)
+        assert prepare(miner, 4, GPUS[0].uuid).status == "success"
+    with proving_miner(tmp_path, program=steps.program, devices=devices, duty_percent=2, clock=clock) as miner:
+        assert prepare(miner, 5, who=OTHER_VALIDATOR) == answer
+        # Whose orders filled it has had its share, and they excuse from nobody's own.
+        refused = refusal(lambda: prepare(miner, 6))
         assert (refused.status, refused.code, refused.field) == (429, ErrorCode.DUTY_CAP, "device")
         assert refused.retry_after_seconds == 3600 - 72 + 1
         assert str(refused.retry_after_seconds) in refused.hint
-        prepare(miner, 3, GPUS[0].uuid)
-    with proving_miner(tmp_path, program=steps.program, devices=devices, duty_percent=2, clock=clock) as miner:
-        assert refusal(lambda: prepare(miner, 4)).code is ErrorCode.DUTY_CAP
         clock.advance(3600 - 72)
-        assert refusal(lambda: prepare(miner, 5)).retry_after_seconds == 1
+        assert refusal(lambda: prepare(miner, 7)).retry_after_seconds == 1
         clock.advance(0.001)
-        assert prepare(miner, 6).status == "success"
+        assert prepare(miner, 8).status == "success"
+
+
+def test_share_that_cannot_be_shown_is_no_reason_to_decline(
+    tmp_path: Path, steps: Steps, threads: ThreadPoolExecutor
+) -> None:
+    """Two validators filled it together: each would see less than the share, and call the decline by its name."""
+    clock = ManualClock()
+    steps.allow("prepare")
+    with proving_miner(tmp_path, program=steps.program, duty_percent=2, clock=clock) as miner:
+        prove_for(miner, steps, threads, 1, VALIDATOR, 40_000)
+        prove_for(miner, steps, threads, 2, OTHER_VALIDATOR, 40_000)
+        assert prepare(miner, 3).status == "success"
+    with proving_miner(tmp_path, program=steps.program, duty_percent=2, clock=clock) as miner:
+        prove_for(miner, steps, threads, 4, OTHER_VALIDATOR, 32_000)
+        assert prepare(miner, 5).status == "occupied"
+        assert refusal(lambda: prepare(miner, 6, who=OTHER_VALIDATOR)).code is ErrorCode.DUTY_CAP
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"miner_key": VALIDATOR.public_key}, ErrorCode.INVALID_FIELD),
+        ({"device": "GPU-1"}, ErrorCode.INVALID_FIELD),
+        ({"challenge_id": "0" * 32}, ErrorCode.INVALID_FIELD),
+        ({"step": "start"}, ErrorCode.INVALID_FIELD),
+        ({"identity": OTHER_VALIDATOR}, ErrorCode.INVALID_FIELD),
+        (None, ErrorCode.INVALID_FIELD),
+    ],
+)
+def test_order_of_another_challenge_is_refused_by_name_and_nothing_is_prepared(
+    tmp_path: Path, changes: dict[str, object] | None, code: ErrorCode
+) -> None:
+    right: dict[str, object] = {
+        "identity": VALIDATOR,
+        "miner_key": MINER.public_key,
+        "device": "cpu",
+        "kind": "pow",
+        "challenge_id": f"{1:032x}",
+        "step": "prepare",
+        "ordered_unix_ms": 1,
+    }
+    order = None if changes is None else sign_order(**{**right, **changes})  # type: ignore[arg-type]  # by name
+    sizes = PowSizes(shares=16, difficulty=1, slot=0)
+    request = PrepareRequest(kind="pow", sizes=sizes, challenge_id=f"{1:032x}", device="cpu", order=order)
+    with proving_miner(tmp_path) as miner:
+        refused = refusal(lambda: miner.handler.prepare(request, VALIDATOR.public_key))
+        assert (refused.status, refused.code, refused.field) == (422, code, "order")
+        assert miner.handler.proving() == frozenset()
+
+
+def test_order_with_a_broken_signature_is_refused(tmp_path: Path) -> None:
+    with proving_miner(tmp_path) as miner:
+        order = sign_order(
+            VALIDATOR, miner_key=MINER.public_key, device="cpu", kind="pow", challenge_id=f"{1:032x}", step="prepare",
+            ordered_unix_ms=1,
+        )  # fmt: skip
+        broken = order.model_copy(update={"body": {**order.body, "ordered_unix_ms": 2}})
+        sizes = PowSizes(shares=16, difficulty=1, slot=0)
+        request = PrepareRequest(kind="pow", sizes=sizes, challenge_id=f"{1:032x}", device="cpu", order=broken)
+        refused = refusal(lambda: miner.handler.prepare(request, VALIDATOR.public_key))
+        assert (refused.code, refused.field) == (ErrorCode.BAD_SIGNATURE, "order")
 
 
 def rent(miner: ProvingMiner, device: str = "GPU-0", *, renter: Identity = RENTER, seconds: int = 600) -> Lease:
@@ -255,12 +407,13 @@ def test_rented_gpu_shows_its_lease_only_once_the_renter_has_signed(tmp_path: Pa
         signed_by(miner, leased)
         answer = prepare(miner, 2, "GPU-0")
         assert answer.status == "rented"
-        assert answer.lease is not None
-        receipt = check_rented(
-            answer.lease,
+        assert answer.excuse is not None
+        (receipt,) = check_rented(
+            answer.excuse.leases,
             miner_key=MINER.public_key,
             owner_key=OWNER.public_key,
             device="GPU-0",
+            claimed_cpu_milli=1,
             now_unix_ms=SystemClock().wall_unix_ms(),
         )
         assert receipt.lease_id == leased.lease_id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from neurons.renter.leases import LeaseStore
 from polarise.cli import main as verify_main
 from polarise.decode import decode_model
 from polarise.errors import ConfigError, ConnectionLost, RequestRejected, Unavailable
+from polarise.rented import CONSENT_MS_MAX, open_consent
 from polarise.ssh_keys import generate_key_pair
 from polarise.statement import SignedStatement, sign_statement
 from tests.support.usage import usage_of
@@ -265,6 +267,20 @@ def test_usage_that_does_not_hold_is_not_kept_and_the_lease_is_over(
 def test_token_alone_goes_to_stdout(renter: Renter, miner: SmallMiner, capsys: pytest.CaptureFixture[str]) -> None:
     assert renter("token", "--miner", miner.endpoint) == 0
     assert capsys.readouterr().out == "a.b.c\n"
+
+
+def test_token_is_asked_for_with_a_consent_of_a_day_unless_the_renter_says_no(
+    renter: Renter, miner: SmallMiner
+) -> None:
+    assert renter("token", "--miner", miner.endpoint) == 0
+    assert renter("token", "--miner", miner.endpoint, "--no-consent") == 0
+    given, refused = miner.consents
+    assert refused is None
+    assert given is not None
+    consent = open_consent(given, renter_key=given.signer, miner_key=miner.identity.public_key)
+    now_unix_ms = time.time_ns() // 1_000_000
+    assert consent.covers(now_unix_ms)
+    assert consent.expires_unix_ms - now_unix_ms < CONSENT_MS_MAX
 
 
 @pytest.mark.parametrize(

@@ -29,11 +29,12 @@ from polarise.clients import MinerClient
 from polarise.epoch_record import STATEMENT_KIND, EpochRecord, record_path
 from polarise.errors import RejectReason
 from polarise.evidence import VerdictRecord, read_bundle
+from polarise.excuse import Excuse
 from polarise.ledger_registry import FOLDER
 from polarise.openings import GoneReason, word_of
 from polarise.registry import STATEMENT_KIND as ENTRY_KIND
 from polarise.registry import RegistryEntry
-from polarise.rented import CountersignedReceipt
+from polarise.rented import CountersignedReceipt, ShownLease
 from polarise.signing import Certificate, Identity, Purpose, SigningKey
 from polarise.statement import SignedStatement, sign_statement
 from polarise.transaction import SetValue
@@ -188,7 +189,7 @@ def test_answer_without_a_canonical_form_is_a_verdict_and_no_defect(
 def test_evidence_that_cannot_be_kept_leaves_a_score_without_it(tmp_path: Path, ledger: SmallLedger) -> None:
     """A miner without a line would make the record of an honest validator wrong."""
     node = ValidatorNode(_config(ledger), tmp_path / "node", VALIDATOR)
-    unhashed = CountersignedReceipt.model_validate_json(_UNHASHED_LEASE)
+    unhashed = Excuse(leases=(ShownLease.of(CountersignedReceipt.model_validate_json(_UNHASHED_LEASE)),))
     with proving_miner(tmp_path) as miner, _epochs(node) as service:
         run = service._rounds.run
 
@@ -196,7 +197,7 @@ def test_evidence_that_cannot_be_kept_leaves_a_score_without_it(tmp_path: Path, 
             outcome = run(*arguments)  # type: ignore[arg-type]
             assert outcome is not None
             proofs = outcome.proofs[MINER.public_key]
-            proofs = tuple(proof.model_copy(update={"rented": unhashed}) for proof in proofs)
+            proofs = tuple(proof.model_copy(update={"excuse": unhashed}) for proof in proofs)
             return dataclasses.replace(outcome, proofs={MINER.public_key: proofs})
 
         service._rounds.run = spoiled  # type: ignore[method-assign,assignment]

@@ -20,7 +20,8 @@ from challenges.proofs import sizes_of
 from neurons.miner.validations import ValidationTracker
 from neurons.validator.challenges import FILL_SECONDS, Challenge, fitted_params, kinds_of
 from neurons.validator.proof_trace import ProofTrace, check_commitment, signed_bytes
-from neurons.validator.replay_proof import Finding, replay_proof
+from neurons.validator.replay_finding import Finding
+from neurons.validator.replay_proof import replay_proof
 from neurons.validator.rounds import proof_evidence
 from neurons.validator.scoring import ScoringSystem
 from neurons.validator.stamper import Stamper

@@ -1,4 +1,4 @@
-"""A RENTED verdict replayed: it stands on a lease that both sides signed, at a moment of the examination."""
+"""A RENTED verdict of rules 2 replayed: it stands on a lease that both sides signed, at a moment of the examination."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from neurons.validator.challenges import Challenge, ChallengeGenerator
 from neurons.validator.replay import replay
-from neurons.validator.scoring import ScoringSystem
+from neurons.validator.scoring import version_2
 from polarise.block import block_hash
 from polarise.errors import RejectReason
 from polarise.evidence import (
@@ -65,8 +65,9 @@ def _bundle(
     beacon = bytes.fromhex(block_hash(block.encode()))
     challenges = generator.challenges(secret, beacon, MINER.public_key, DEVICE, 0)
     proofs = tuple(_proof(challenge, lease, reason) for challenge in challenges)
-    score: ScoreRecord = ScoringSystem().calculate_score(proofs, None, None, draw=DRAWN)
+    score: ScoreRecord = version_2.ScoringSystem().calculate_score(proofs, None, None, draw=DRAWN)
     return EvidenceBundle(
+        version=2,
         epoch=secret.epoch,
         examined_unix_ms=ended_unix_ms,
         validator_key=VALIDATOR.public_key,

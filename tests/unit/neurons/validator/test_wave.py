@@ -59,7 +59,7 @@ def engine() -> Iterator[VerificationEngine]:
 @pytest.fixture(scope="module")
 def wave() -> Iterator[Wave]:
     with Stamper() as stamper:
-        yield Wave(stamper)
+        yield Wave(stamper, validators=[VALIDATOR.public_key, OTHER_VALIDATOR.public_key])
 
 
 @pytest.fixture
@@ -144,13 +144,22 @@ def test_certificate_with_a_number_beyond_json_is_refused(wave: Wave, miner: Pro
     assert _rejection(wave, miner.client()).reason in {RejectReason.BAD_SIGNATURE, RejectReason.MISSING}
 
 
-def test_busy_device_has_declined(wave: Wave, miner: ProvingMiner) -> None:
-    """A challenge while another validator's is prepared is answered 429; whoever is asked in a window was not there then."""
-    _, first = challenge_of(entry_of())
-    miner.client(OTHER_VALIDATOR).prepare(first.prepare_request(), deadline_seconds=30)
+def test_busy_device_that_shows_nothing_has_declined(wave: Wave, miner: ProvingMiner) -> None:
+    """Whoever is asked in a window and answers 429 was not there then."""
+
+    def busy(_caller: Caller, _body: bytes) -> Response:
+        raise RequestRejected(ErrorCode.TOO_MANY_REQUESTS, "not now", status=429)
+
+    miner.views["/challenge/prepare"] = busy
     rejected = _rejection(wave, miner.client())
     assert rejected.reason is RejectReason.DECLINED
     assert rejected.message.startswith("busy: ")
+
+
+def test_device_that_proves_for_another_validator_is_occupied(wave: Wave, miner: ProvingMiner) -> None:
+    _, first = challenge_of(entry_of())
+    miner.client(OTHER_VALIDATOR).prepare(first.prepare_request(), deadline_seconds=30)
+    assert _rejection(wave, miner.client()).reason is RejectReason.OCCUPIED
 
 
 @pytest.mark.parametrize(
@@ -440,10 +449,10 @@ def test_device_proves_one_thing_at_a_time_whatever_its_kind(wave: Wave, miner: 
     _, first, second = challenges_of(entry_of())
     other = miner.client(OTHER_VALIDATOR)
     other.prepare(first.prepare_request(), deadline_seconds=30)
-    assert _rejection(wave, miner.client(), second).reason is RejectReason.DECLINED
+    assert _rejection(wave, miner.client(), second).reason is RejectReason.OCCUPIED
     other.start(first.start_request(), deadline_seconds=10)
     other.prepare(second.prepare_request(), deadline_seconds=30)
-    assert _rejection(wave, miner.client(), challenges_of(entry_of())[1]).reason is RejectReason.DECLINED
+    assert _rejection(wave, miner.client(), challenges_of(entry_of())[1]).reason is RejectReason.OCCUPIED
 
 
 @pytest.mark.parametrize(

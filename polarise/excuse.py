@@ -1,0 +1,22 @@
+"""What a miner shows a validator in place of a proof: leases in tenants' hands, or orders of other validators."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from polarise.decode import WireModel
+from polarise.occupied import ORDERS_MAX
+from polarise.rented import LEASES_MAX, ShownLease
+from polarise.statement import SignedStatement
+
+
+class Excuse(WireModel):
+    """One or the other; which of them it has to be is said beside it.
+
+    Attributes:
+        leases: Each signed by the miner and its renter; see `polarise.rented`.
+        orders: ``challenge_order`` statements of other validators; see `polarise.occupied`.
+    """
+
+    leases: tuple[ShownLease, ...] = Field(default=(), max_length=LEASES_MAX)
+    orders: tuple[SignedStatement, ...] = Field(default=(), max_length=ORDERS_MAX)
