@@ -176,6 +176,19 @@ class DockerConfig(Section):
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}$",
         description="Runtime of the engine that starts containers, by its name there (`docker info` lists them); default: the engine's own.",
     )
+    disk: Literal["auto", "loop", "none"] = Field(
+        "auto",
+        description="A file system of its own per lease, over a loop device: where it works, always (or not start), or never.",
+    )
+    disk_folder: Path | None = Field(
+        None,
+        description="Where the disks of leases and the trees of images lie; default: disks in the data directory. Nodes may share it.",
+    )
+    default_disk: SizeText = Field("4g", description="Disk of a lease that names none; rounded up to 128 MiB.")
+    total_disk: SizeText | None = Field(
+        None, description="Disk all leases may have together; default: what is free, less reserve_disk."
+    )
+    reserve_disk: SizeText = Field("2g", description="Free space of the host's disk that leases never get.")
     pids_limit: int = Field(512, ge=32, le=32768, description="Processes and threads per container.")
     default_ttl_seconds: int = Field(3600, ge=1, le=31536000, description="Length of a lease that names none.")
     max_ttl_seconds: int = Field(

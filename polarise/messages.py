@@ -52,7 +52,7 @@ class AllocateRequest(WireModel):
         memory: Size, for example ``2g``.
         cpu_count: CPUs, fractions in steps of 0.01.
         devices: UUIDs or indices, or a selector; an empty list asks for none.
-        disk: Size of the writable disk.
+        disk: Size of the disk that holds everything the container writes; rounded up to 128 MiB.
         image: Name of an image the miner allows.
         ssh_public_key: One OpenSSH public key without options; the caller's registered key or a one-time password
             is used when it is left out.
@@ -98,11 +98,13 @@ ShownBy = Literal["countersignature", "consent"]
 
 
 class ContainerUsage(WireModel):
-    """What a lease's container uses right now; None where the engine gives no figure."""
+    """What a lease's container uses right now; None where there is no figure. Disk counts the file system's own tables."""
 
     memory_bytes: int | None = None
     cpu_seconds: float | None = None
     pids_count: int | None = None
+    disk_bytes: int | None = None
+    disk_inodes: int | None = None
 
 
 class ContainerView(WireModel):
@@ -222,7 +224,8 @@ class SuccessAnswer(WireModel):
 class StatusAnswer(WireModel):
     """GET /status: who this node is and what is free.
 
-    ``runtime`` is what its settings name, None for the engine's own; nothing new is granted while ``is_draining``.
+    ``runtime`` is what its settings name, None for the engine's own; nothing new is granted while ``is_draining``;
+    ``disk_bytes_free`` is 0 where leases have no disks.
     """
 
     status: Literal["success"] = "success"
@@ -236,6 +239,7 @@ class StatusAnswer(WireModel):
     ssh_host: str
     runtime: str | None = None
     is_draining: bool = False
+    disk_bytes_free: int = 0
 
 
 class MatmulSizes(WireModel):

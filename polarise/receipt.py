@@ -26,6 +26,9 @@ class Limits(WireModel):
         cpu_milli: CPU time per second of wall time, in thousandths of one CPU.
         pids_count: Processes and threads.
         shm_bytes: Size of /dev/shm.
+        disk_bytes: Size of the disk that everything is on which can be written and is not memory; None where the lease
+            has no disk of its own and shares the host's.
+        disk_inodes: Files and folders that fit on it; None as above.
     """
 
     memory_bytes: int = Field(ge=1, lt=2**53)
@@ -33,6 +36,8 @@ class Limits(WireModel):
     cpu_milli: int = Field(ge=1, lt=2**31)
     pids_count: int = Field(ge=1, lt=2**31)
     shm_bytes: int = Field(ge=0, lt=2**53)
+    disk_bytes: int | None = Field(default=None, ge=1, lt=2**53)
+    disk_inodes: int | None = Field(default=None, ge=1, lt=2**53)
 
 
 class Receipt(WireModel):

@@ -20,6 +20,7 @@ from neurons.miner.node import MinerNode
 from neurons.miner.pow_library import COMPILER
 from polarise.signing import Identity
 from tests.lab.engine import why_no_lab
+from tests.support.disks import why_no_disks
 from tests.support.engine import remove_everything_of, why_no_engine
 from tests.support.identities import People, fresh_node_identity
 from tests.support.miners import RunningMiner, engineless, miner_config, running
@@ -43,6 +44,7 @@ def why_no_triton() -> str | None:
 
 REQUIREMENTS: dict[str, Callable[[], str | None]] = {
     "docker": why_no_engine,
+    "disk": why_no_disks,
     "lab": why_no_lab,
     "gpu": why_no_gpu,
     "compiler": why_no_compiler,

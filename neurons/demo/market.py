@@ -22,6 +22,7 @@ from config.schema import Config
 from neurons.demo.process import Daemon
 from neurons.ledger.genesis import new_genesis
 from neurons.ledger.node import GENESIS_FILE
+from neurons.miner.disk import unmount_all
 from neurons.miner.firewall import remove_rules
 from neurons.miner.join import entry_statement, measure_hardware, post, post_entry
 from neurons.miner.network import NodeNetwork
@@ -278,6 +279,7 @@ class Market:
             with contextlib.closing(client):
                 for container in labelled_containers(client, f"polarise.node={node_id}"):
                     remove_container(client, str(container.id))
+                unmount_all(node_id)
                 NodeNetwork(node_id).remove(client, f"polarise.node={node_id}")
             remove_rules(node_id)
         except Unavailable as err:
@@ -336,7 +338,11 @@ class Market:
         settings: dict[str, dict[str, object]] = {
             "network": {"port": 0},
             "access": {"validators": [self.validator_identity.public_key], "renters": [self.renter.public_key]},
-            "docker": {"default_memory": "512m", "container_prefix": "polarise-demo-"},
+            "docker": {
+                "default_memory": "512m",
+                "container_prefix": "polarise-demo-",
+                "disk_folder": str(self.root / "disks"),
+            },
             # Proven in every epoch, where a real miner is proven about once an hour.
             "miner": {"proof_duty_percent": 100},
             "ledger": self._ledger_settings(),

@@ -3,12 +3,15 @@
 Rules:
 - Every refusal names the field and what would be accepted.
 - What this miner cannot enforce is refused, never silently left out.
+- A disk is never smaller than asked for: it is rounded up to what can be made exactly.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from neurons.miner.disk import inodes_of, round_size
+from neurons.miner.disk_offer import DiskOffer
 from polarise.errors import ErrorCode, RequestRejected
 from polarise.messages import AllocateRequest
 from polarise.quantities import format_size, parse_size
@@ -18,6 +21,8 @@ from polarise.ssh_keys import parse_public_key
 # Beyond this a number is not the same in every JSON reader, and no receipt can carry it.
 MEMORY_BYTES_MAX = 2**53
 PAGE_BYTES = 4096
+# ext4 holds no more files, at one per 16 KiB.
+DISK_BYTES_MAX = 2**45
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +72,12 @@ class Admission:
 
     Args:
         defaults: Defaults and bounds.
+        disks: Whether there are disks, and of which size where a request names none.
     """
 
-    def __init__(self, defaults: AllocationDefaults) -> None:
+    def __init__(self, defaults: AllocationDefaults, disks: DiskOffer) -> None:
         self.defaults = defaults
+        self._disks = disks
 
     def validate(self, request: AllocateRequest, renter_key: str) -> ValidRequest:
         """Fill in defaults and check every field.
@@ -78,9 +85,6 @@ class Admission:
         Raises:
             RequestRejected: 422 or 400 naming the field.
         """
-        if request.disk is not None:
-            message = f"this miner cannot enforce disk={request.disk!r}"
-            raise rejected(ErrorCode.NOT_SUPPORTED, "disk", message, "leave disk out")
         isolation = request.isolation or "standard"
         public_key = self._public_key(request.ssh_public_key, renter_key)
         if isolation == "strict" and public_key is None:
@@ -124,6 +128,7 @@ class Admission:
             raise rejected(
                 ErrorCode.EXCEEDS_HOST, "memory", f"{request.memory} is more than any host has", "ask for less"
             )
+        disk = self._disk_bytes(request.disk)
         # The kernel counts in pages; a limit that is no multiple would be read back smaller than it was asked for.
         return Limits(
             memory_bytes=memory - memory % PAGE_BYTES,
@@ -131,7 +136,21 @@ class Admission:
             cpu_milli=round(request.cpu_count * 1000) if request.cpu_count is not None else defaults.cpu_milli,
             pids_count=defaults.pids_count,
             shm_bytes=min(defaults.shm_bytes, memory // 2 // PAGE_BYTES * PAGE_BYTES),
+            disk_bytes=disk,
+            disk_inodes=None if disk is None else inodes_of(disk),
         )
+
+    def _disk_bytes(self, wanted: str | None) -> int | None:
+        why_none = self._disks.why_none()
+        if why_none is not None:
+            if wanted is not None:
+                message = f"this miner gives no disk of its own: {why_none}"
+                raise rejected(ErrorCode.NOT_SUPPORTED, "disk", message, "leave disk out")
+            return None
+        size = self._disks.settings.default_bytes if wanted is None else parse_size(wanted)
+        if size >= DISK_BYTES_MAX:
+            raise rejected(ErrorCode.EXCEEDS_HOST, "disk", f"{wanted} is more than any host has", "ask for less")
+        return round_size(size)
 
     def _image(self, wanted: str | None) -> str:
         if wanted is None or wanted == self.defaults.image:

@@ -2,6 +2,7 @@
 
 Rules:
 - create -> start -> read the ``SSH-`` banner -> read the limits back; whoever fails on the way is removed here.
+- A lease that is promised a disk gets it before its container, whose root is then read-only; see `disk`.
 - Every object carries this node's label and the lease id, so that a restart finds its own and nothing else.
 - Ids that reach the engine come from our own journal, never from a caller.
 """
@@ -20,6 +21,7 @@ from docker.errors import APIError, ImageNotFound
 from docker.models.containers import Container
 from docker.types import Mount
 
+from neurons.miner.disk import LeaseDisks
 from neurons.miner.enforced import read_enforced
 from neurons.miner.gpu_request import GpuAccess, gpu_requests
 from neurons.miner.hard_limits import engine_limits
@@ -108,6 +110,7 @@ class ContainerManager:
         settings: What they have in common.
         network: The node's bridges.
         mount_events: Returns what puts a lease's event socket into its container.
+        disks: Makes the disks of leases.
         reach: Called with the name of each step; tests end the process there.
     """
 
@@ -117,12 +120,14 @@ class ContainerManager:
         settings: ContainerSettings,
         network: NodeNetwork,
         mount_events: Callable[[Lease], Mount],
+        disks: LeaseDisks,
         reach: StepObserver = lambda _step: None,
     ) -> None:
         self.client = client
         self.settings = settings
         self.network = network
         self.mount_events = mount_events
+        self.disks = disks
         self._reach = reach
 
     def login_files(self, lease_id: LeaseId) -> LoginFiles:
@@ -145,6 +150,8 @@ class ContainerManager:
             self._reach("allocate.files")
             image_id = self._image_id(lease.image)
             self.network.ensure(self.client, self.settings.label, lease.ssh_port)
+            if lease.limits.disk_bytes is not None:
+                self.disks.make(lease.lease_id, lease.limits.disk_bytes, image_id)
             container = self._create(lease, image_id)
             self._reach("allocate.created")
             self._start(container, lease)
@@ -218,6 +225,7 @@ class ContainerManager:
         for container in self.containers_of(lease.lease_id):
             remove_container(self.client, str(container.id))
         self._reach("terminate.removed")
+        self.disks.remove(lease.lease_id)
         self.login_files(lease.lease_id).remove()
         self._reach("terminate.files")
 
@@ -242,7 +250,8 @@ class ContainerManager:
         """
         pid = _pid_of(container)
         try:
-            differences = read_enforced(pid).differences(lease.limits, self.settings.profile.privileges(lease))
+            allowed = self.settings.profile.privileges(lease)
+            differences = read_enforced(pid).differences(lease.limits, allowed) + self.disks.differences(lease, pid)
         except (OSError, KeyError, ValueError) as err:
             raise LimitNotApplied(f"the limits of the container cannot be read back: {err}") from err
         if differences:
@@ -270,7 +279,9 @@ class ContainerManager:
             "mounts": [
                 Mount(MOUNT, str(self.login_files(lease.lease_id).mounted), type="bind", read_only=True),
                 self.mount_events(lease),
+                *(self.disks.mounts(lease.lease_id) if limits.disk_bytes is not None else ()),
             ],
+            "read_only": limits.disk_bytes is not None,
             "mem_limit": limits.memory_bytes,
             "memswap_limit": limits.memory_bytes + limits.swap_bytes,
             # Not nano_cpus: the engine would not let a slot's be changed.

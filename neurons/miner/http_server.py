@@ -227,6 +227,7 @@ class MinerRoutes:
             leases_count=sum(not lease.is_slot for lease in leases),
             cpu_milli_free=free.cpu_milli,
             memory_bytes_free=free.memory_bytes,
+            disk_bytes_free=max(0, free.disk_bytes),
             devices_free=free.devices,
             ssh_host=self._receipts.advertised_host,
             runtime=self._leases.manager.settings.profile.runtime,

@@ -4,12 +4,12 @@ Rules:
 - More than the host has can never be given: EXCEEDS_HOST (422). More than is free now: NO_CAPACITY (409).
 - A device belongs to one lease at a time; a port to one lease as long as it lives.
 - A device that proves at this moment is not handed out: the proof would be cut or the tenant slowed.
-- Nothing is remembered here: what is leased is asked of the journal's rows.
+- Nothing is remembered here: what is leased is asked of the journal's rows, what the disk has left of the host.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from neurons.miner.lease import Lease
@@ -31,6 +31,12 @@ class Free:
     cpu_milli: int
     devices: tuple[str, ...]
     leases_count: int
+    disk_bytes: int
+
+
+def no_disks() -> int:
+    """Return the disk that leases may have together where they get none of their own."""
+    return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,7 @@ class Inventory:
         ssh_ports: Ports for ssh.
         leases_max: Leases at a time.
         leases_per_key_max: Leases of one renter at a time.
+        disk_capacity: Returns the disk all leases may have together at this moment, in bytes; 0 where they get none.
     """
 
     memory_bytes: int
@@ -52,6 +59,7 @@ class Inventory:
     ssh_ports: range
     leases_max: int
     leases_per_key_max: int
+    disk_capacity: Callable[[], int] = no_disks
 
     def free(self, leases: Iterable[Lease]) -> Free:
         """Return what is left beside ``leases``; warm slots among them wait for whoever comes."""
@@ -62,6 +70,7 @@ class Inventory:
             cpu_milli=self.cpu_milli - sum(lease.limits.cpu_milli for lease in leases),
             devices=tuple(gpu.uuid for gpu in self.gpus if gpu.uuid not in used),
             leases_count=self.leases_max - len(leases),
+            disk_bytes=self.disk_capacity() - sum(lease.limits.disk_bytes or 0 for lease in leases),
         )
 
     def check_host(self, limits: Limits) -> None:
@@ -74,6 +83,8 @@ class Inventory:
             raise _exceeds("memory", format_size(limits.memory_bytes), format_size(self.memory_bytes))
         if limits.cpu_milli > self.cpu_milli:
             raise _exceeds("cpu_count", f"{limits.cpu_milli / 1000:g}", f"{self.cpu_milli / 1000:g}")
+        if limits.disk_bytes is not None and limits.disk_bytes > (most := self.disk_capacity()):
+            raise _exceeds("disk", format_size(limits.disk_bytes), format_size(most))
 
     def check_free(self, limits: Limits, renter_key: str, leases: Sequence[Lease]) -> None:
         """Refuse what does not fit beside ``leases``.
@@ -95,6 +106,8 @@ class Inventory:
             raise _no_capacity("memory", f"{format_size(max(free.memory_bytes, 0))} of memory are free")
         if limits.cpu_milli > free.cpu_milli:
             raise _no_capacity("cpu_count", f"{max(free.cpu_milli, 0) / 1000:g} CPUs are free")
+        if limits.disk_bytes is not None and limits.disk_bytes > free.disk_bytes:
+            raise _no_capacity("disk", f"{format_size(max(free.disk_bytes, 0))} of disk are free")
 
     def pick_devices(
         self,

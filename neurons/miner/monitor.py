@@ -1,23 +1,30 @@
-"""What containers use right now, asked of the engine on demand."""
+"""What containers use right now, asked of the engine and of their disks on demand."""
 
 from __future__ import annotations
 
 import docker
 from docker.errors import APIError
 
+from neurons.miner.disk import LeaseDisks
 from neurons.miner.lease import Lease
 from polarise.messages import ContainerUsage
 from utils.docker_utils import engine_errors
 
 
 class ResourceMonitor:
-    """Reads the usage of one container at a time."""
+    """Reads the usage of one container at a time.
 
-    def __init__(self, client: docker.DockerClient) -> None:
+    Args:
+        client: The engine.
+        disks: The disks of leases.
+    """
+
+    def __init__(self, client: docker.DockerClient, disks: LeaseDisks) -> None:
         self._client = client
+        self._disks = disks
 
     def usage(self, lease: Lease) -> ContainerUsage:
-        """Return memory, CPU time and processes; None where the engine gives no figure.
+        """Return memory, CPU time, processes and disk; None where there is no figure.
 
         Raises:
             Unavailable: The engine cannot be asked.
@@ -26,10 +33,13 @@ class ResourceMonitor:
             try:
                 stats = self._client.api.stats(str(lease.container_id), stream=False, one_shot=True)
             except APIError:
-                return ContainerUsage()
+                stats = {}
+        disk = self._disks.usage(lease.lease_id)
         cpu_ns = stats.get("cpu_stats", {}).get("cpu_usage", {}).get("total_usage")
         return ContainerUsage(
             memory_bytes=stats.get("memory_stats", {}).get("usage"),
             cpu_seconds=None if cpu_ns is None else cpu_ns / 1e9,
             pids_count=stats.get("pids_stats", {}).get("current"),
+            disk_bytes=None if disk is None else disk.disk_bytes,
+            disk_inodes=None if disk is None else disk.inodes_count,
         )

@@ -26,11 +26,14 @@ from neurons.miner.allocate import ResourceAllocator
 from neurons.miner.anchor import Anchor
 from neurons.miner.bandwidth_cap import BandwidthCap
 from neurons.miner.container import ContainerManager
+from neurons.miner.disk import LeaseDisks
+from neurons.miner.disk_offer import DiskOffer
 from neurons.miner.drain import Drain
 from neurons.miner.engine import EngineWatch
 from neurons.miner.firewall import Firewall
 from neurons.miner.hardware import detect_devices
 from neurons.miner.http_server import MinerRoutes
+from neurons.miner.image_tree import ImageTrees
 from neurons.miner.journal import Journal
 from neurons.miner.keeper import LeaseKeeper
 from neurons.miner.lease_events import LeaseEvents
@@ -104,13 +107,21 @@ class MinerNode(BaseNode):
         )
         cap = BandwidthCap(config.network.lease_upload_bits_per_second, config.network.lease_download_bits_per_second)
         network = NodeNetwork(self.node_id, settings.ssh_ports(config, self.node_id), self.firewall, cap)
-        manager = self.build_manager(ContainerManager(client, container_settings, network, events.mount, self.reach))
+        disk_folder = config.docker.disk_folder or files.root / "disks"
+        trees = ImageTrees(client, disk_folder / "images", self.node_id)
+        disks = LeaseDisks(disk_folder, self.node_id, trees, self.reach)
+        defaults = settings.allocation_defaults(config)
+        offered_images = sorted({defaults.image, *defaults.allowed_images})
+        self.disk_offer = DiskOffer(client, disks, settings.disk_settings(config), offered_images)
+        manager = self.build_manager(
+            ContainerManager(client, container_settings, network, events.mount, disks, self.reach)
+        )
         metering = Metering(journal, book, manager, clock)
         drain = Drain(files.root)
-        admission = Admission(settings.allocation_defaults(config))
+        admission = Admission(defaults, self.disk_offer)
         leases = RunningLeases(manager, journal, admission, events, metering, clock, self.reach)
         receipts = ReceiptWriter(self.identity, config.network.advertised_host)
-        inventory = settings.inventory(config, self.node_id)
+        inventory = settings.inventory(config, self.node_id, self.disk_offer.capacity_bytes)
         rented = RentedDevices(
             journal,
             receipts,
@@ -181,7 +192,7 @@ class MinerNode(BaseNode):
             VerdictBook(self.identity.public_key, tracker, clock),
             receipts,
             rented,
-            ResourceMonitor(client),
+            ResourceMonitor(client, disks),
             tokens,
             Health({"engine": engine.check, "firewall": self.firewall.check, "services": self.check_services}),
             MetricsTracker(),
@@ -204,6 +215,7 @@ class MinerNode(BaseNode):
         services: list[Service] = [
             self.firewall,
             engine,
+            self.disk_offer,
             self.reconciler,
             LeaseKeeper(leases, clock),
             metering,
@@ -236,4 +248,5 @@ class MinerNode(BaseNode):
             "url": f"http://{self.config.network.host}:{self.http.port}",
             "image": settings.base_image(self.config),
             "leases_max": self.config.docker.max_leases,
+            "disk": self.disk_offer.why_none() or "one per lease",
         }

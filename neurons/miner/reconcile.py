@@ -5,7 +5,8 @@ Rules:
 - ACTIVE: kept while its container runs. A container that stopped is started again with the same port, key and limits,
   once as long as this process lives, and must greet as a new one does; if it does not, or stops again, the lease ends.
 - DELETING: finish the removal.
-- A container or folder of this node without a row is removed; things of other nodes are never looked at.
+- A container, folder or disk of this node without a row is removed; things of other nodes are never looked at.
+- After a reboot the disk of a lease is mounted again before its container is started again.
 - An engine that cannot be asked changes nothing. A lease that somebody holds is left to the next time, never waited for.
 """
 
@@ -19,6 +20,7 @@ from docker.models.containers import Container
 
 from neurons.miner.allocate import ResourceAllocator
 from neurons.miner.container import LEASE_LABEL, LimitNotApplied, NotGreeted
+from neurons.miner.disk import DiskFailed
 from neurons.miner.lease import Lease, LeaseId, LeaseState
 from neurons.miner.locks import LeaseBusy
 from polarise.errors import Unavailable
@@ -77,6 +79,7 @@ class Reconciler:
         for container in containers:
             self._remove_if_unknown(container)
         self._remove_unknown_folders()
+        self._remove_unknown_disks()
         self._allocator.events.settle(self._allocator.journal.all)
 
     def _settle(self, lease_id: LeaseId, containers: list[Container]) -> None:
@@ -119,8 +122,11 @@ class Reconciler:
             return "the container stopped a second time"
         manager = self._allocator.manager
         try:
+            manager.disks.ensure(lease)
             with engine_errors():
                 container.start()
+        except DiskFailed as err:
+            return str(err)
         except APIError as err:
             return str(err.explanation or err)
         self._revived.add(lease.lease_id)
@@ -142,3 +148,10 @@ class Reconciler:
             lease_id = LeaseId(folder.name)
             if self._allocator.journal.by_id(lease_id) is None and not self._allocator.is_in_flight(lease_id):
                 self._allocator.manager.login_files(lease_id).remove()
+
+    def _remove_unknown_disks(self) -> None:
+        disks = self._allocator.manager.disks
+        for lease_id in disks.known():
+            if self._allocator.journal.by_id(lease_id) is None and not self._allocator.is_in_flight(lease_id):
+                logger.warning("removing a disk without a lease", extra={"lease_id": lease_id})
+                disks.remove(lease_id)

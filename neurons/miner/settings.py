@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from config.schema import Config
 from neurons.base.access import RoleTable
 from neurons.base.data_dir import DataDir
 from neurons.base.ledger_access import ledger_genesis
 from neurons.miner.admission import AllocationDefaults
 from neurons.miner.container import ContainerSettings
-from neurons.miner.inventory import Inventory
+from neurons.miner.disk_offer import DiskSettings
+from neurons.miner.inventory import Inventory, no_disks
 from neurons.miner.profile import Profile
 from neurons.miner.seccomp import seccomp_profile
 from neurons.setup.image import base_image_reference
@@ -52,8 +55,25 @@ def known_validators(config: Config) -> frozenset[str] | None:
     return frozenset(member.key for member in ledger_genesis(config).validators)
 
 
-def inventory(config: Config, node_id: str) -> Inventory:
+def disk_settings(config: Config) -> DiskSettings:
+    """Return what the owner says of the disks of leases."""
+    total = config.docker.total_disk
+    return DiskSettings(
+        mode=config.docker.disk,
+        default_bytes=parse_size(config.docker.default_disk),
+        reserve_bytes=parse_size(config.docker.reserve_disk),
+        total_bytes=None if total is None else parse_size(total),
+        engine_host=config.docker.host,
+    )
+
+
+def inventory(config: Config, node_id: str, disk_capacity: Callable[[], int] = no_disks) -> Inventory:
     """Return what of this host is for lease.
+
+    Args:
+        config: Settings.
+        node_id: Twelve hex digits.
+        disk_capacity: Returns the disk all leases may have together.
 
     Raises:
         ConfigError: The reserve leaves nothing, or a default lease would not fit.
@@ -67,6 +87,7 @@ def inventory(config: Config, node_id: str) -> Inventory:
         ssh_ports=ssh_ports(config, node_id),
         leases_max=config.docker.max_leases,
         leases_per_key_max=config.access.quota_leases,
+        disk_capacity=disk_capacity,
     )
     for path, wanted, most in (
         ("docker.default_memory", parse_size(config.docker.default_memory), stock.memory_bytes),

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from neurons.setup.check import Check, Role, Status
 from neurons.setup.checkout import Checkout
-from neurons.setup.checks import engine, image, interpreter, kernel, machine, network
+from neurons.setup.checks import engine, image, interpreter, kernel, lease_disk, machine, network
 from neurons.setup.errors import SetupError
 from neurons.setup.image import built_unix_seconds, image_id
 from neurons.setup.preflight import Login, preflight, read_login
@@ -55,6 +55,7 @@ def examine(checkout: Checkout, role: Role, *, image: str, api_port: int, deep: 
         *_examine_image(checkout, facts, image, deep=deep),
         *_examine_network(api_port),
         *_examine_machine(role, machine.measure_disk_free_bytes(disk), str(disk)),
+        lease_disk.check_lease_disk(lease_disk.measure_lease_disk()),
         machine.check_nvidia(machine.measure_nvidia(facts.runtimes)),
     ]
 

@@ -55,6 +55,7 @@ def packages_for(*, with_engine: bool, builds_image: bool, development: bool = F
         Package("iproute2", lambda: find_program("ip") is not None),
         Package("openssh-client", lambda: bool(find_program("ssh") and find_program("ssh-keygen"))),
         Package("e2fsprogs", lambda: find_program("mkfs.ext4") is not None),
+        Package("mount", lambda: bool(find_program("mount") and find_program("umount"))),
         Package("ca-certificates", CA_BUNDLE.exists),
     ]
 

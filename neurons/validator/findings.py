@@ -3,6 +3,7 @@
 Rules:
 - The output is a stranger's: bounded, exact fields and types, nothing unknown.
 - Files must say exactly what the receipt says (CPU within 1 %); a limit that is missing never holds.
+- A disk that the receipt promises has its exact size, and nothing outside of it can be written.
 - The behaviour must agree: a child that wants more memory than there is dies at the limit, burning processes get no more
   than a quarter above their CPU time, and what must not be possible is not. "Untried" is believed only of attempts
   that need a program which the image may lack.
@@ -48,7 +49,7 @@ CLAIM_FLOOR_PPM = 100_000
 PPM = 1_000_000
 # Not tried by an earlier version, whose bundles are replayed too.
 LATER_ATTEMPTS = frozenset({"open_vsock_socket", "open_device_netlink"})
-SINCE_CLAIMS = ("cpus_count", "memory_total_bytes", "disk")
+ADDED_LATER = ("cpus_count", "memory_total_bytes", "disk", "own_disk")
 
 Number = Annotated[int, Field(ge=0, lt=2**53)]
 Mask = Annotated[str, Field(pattern=r"^[0-9a-f]{1,16}$")]
@@ -79,6 +80,15 @@ class DiskTrial(WireModel):
     is_intact: bool
 
 
+class OwnDisk(WireModel):
+    """The disk under the container's folders: its size, and whether anything at the top can be written outside of it."""
+
+    disk_bytes: Number
+    disk_inodes: Number
+    is_root_writable: bool
+    folders_elsewhere: Number
+
+
 class Findings(WireModel):
     """Everything the probe prints, see `neurons.validator.probe`, and what we measured from outside.
 
@@ -107,6 +117,7 @@ class Findings(WireModel):
     cpus_count: Number | None = None
     memory_total_bytes: Number | None = None
     disk: DiskTrial | None = None
+    own_disk: OwnDisk | None = None
     network: NetworkTrial | None = None
 
 
@@ -123,7 +134,7 @@ def decode_findings(raw: bytes) -> Findings:
             RejectReason.SSH_FAILED, f"the probe's output cannot be read: {printable(err.message)}"[:400]
         ) from err
     # What is not looked at is not judged, so that leaving it out must not be a way to pass.
-    if lacking := [name for name in SINCE_CLAIMS if getattr(findings, name) is None]:
+    if lacking := [name for name in ADDED_LATER if getattr(findings, name) is None]:
         raise ProofRejected(RejectReason.SSH_FAILED, f"the probe's output lacks {', '.join(lacking)}")
     if untold := sorted(LATER_ATTEMPTS - findings.attempts.keys()):
         raise ProofRejected(RejectReason.SSH_FAILED, f"the probe's output lacks {', '.join(untold)}")
@@ -156,14 +167,20 @@ def check_findings(findings: Findings, receipt: Receipt) -> int:
     if not hmac.compare_digest(findings.chain, expected_chain(receipt.nonce)):
         raise ProofRejected(RejectReason.SSH_FAILED, "the proof inside the container is not the receipt's")
     checks = [*_files(findings, receipt.limits), *_privileges(findings), *_behaviour(findings, receipt.limits)]
+    checks += _own_disk(findings.own_disk, receipt.limits)
     for name, got, expected, holds in checks:
         if not holds:
             raise ProofRejected(RejectReason.LIMIT_NOT_HELD, f"{name} does not hold", got=got, expected=expected)
     return len(checks) + 1
 
 
-def check_claims(findings: Findings, hardware: HardwareClaim) -> int:
+def check_claims(findings: Findings, hardware: HardwareClaim, limits: Limits) -> int:
     """Compare what was seen with what the miner claims for its whole host.
+
+    Args:
+        findings: What was seen.
+        hardware: What is claimed.
+        limits: What the container was promised: the disk of a lease hides how large the host's is.
 
     Returns:
         How many checks were made; what an earlier version did not look at is none.
@@ -171,7 +188,7 @@ def check_claims(findings: Findings, hardware: HardwareClaim) -> int:
     Raises:
         ProofRejected: CLAIM_NOT_MET with both figures.
     """
-    checks = [*_host(findings, hardware), *_disk(findings.disk, hardware.disk_bytes)]
+    checks = [*_host(findings, hardware), *_disk(findings.disk, hardware.disk_bytes, limits)]
     if findings.network is not None:
         checks.append(bandwidth.check(findings.network, hardware.network_bits_per_second))
     for name, got, expected, holds in checks:
@@ -242,11 +259,23 @@ def _host(findings: Findings, hardware: HardwareClaim) -> Iterator[_Check]:
         yield "memory_bytes of the host", total, f">= {hardware.memory_bytes}", total >= hardware.memory_bytes
 
 
-def _disk(disk: DiskTrial | None, claimed_bytes: int) -> Iterator[_Check]:
+def _own_disk(disk: OwnDisk | None, limits: Limits) -> Iterator[_Check]:
+    if limits.disk_bytes is None:
+        return
+    for name in ("disk_bytes", "disk_inodes"):
+        got, expected = disk and getattr(disk, name), getattr(limits, name)
+        yield name, got, expected, got == expected
+    outside = None if disk is None else disk.folders_elsewhere + disk.is_root_writable
+    yield "the disk as the only place to write", outside, 0, outside == 0
+
+
+def _disk(disk: DiskTrial | None, claimed_bytes: int, limits: Limits) -> Iterator[_Check]:
     if disk is None or claimed_bytes == 0:
         return
     is_usable = disk.is_intact and disk.written_bytes > 0
     yield "a disk that keeps a file", f"{disk.written_bytes} bytes written, intact {is_usable}", "intact", is_usable
+    if limits.disk_bytes is not None:
+        return
     least = claimed_bytes * CLAIM_FLOOR_PPM // PPM
     yield "disk_bytes of the host", disk.total_bytes, f">= {least}", disk.total_bytes >= least
 

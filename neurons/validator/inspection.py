@@ -183,7 +183,7 @@ class Inspector:
         trace.findings = decode_findings(output).model_copy(update={"network": network})
         trace.checks_count = check_findings(trace.findings, receipt)
         if hardware is not None:
-            trace.checks_count += check_claims(trace.findings, hardware)
+            trace.checks_count += check_claims(trace.findings, hardware, receipt.limits)
 
     def _receipt(self, client: MinerClient, trace: InspectionTrace) -> Receipt:
         if trace.receipt is None:

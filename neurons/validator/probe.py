@@ -27,6 +27,7 @@ BLOCK = 4 << 20
 UNLIMITED = 1 << 62
 DISK_BYTES = 32 << 20
 DISK_SECONDS = 5.0
+KERNELS = ("dev", "proc", "sys")
 DISK_FOLDER = "/var/tmp"  # noqa: S108  of a container of our own
 
 
@@ -53,6 +54,7 @@ def main(nonce: str, memory_bytes: int, cpu_milli: int) -> None:
         "chain": chain(nonce),
         "cpu": burn(cpu_milli // 1000 + 2),
         "disk": write_and_read(DISK_FOLDER),
+        "own_disk": own_disk(DISK_FOLDER),
         "memory": exhaust(memory_bytes) if memory_bytes <= MEMORY_TRIED_MAX else None,
     }
     sys.stdout.write(encode(found) + "\n")
@@ -293,6 +295,18 @@ def spin() -> None:
     end = time.monotonic() + CPU_SECONDS
     while time.monotonic() < end:
         pass
+
+
+def own_disk(folder: str) -> dict[str, int | bool]:
+    """Return the size of the disk a folder is on, whether all that can be written at the top is on it, and the root."""
+    size, device = os.statvfs(folder), os.stat(folder).st_dev
+    tops = [entry for entry in os.scandir("/") if entry.is_dir(follow_symlinks=False) and entry.name not in KERNELS]
+    return {
+        "disk_bytes": size.f_blocks * size.f_frsize,
+        "disk_inodes": size.f_files,
+        "is_root_writable": os.access("/", os.W_OK),
+        "folders_elsewhere": sum(entry.stat().st_dev != device for entry in tops),
+    }
 
 
 def write_and_read(folder: str) -> dict[str, int | bool]:

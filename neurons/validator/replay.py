@@ -148,7 +148,7 @@ def _inspection(bundle: EvidenceBundle, entry: RegistryEntry, inspection: Inspec
         raw = canonical_bytes(inspection.findings)  # type: ignore[arg-type]  # came through JSON, so it is JSON
         findings = decode_model(Findings, raw)
         check_findings(findings, receipt)
-        check_claims(findings, entry.hardware)
+        check_claims(findings, entry.hardware, receipt.limits)
     except (SubnetError, ValueError) as err:
         reason = err.reason if isinstance(err, ProofRejected) else RejectReason.SSH_FAILED
     found = inspection.verdict.reason

@@ -23,7 +23,8 @@ from polarise.messages import AllocateRequest
 from polarise.receipt import Receipt
 from polarise.signing import Identity
 from polarise.ssh_keys import generate_key_pair
-from tests.support.engine import containers_of, engine
+from tests.support.disks import FOLDER, left_over, why_no_disks
+from tests.support.engine import containers_of, engine, remove_everything_of
 from tests.support.identities import People
 from tests.support.miners import MinerProcess, can_connect, miner_config, miner_process, wait_until
 from tests.support.ssh import Login
@@ -31,10 +32,13 @@ from tests.support.worker import free_port
 
 pytestmark = [pytest.mark.docker, pytest.mark.e2e]
 
-ALLOCATE_STEPS = ("reserved", "files", "created", "started", "greeted", "password", "activated")
+ALLOCATE_STEPS = (
+    *("reserved", "files", "created", "started", "greeted", "password", "activated"),
+    *(pytest.param(step, marks=pytest.mark.disk) for step in ("disk_file", "disk_mounted", "disk")),
+)
 # Of a lease that is made of a warm slot.
 WARM_STEPS = ("reserved", "updated", "handed-over", "activated")
-TERMINATE_STEPS = ("journaled", "removed", "files")
+TERMINATE_STEPS = ("journaled", "removed", pytest.param("disk_unmounted", marks=pytest.mark.disk), "files")
 
 
 @dataclass
@@ -71,12 +75,15 @@ class Machine:
 
     def assert_empty(self) -> None:
         assert self.state() == ([], [], [], [])
+        wait_until(lambda: left_over(self.identity.public_key[:12]) == [], 5, "something of a disk is left")
 
     def assert_one_lease(self, container_id: str) -> None:
         rows, of_rows, of_engine, folders = self.state()
         assert of_rows == of_engine == [container_id]
         assert [row.split() for row in rows] == [[folders[0], LeaseState.ACTIVE]]
         assert len(folders) == 1
+        if why_no_disks() is None:
+            assert sorted(path.name for path in (FOLDER / self.identity.public_key[:12]).iterdir()) == folders
 
 
 @pytest.fixture(name="machine")
@@ -84,9 +91,7 @@ def machine_of_one_miner(people: People, node_identity: Identity, tmp_path: Path
     config = miner_config(people, network={"port": free_port()})
     machine = Machine(people, node_identity, tmp_path / "node", config)
     yield machine
-    with engine() as client:
-        for container_id in containers_of(client, node_identity.public_key[:12]):
-            client.api.remove_container(container_id, force=True, v=True)
+    remove_everything_of(node_identity.public_key[:12])
 
 
 @pytest.mark.parametrize("step", ALLOCATE_STEPS)

@@ -88,7 +88,7 @@ class SmallNode(MinerNode):
     manager_type: type[ContainerManager] = ContainerManager
 
     def build_manager(self, manager: ContainerManager) -> ContainerManager:
-        return self.manager_type(manager.client, manager.settings, manager.network, manager.mount_events)
+        return self.manager_type(manager.client, manager.settings, manager.network, manager.mount_events, manager.disks)
 
 
 @contextmanager

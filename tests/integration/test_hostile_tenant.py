@@ -192,7 +192,7 @@ def test_leases_due_together_are_all_killed_before_one_is_removed(miner: Running
     client = miner.client(people.renter)
     answers = [client.allocate(AllocateRequest(memory="64m", cpu_count=0.1)) for _ in range(3)]
     journal, manager = miner.allocator.journal, miner.allocator.manager
-    noting = Noting(manager.client, manager.settings, manager.network, manager.mount_events)
+    noting = Noting(manager.client, manager.settings, manager.network, manager.mount_events, manager.disks)
     noting.done = []
     # A keeper of this test's own, with one thread; the miner's own comes too late for leases that it never saw active.
     allocator = miner.allocator

@@ -132,7 +132,7 @@ def test_lease_granted_while_reconciling_is_not_taken_for_a_lost_one(
 ) -> None:
     class Node(MinerNode):
         def build_manager(self, manager: ContainerManager) -> ContainerManager:
-            slow = ListedEarlier(manager.client, manager.settings, manager.network, manager.mount_events)
+            slow = ListedEarlier(manager.client, manager.settings, manager.network, manager.mount_events, manager.disks)
             slow.between = []
             return slow
 

@@ -14,6 +14,7 @@ from docker.errors import APIError
 from neurons.miner.container import NODE_LABEL
 from neurons.miner.firewall import remove_rules
 from neurons.setup.image import base_image_reference
+from tests.support.disks import remove_disks_of
 from utils.docker_utils import connect
 
 # Nothing listens there. Not a unix socket: docker-py leaks one per refused connection, and the warning would fail the test.
@@ -54,11 +55,12 @@ def containers_of(client: docker.DockerClient, node_id: str) -> list[str]:
 
 
 def remove_everything_of(node_id: str) -> None:
-    """Remove containers, networks and packet filter rules of a node; what is gone already is fine."""
+    """Remove containers, disks, networks and packet filter rules of a node; what is gone already is fine."""
     with engine() as client:
         for container_id in containers_of(client, node_id):
             with contextlib.suppress(APIError):
                 client.api.remove_container(container_id, v=True, force=True)
+        remove_disks_of(node_id)
         for network in client.networks.list(filters={"label": f"{NODE_LABEL}={node_id}"}):
             with contextlib.suppress(APIError):
                 network.remove()

@@ -122,5 +122,11 @@ def findings_wire(**changes: object) -> dict[str, object]:
             "read_us": 20_000,
             "is_intact": True,
         },
+        "own_disk": {
+            "disk_bytes": 10 << 30,
+            "disk_inodes": 1 << 20,
+            "is_root_writable": True,
+            "folders_elsewhere": 0,
+        },
         **changes,
     }

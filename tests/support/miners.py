@@ -20,6 +20,7 @@ from neurons.miner.allocate import ResourceAllocator
 from neurons.miner.node import MinerNode
 from polarise.clients import MinerClient
 from polarise.signing import Identity
+from tests.support.disks import FOLDER
 from tests.support.engine import DEAD_ENGINE
 from tests.support.identities import People
 
@@ -33,7 +34,14 @@ def miner_config(people: People, **sections: Mapping[str, object]) -> Config:
         "network": {"port": 0},
         "access": people.access(),
         "miner": {"proof_duty_percent": 100},
-        "docker": {"default_memory": "128m", "default_cpu_count": 0.25, "start_timeout_seconds": 30, "warm_slots": 0},
+        "docker": {
+            "default_memory": "128m",
+            "default_cpu_count": 0.25,
+            "default_disk": "256m",
+            "disk_folder": str(FOLDER),
+            "start_timeout_seconds": 30,
+            "warm_slots": 0,
+        },
     }
     for name, section in sections.items():
         values[name] = {**values.get(name, {}), **section}
@@ -42,7 +50,9 @@ def miner_config(people: People, **sections: Mapping[str, object]) -> Config:
 
 def engineless(people: People, **sections: Mapping[str, object]) -> Config:
     """Return settings of a miner whose engine is not there: whatever must not need Docker works, the rest is 503."""
-    return miner_config(people, **{**sections, "docker": {"host": DEAD_ENGINE, **sections.get("docker", {})}})
+    return miner_config(
+        people, **{**sections, "docker": {"host": DEAD_ENGINE, "disk": "none", **sections.get("docker", {})}}
+    )
 
 
 @dataclass

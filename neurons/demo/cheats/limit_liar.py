@@ -31,4 +31,6 @@ class LimitLiar(MinerNode):
 
     def build_manager(self, manager: ContainerManager) -> ContainerManager:
         """Replace the honest manager."""
-        return LimitlessManager(manager.client, manager.settings, manager.network, manager.mount_events, self.reach)
+        return LimitlessManager(
+            manager.client, manager.settings, manager.network, manager.mount_events, manager.disks, self.reach
+        )

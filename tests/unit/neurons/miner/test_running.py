@@ -21,6 +21,7 @@ from neurons.miner.running import RunningLeases
 from neurons.miner.usage_book import UsageBook
 from polarise.errors import ErrorCode, RequestRejected, Unavailable
 from tests.support.clock import ManualClock
+from tests.support.disks import disk_offer
 from tests.support.engine import DEAD_ENGINE
 from tests.support.identities import identity
 from tests.support.leases import lease
@@ -53,9 +54,10 @@ def engineless_leases(tmp_path: Path, clock: ManualClock) -> Iterator[RunningLea
     settings = ContainerSettings("0" * 12, "polarise-", "127.0.0.1", tmp_path / "leases", 1)
     with Journal(tmp_path / "journal.sqlite") as journal:
         events = LeaseEvents(AgentClient(tmp_path))
-        manager = ContainerManager(client, settings, NodeNetwork("0" * 12), events.mount)
+        offer = disk_offer(client, tmp_path, mode="none")
+        manager = ContainerManager(client, settings, NodeNetwork("0" * 12), events.mount, offer.disks)
         metering = Metering(journal, UsageBook(journal, identity("miner")), manager, clock)
-        yield RunningLeases(manager, journal, Admission(DEFAULTS), events, metering, clock)
+        yield RunningLeases(manager, journal, Admission(DEFAULTS, offer), events, metering, clock)
     client.close()
 
 

@@ -18,7 +18,7 @@ from challenges.proofs import MatmulProver, PowProver, Work
 from challenges.solver import NumpyBackend
 from neurons.cli import main
 from neurons.validator.challenges import Challenge
-from neurons.validator.findings import SINCE_CLAIMS, Findings
+from neurons.validator.findings import ADDED_LATER, Findings
 from neurons.validator.metrics import FILE_NAME, MetricsHandler, StoredScore
 from neurons.validator.proof_trace import ProofTrace, check_commitment, signed_bytes
 from neurons.validator.replay import replay
@@ -110,7 +110,7 @@ def test_bundle_survives_the_disk_and_replays(bundle: EvidenceBundle, tmp_path: 
 def test_findings_of_an_earlier_version_replay(bundle: EvidenceBundle) -> None:
     """They have no figures of processors, memory and disk; nothing is concluded from that."""
     wire = json.loads(canonical_bytes(bundle.to_wire()))
-    for name in (*SINCE_CLAIMS, "network"):
+    for name in (*ADDED_LATER, "network"):
         del wire["inspection"]["findings"][name]
     old = EvidenceBundle.model_validate_json(json.dumps(wire))
     assert old.to_wire() == wire

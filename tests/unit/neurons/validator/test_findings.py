@@ -13,8 +13,8 @@ import pytest
 from neurons.validator import probe
 from neurons.validator.bandwidth import NetworkTrial
 from neurons.validator.findings import (
+    ADDED_LATER,
     LATER_ATTEMPTS,
-    SINCE_CLAIMS,
     Findings,
     check_claims,
     check_findings,
@@ -24,6 +24,7 @@ from neurons.validator.findings import (
 from polarise.decode import decode_model
 from polarise.errors import ProofRejected, RejectReason
 from polarise.hardware import HardwareClaim
+from polarise.receipt import Limits
 from tests.support.evidence import LIMITS, findings_wire, receipt
 from tests.support.proving_miner import CPU
 
@@ -72,6 +73,43 @@ def test_each_limit_that_does_not_hold_is_named(changes: dict[str, object]) -> N
     assert caught.value.reason is RejectReason.LIMIT_NOT_HELD
 
 
+WITH_DISK = LIMITS.model_copy(update={"disk_bytes": 256 << 20, "disk_inodes": 16384})
+OWN_DISK = {"disk_bytes": 256 << 20, "disk_inodes": 16384, "is_root_writable": False, "folders_elsewhere": 0}
+
+
+def test_disk_of_its_own_is_checked_where_it_is_promised() -> None:
+    found = decode_findings(json.dumps(findings_wire(own_disk=OWN_DISK)).encode())
+    assert check_findings(found, receipt(WITH_DISK)) == check_findings(found, receipt()) + 3
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"disk_bytes": (256 << 20) + 4096},
+        {"disk_bytes": (256 << 20) - 4096},
+        {"disk_inodes": 16385},
+        {"is_root_writable": True},
+        {"folders_elsewhere": 1},
+    ],
+)
+def test_disk_that_is_not_the_promised_one_is_named(changes: dict[str, object]) -> None:
+    found = decode_findings(json.dumps(findings_wire(own_disk={**OWN_DISK, **changes})).encode())
+    with pytest.raises(ProofRejected, match="disk") as caught:
+        check_findings(found, receipt(WITH_DISK))
+    assert caught.value.reason is RejectReason.LIMIT_NOT_HELD
+
+
+def test_promised_disk_that_nobody_looked_at_does_not_hold() -> None:
+    found = decode_findings(json.dumps(findings_wire()).encode()).model_copy(update={"own_disk": None})
+    with pytest.raises(ProofRejected, match="disk_bytes"):
+        check_findings(found, receipt(WITH_DISK))
+
+
+def test_receipt_from_before_disks_were_promised_is_read() -> None:
+    wire = {name: value for name, value in LIMITS.to_wire().items() if not name.startswith("disk_")}
+    assert decode_model(Limits, json.dumps(wire).encode()) == LIMITS
+
+
 CLAIMED = HardwareClaim(
     cpu_model="a processor",
     cpu_milli=2000,
@@ -91,9 +129,14 @@ TRIAL = NetworkTrial(
 )
 
 
-def _claims(claimed: HardwareClaim = CLAIMED, network: NetworkTrial | None = TRIAL, **changes: object) -> int:
+def _claims(
+    claimed: HardwareClaim = CLAIMED,
+    network: NetworkTrial | None = TRIAL,
+    limits: Limits = LIMITS,
+    **changes: object,
+) -> int:
     found = decode_findings(json.dumps(findings_wire(**changes)).encode())
-    return check_claims(found.model_copy(update={"network": network}), claimed)
+    return check_claims(found.model_copy(update={"network": network}), claimed, limits)
 
 
 def test_host_that_has_what_it_claims_passes_at_the_bound() -> None:
@@ -121,19 +164,26 @@ def test_claim_that_is_broken_by_the_least_is_named_with_both_figures(changes: d
     assert caught.value.expected is not None
 
 
+def test_size_of_the_host_s_disk_is_not_judged_by_a_disk_of_the_lease() -> None:
+    small = {**DISK, "total_bytes": 1}
+    assert _claims(limits=WITH_DISK, disk=small) == 4
+    with pytest.raises(ProofRejected, match="disk"):
+        _claims(limits=WITH_DISK, disk={**small, "is_intact": False})
+
+
 def test_what_is_not_claimed_is_not_judged() -> None:
     claimed = CLAIMED.model_copy(update={"disk_bytes": 0, "network_bits_per_second": 0})
     nothing = TRIAL.model_copy(update={"sent_bytes": 0})
     assert _claims(claimed, nothing, disk={**DISK, "written_bytes": 0}) == 3
 
 
-@pytest.mark.parametrize("name", ["cpus_count", "memory_total_bytes", "disk"])
+@pytest.mark.parametrize("name", ADDED_LATER)
 def test_findings_of_an_earlier_version_are_read_and_a_probe_of_today_leaves_nothing_out(name: str) -> None:
     """A bundle that is replayed has none of it; what a container prints today has all of it."""
-    old = {key: value for key, value in findings_wire().items() if key not in SINCE_CLAIMS}
+    old = {key: value for key, value in findings_wire().items() if key not in ADDED_LATER}
     kept = decode_model(Findings, json.dumps(old).encode())
     assert check_findings(kept, receipt()) > 20
-    assert check_claims(kept, CLAIMED) == 0
+    assert check_claims(kept, CLAIMED, LIMITS) == 0
     wire = findings_wire()
     del wire[name]
     with pytest.raises(ProofRejected, match=name) as caught:

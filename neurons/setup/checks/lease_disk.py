@@ -1,0 +1,53 @@
+"""The disks of leases: can this machine give each lease a file system of its own, with a size that holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from neurons.setup.check import Check, met, warning
+from neurons.setup.shell import find_program, is_root
+
+# Program -> the Debian package that brings it.
+PROGRAMS = {"mkfs.ext4": "e2fsprogs", "mount": "mount", "umount": "mount", "tar": "tar"}
+LOOP_CONTROL = Path("/dev/loop-control")
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseDiskFacts:
+    """Who we are, which programs are missing, and whether the kernel has loop devices."""
+
+    is_root: bool = True
+    missing: tuple[str, ...] = ()
+    has_loop_devices: bool = True
+
+
+def measure_lease_disk() -> LeaseDiskFacts:
+    """Look, without mounting anything."""
+    missing = tuple(name for name in PROGRAMS if find_program(name) is None)
+    return LeaseDiskFacts(is_root(), missing, LOOP_CONTROL.exists())
+
+
+def obstacle(facts: LeaseDiskFacts) -> tuple[str, str] | None:
+    """Return what stands in the way of disks for leases, and the fix; None where nothing does."""
+    if facts.missing:
+        packages = sorted({PROGRAMS[name] for name in facts.missing})
+        return f"not installed: {', '.join(facts.missing)}", f"apt-get install {' '.join(packages)}"
+    if not facts.has_loop_devices:
+        return (
+            f"there is no {LOOP_CONTROL}",
+            "modprobe loop; in a container or a small VM, ask its host for loop devices",
+        )
+    if not facts.is_root:
+        return "only root may mount file systems", "run the miner as root"
+    return None
+
+
+def check_lease_disk(facts: LeaseDiskFacts) -> Check:
+    """Judge it; a miner without disks for its leases still works, but a tenant can fill the host's disk."""
+    name, required = "disks of leases", "root, loop devices, mkfs.ext4"
+    found = obstacle(facts)
+    if found is None:
+        return met(name, "can be made", required)
+    cause = "leases share the host's disk without a limit, and `disk` in a request is refused"
+    return warning(name, found[0], required, cause, found[1])
