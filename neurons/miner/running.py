@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from neurons.miner.admission import Admission, rejected
@@ -24,6 +24,7 @@ from neurons.miner.lease_events import LeaseEvents
 from neurons.miner.locks import WAIT_SECONDS, LeaseBusy, LeaseLocks
 from neurons.miner.login import password_entry
 from neurons.miner.metering import Metering
+from neurons.miner.scrub import scrub as scrub_gpus
 from polarise.errors import ErrorCode, RequestRejected, Unavailable
 from polarise.ssh_keys import parse_public_key
 from polarise.statement import SignedStatement
@@ -45,6 +46,7 @@ class RunningLeases:
         metering: Counts what they use.
         clock: Wall and boot clock.
         reach: Called with the name of each step; tests end the process there.
+        scrub: Overwrites the memory of GPUs before somebody else gets them.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class RunningLeases:
         metering: Metering,
         clock: Clock,
         reach: StepObserver = lambda _step: None,
+        scrub: Callable[[Sequence[str]], None] = scrub_gpus,
     ) -> None:
         self.manager = manager
         self.journal = journal
@@ -65,6 +68,7 @@ class RunningLeases:
         self._admission = admission
         self._clock = clock
         self._reach = reach
+        self._scrub = scrub
 
     def of_container(self, container_id: str) -> Lease:
         """Return the active lease of a container id (or a prefix of 12 digits or more).
@@ -225,7 +229,7 @@ class RunningLeases:
 
         Raises:
             LeaseBusy: Somebody still works on it.
-            Unavailable: The engine cannot be asked.
+            Unavailable: The engine cannot be asked, or a GPU's memory is not clean yet; reconcile goes on.
         """
         with self.locks.holding(lease.lease_id, wait_seconds):
             if self.journal.by_id(lease.lease_id) is None:
@@ -233,6 +237,7 @@ class RunningLeases:
             self.metering.read_last(lease)
             self.manager.stop_container(lease)
             now_unix_ms = self._clock.wall_unix_ms()
+            self._scrub(lease.devices)
             self.journal.forget(lease.lease_id, now_unix_ms, also=self.metering.ended(now_unix_ms))
             self.events.ended(lease.lease_id)
         logger.info("lease ended", extra={"lease_id": lease.lease_id})
