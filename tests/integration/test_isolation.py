@@ -1,6 +1,10 @@
 """Both isolations as a renter gets them: what works inside, and what the kernel holds, seen from the host."""
 
 import contextlib
+import importlib.util
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,14 +12,16 @@ import pytest
 
 from neurons.miner.hard_limits import HardLimits, engine_limits
 from neurons.miner.login import LOG
+from neurons.miner.node import MinerNode
 from neurons.miner.profile import CAPABILITY_MASK, OPEN_FILES_MAX
-from polarise.errors import RequestRejected
+from polarise.errors import ConfigError, RequestRejected, Unavailable
 from polarise.messages import AllocateAnswer, AllocateRequest
 from polarise.receipt import STATEMENT_KIND, Receipt
+from polarise.signing import Identity
 from polarise.ssh_keys import generate_key_pair
 from tests.support.engine import engine
 from tests.support.identities import People
-from tests.support.miners import RunningMiner
+from tests.support.miners import RunningMiner, miner_config, running
 from tests.support.ssh import Login
 
 pytestmark = pytest.mark.docker
@@ -45,6 +51,21 @@ def leased(
     finally:
         with contextlib.suppress(RequestRejected):
             client.terminate(answer.container_id)
+
+
+def audit(port: int) -> dict[str, list[str]]:
+    """Return what `ssh-audit` has against a server: level -> algorithms."""
+    if importlib.util.find_spec("ssh_audit") is None:
+        pytest.skip("ssh-audit is not installed; `make setup-dev` brings it")
+    command = [sys.executable, "-m", "ssh_audit.ssh_audit", "--json", "--port", str(port), "127.0.0.1"]
+    # Its status says the worst level, so that a warning is no 0.
+    report = json.loads(subprocess.run(command, capture_output=True, timeout=60, check=False).stdout)
+    found: dict[str, list[str]] = {"fail": [], "warn": []}
+    for algorithm in (item for kind in ("kex", "key", "enc", "mac") for item in report[kind]):
+        for level in found.keys() & algorithm["notes"].keys():
+            found[level].append(algorithm["algorithm"])
+    found["fail"] += [str(cve) for cve in report["cves"]]
+    return found
 
 
 def status_of(container_id: str) -> dict[str, str]:
@@ -90,6 +111,18 @@ def test_strict_lease_has_no_root_and_no_capability_at_all(miner: RunningMiner, 
         assert (view.isolation, view.ssh_user) == ("strict", "renter")
 
 
+@pytest.mark.parametrize("isolation", ["standard", "strict"])
+def test_ssh_offers_what_an_auditor_has_nothing_against(
+    miner: RunningMiner, people: People, tmp_path: Path, isolation: str
+) -> None:
+    """Both warnings say that curve25519 alone is not safe from quantum computers; Python's client has nothing newer."""
+    with leased(miner, people, tmp_path, isolation=isolation) as (answer, _):
+        assert audit(answer.ssh_port) == {
+            "fail": [],
+            "warn": ["curve25519-sha256", "curve25519-sha256@libssh.org"],
+        }
+
+
 def test_strict_lease_has_terminal_sftp_events_and_log(miner: RunningMiner, people: People, tmp_path: Path) -> None:
     with leased(miner, people, tmp_path, isolation="strict") as (_, login):
         assert "renter" in login.output("script -qc 'id -un' /dev/null; tty || true")
@@ -117,3 +150,34 @@ def test_strict_lease_that_stopped_comes_back_as_it_was(miner: RunningMiner, peo
         miner.reconcile()
         assert login.output("cat ~/file; id -un; grep -c ^renter: /etc/passwd").split() == ["kept", "renter", "1"]
         assert int(status_of(answer.container_id)["CapBnd"], 16) == 0
+
+
+def test_runtime_and_cpus_are_those_of_the_settings(people: People, node_identity: Identity, tmp_path: Path) -> None:
+    config = miner_config(people, docker={"runtime": "runc", "cpuset_cpus": "0"})
+    with (
+        running(MinerNode(config, tmp_path / "node", node_identity)) as miner,
+        leased(miner, people, tmp_path) as rented,
+    ):
+        assert miner.client(people.renter).status().runtime == "runc"
+        assert status_of(rented[0].container_id)["Cpus_allowed_list"] == "0"
+        assert rented[1].output("nproc") == "1"
+        assert miner.allocator.inventory.cpu_milli == 1000
+
+
+def test_runtime_that_the_engine_does_not_know_is_told_and_leaves_nothing(
+    people: People, node_identity: Identity, tmp_path: Path
+) -> None:
+    config = miner_config(people, docker={"runtime": "no-such-runtime"})
+    with running(MinerNode(config, tmp_path / "node", node_identity)) as miner:
+        with pytest.raises(Unavailable, match="no-such-runtime"):
+            miner.client(people.renter).allocate(AllocateRequest())
+        assert miner.allocator.journal.all() == []
+
+
+def test_cpu_that_this_host_has_not_ends_the_start(people: People, node_identity: Identity, tmp_path: Path) -> None:
+    config = miner_config(people, docker={"cpuset_cpus": "0,99999"})
+    with (
+        pytest.raises(ConfigError, match="this host has no CPU 99999"),
+        running(MinerNode(config, tmp_path, node_identity)),
+    ):
+        pytest.fail("it started")
