@@ -13,7 +13,7 @@ import contextlib
 import ipaddress
 import logging
 import threading
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -180,7 +180,7 @@ class NodeNetwork:
 
     def _create(self, client: docker.DockerClient, bridge: Bridge, labels: dict[str, str]) -> None:
         refusal = "all are routed elsewhere"
-        for subnet in self._free_subnets(bridge):
+        for subnet in free_subnets(self.node_id, bridge.number, _routes()):
             try:
                 client.networks.create(
                     bridge.name,
@@ -206,17 +206,45 @@ class NodeNetwork:
             retry_after_seconds=RETRY_SECONDS,
         )
 
-    def _free_subnets(self, bridge: Bridge) -> Iterator[ipaddress.IPv4Network]:
-        """Yield the subnets a bridge may take, its own first; a subnet that this host routes elsewhere is left out."""
-        count = 1 << (SUBNET_PREFIX - SUBNETS.prefixlen)
-        routed = _routed_subnets()
-        begin = int(self.node_id[:8], 16) + bridge.number
-        for step in range(count // STRIDE):
-            number = (begin + step * STRIDE) % count
-            address = int(SUBNETS.network_address) + (number << (32 - SUBNET_PREFIX))
-            subnet = ipaddress.IPv4Network((address, SUBNET_PREFIX))
-            if not any(subnet.overlaps(other) for other in routed):
-                yield subnet
+
+def free_subnets(node_id: str, number: int, routed: Sequence[ipaddress.IPv4Network]) -> Iterator[ipaddress.IPv4Network]:
+    """Yield the subnets a bridge may take, its own first.
+
+    Args:
+        node_id: Twelve hex digits.
+        number: Of the bridge.
+        routed: What this host routes elsewhere; a subnet that overlaps is left out.
+    """
+    count = 1 << (SUBNET_PREFIX - SUBNETS.prefixlen)
+    begin = int(node_id[:8], 16) + number
+    for step in range(count // STRIDE):
+        place = (begin + step * STRIDE) % count
+        subnet = ipaddress.IPv4Network((int(SUBNETS.network_address) + (place << (32 - SUBNET_PREFIX)), SUBNET_PREFIX))
+        if not any(subnet.overlaps(other) for other in routed):
+            yield subnet
+
+
+def routed_subnets(text: str) -> list[ipaddress.IPv4Network]:
+    """Return the routes inside our range out of the text of /proc/net/route.
+
+    A wider one, such as 10.0.0.0/8 of a LAN, takes nothing from it: the bridge's own route is the narrower.
+    """
+    found: list[ipaddress.IPv4Network] = []
+    for line in text.splitlines()[1:]:
+        words = line.split()
+        # The kernel prints both in the host's byte order, which is little-endian wherever this runs.
+        address, mask = (int.from_bytes(bytes.fromhex(words[index]), "little") for index in (1, 7))
+        network = ipaddress.IPv4Network((address, mask.bit_count()))
+        if network.subnet_of(SUBNETS):
+            found.append(network)
+    return found
+
+
+def _routes() -> list[ipaddress.IPv4Network]:
+    """Read the host's routes; where that cannot be done the engine alone says what overlaps."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return routed_subnets(ROUTES.read_text(encoding="ascii"))
+    return []
 
 
 def _find(client: docker.DockerClient, name: str) -> Network | None:
@@ -232,17 +260,3 @@ def _interface_of(network: Network) -> str:
 
 def _labelled(client: docker.DockerClient, label: str) -> list[Network]:
     return list(client.networks.list(filters={"label": label}))
-
-
-def _routed_subnets() -> list[ipaddress.IPv4Network]:
-    """Return the routes of this host inside our range; a wider one, such as 10.0.0.0/8, takes nothing from it."""
-    found: list[ipaddress.IPv4Network] = []
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        for line in ROUTES.read_text(encoding="ascii").splitlines()[1:]:
-            words = line.split()
-            # The kernel prints both in the host's byte order, which is little-endian wherever this runs.
-            address, mask = (int.from_bytes(bytes.fromhex(words[index]), "little") for index in (1, 7))
-            network = ipaddress.IPv4Network((address, mask.bit_count()))
-            if network.subnet_of(SUBNETS):
-                found.append(network)
-    return found

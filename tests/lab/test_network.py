@@ -294,6 +294,31 @@ def test_restart_of_the_miner_keeps_sessions_bridges_and_rules_and_the_last_leas
     assert inside.lab.client.networks.list(filters={"label": f"polarise.node={node_id}"}) == []
 
 
+def test_two_nodes_keep_out_of_each_others_rules_and_tenants(
+    inside: Neighbourhood, people: People, identity: Identity, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The second node's jumps stand before the first one's; neither takes that for damage, and neither lets pass."""
+    other_identity = fresh_node_identity(people.owner)
+    with (
+        running(MinerNode(lab_config(people, inside), tmp_path / "one", identity)) as one,
+        running(MinerNode(lab_config(people, inside), tmp_path / "two", other_identity)) as two,
+    ):
+        answers = [allocate(miner, people) for miner in (one, two)]
+        for miner in (one, two, one, two):
+            miner.node.firewall.guard()
+        assert not [record for record in caplog.records if "changed by somebody else" in record.message]
+        containers = [inside.lab.client.containers.get(answer.container_id) for answer in answers]
+        for attacker, victim, answer in zip(containers, containers[::-1], answers[::-1], strict=True):
+            _, direct = addresses_of(victim)
+            gateway, _ = addresses_of(attacker)
+            targets = (f"{direct}:22", f"{gateway}:{answer.ssh_port}", f"{HOST_IP}:{answer.ssh_port}")
+            assert inside.reaches_from(str(attacker.id), *targets) == [False] * 3
+        two.client(people.renter).terminate(answers[1].container_id)
+        one.client(people.renter).terminate(answers[0].container_id)
+    for node in (identity, other_identity):
+        assert rules_of(node.public_key[:12]) == []
+
+
 def test_strays_of_the_own_node_go_and_another_nodes_stay(
     inside: Neighbourhood, people: People, identity: Identity, tmp_path: Path
 ) -> None:
