@@ -3,7 +3,7 @@
     python -m tests.lab.network_matrix            print the table
     python -m tests.lab.network_matrix --write    also put it into docs/security.md
 
-Needs root. Everything happens in a lab without a way out (`tests.lab.lan`).
+`make test-security` does the same beside its own attacks. Needs root. Everything happens in a lab without a way out (`tests.lab.lan`).
 """
 
 from __future__ import annotations
@@ -173,6 +173,25 @@ SETTINGS: tuple[tuple[str, Setting], ...] = (
 )
 
 
+def run() -> list[list[bool]]:
+    """Build a lab and return the nine findings of each setting.
+
+    Raises:
+        NoLab: There can be none here.
+    """
+    with neighbourhood() as place:
+        return measure(place)
+
+
+def opened(columns: list[list[bool]]) -> list[str]:
+    """Return one line for each check that a lease does not pass."""
+    return [
+        f"network: {name}: {'reached' if found else 'not reached'}"
+        for name, found, should in zip(CHECKS, columns[-1], wanted(), strict=True)
+        if found is not should
+    ]
+
+
 def measure(place: Neighbourhood) -> list[list[bool]]:
     """Return the nine findings of each setting."""
     columns = []
@@ -200,20 +219,22 @@ def written_table() -> str:
     return DOCUMENT.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0].strip()
 
 
+def write(columns: list[list[bool]]) -> None:
+    """Put the table into the document."""
+    before, rest = DOCUMENT.read_text(encoding="utf-8").split(BEGIN)
+    DOCUMENT.write_text(f"{before}{BEGIN}\n{table(columns)}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+
+
 def main() -> int:
     """Measure, print and, where asked, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="put the table into docs/security.md")
     is_written = parser.parse_args().write
-    with neighbourhood() as place:
-        columns = measure(place)
+    columns = run()
     sys.stdout.write(f"{table(columns)}\n")
     if is_written:
-        text = DOCUMENT.read_text(encoding="utf-8")
-        before, _, rest = text.partition(BEGIN)
-        after = rest.partition(END)[2]
-        DOCUMENT.write_text(f"{before}{BEGIN}\n{table(columns)}\n{END}{after}", encoding="utf-8")
-    return 0 if columns[-1] == wanted() else 1
+        write(columns)
+    return 1 if opened(columns) else 0
 
 
 if __name__ == "__main__":
