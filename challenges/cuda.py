@@ -3,7 +3,7 @@
 Rules:
 - Whatever torch, Triton or the driver raise becomes Unavailable, which names the device, what was said, and what the
   operator can do. A failed device is nobody's cheat: it costs the miner this proof and no more.
-- The driver's own words decide; they are the same from its runtime, its driver interface and Triton.
+- The driver's own words decide (`challenges.gpu_faults`); they are the same from its runtime, its driver interface and Triton.
 """
 
 from __future__ import annotations
@@ -13,40 +13,9 @@ from contextlib import contextmanager
 
 import torch
 
+from challenges.gpu_faults import sort_fault
 from polarise.errors import SubnetError, Unavailable
 
-# Part of what the driver, cuBLAS or Triton says -> what it means to the operator; the first that fits is taken.
-CAUSES = (
-    ("out of memory", "no room on the device: `nvidia-smi` shows who else holds its memory"),
-    ("CUBLAS_STATUS_ALLOC_FAILED", "no room on the device: `nvidia-smi` shows who else holds its memory"),
-    ("out of resource", "this card's multiprocessors are too small for the kernel; please send us the card's name"),
-    ("not compiled with CUDA", "this torch is built for processors alone: install the one built for CUDA"),
-    ("invalid device ordinal", "the driver shows fewer devices: does `nvidia-smi` list this one?"),
-    ("no kernel image", "this torch has no code for a card of this architecture: install one that has"),
-    ("PTX was compiled with an unsupported toolchain", "the driver is older than this torch: update it"),
-    ("driver version is insufficient", "the driver is older than this torch: update it"),
-    ("driver on your system is too old", "the driver is older than this torch: update it"),
-    ("busy or unavailable", "another process holds the device alone: `nvidia-smi -q -d COMPUTE` shows the mode"),
-    ("uncorrectable ECC", "the device's memory is damaged: `nvidia-smi -q -d ECC`, then reset or replace the card"),
-    ("NVLink", "a link between cards failed: `dmesg | grep -i xid` says which"),
-    ("illegal memory access", "a kernel crashed, ours or the card is at fault: `dmesg | grep -i xid` says more"),
-    ("illegal instruction", "a kernel crashed, ours or the card is at fault: `dmesg | grep -i xid` says more"),
-    ("misaligned address", "a kernel crashed, ours or the card is at fault: `dmesg | grep -i xid` says more"),
-    ("launch failure", "a kernel crashed, ours or the card is at fault: `dmesg | grep -i xid` says more"),
-    ("launch timed out", "a display's watchdog ended the kernel: prove on a card without a display"),
-    ("GPU is lost", "the card fell off the bus: `dmesg | grep -i xid`, then reboot"),
-    ("no CUDA-capable device", "the driver shows no device: does `nvidia-smi` answer?"),
-    ("Found no NVIDIA driver", "the driver is not loaded: does `nvidia-smi` answer?"),
-    ("system not yet initialized", "the fabric manager of this machine does not run: start nvidia-fabricmanager"),
-    ("unknown error", "the driver failed: does `nvidia-smi` answer? Reload it or reboot"),
-    ("initialization error", "the driver failed: does `nvidia-smi` answer? Reload it or reboot"),
-    ("C compiler", "Triton builds its launcher when it first runs: install gcc, and python3-dev for this Python"),
-    ("gcc", "Triton builds its launcher when it first runs: install gcc, and python3-dev for this Python"),
-    ("clang", "Triton builds its launcher when it first runs: install gcc, and python3-dev for this Python"),
-    ("No module named 'triton'", "Triton comes with the torch that is built for CUDA on Linux: install that one"),
-    (".triton", "Triton keeps what it compiled there: make it writable, or set TRITON_CACHE_DIR"),
-)
-_OTHER = "`nvidia-smi` and `dmesg | grep -i xid` may say more"
 _MESSAGE_LENGTH_MAX = 300
 
 
@@ -92,8 +61,8 @@ def causes_of(name: str) -> Iterator[None]:
 
 
 def explain(name: str, err: BaseException) -> str:
-    """Return one line: the device, the first line of what was said, and what to do."""
+    """Return one line: the device, the fault, the first line of what was said, and what to do."""
     text = str(err)
     said = (text.strip().splitlines() or [type(err).__name__])[0][:_MESSAGE_LENGTH_MAX]
-    cause = next((cause for part, cause in CAUSES if part.lower() in text.lower()), _OTHER)
-    return f"{name}: {said}: {cause}"
+    fault, to_do = sort_fault(text)
+    return f"{name}: {fault}: {said}: {to_do}"

@@ -54,6 +54,19 @@ def is_present(uuid: str) -> bool:
         return is_driver_there and _or_none(lambda: pynvml.nvmlDeviceGetHandleByUUID(uuid)) is not None
 
 
+def holders(uuid: str) -> dict[int, int]:
+    """Return the processes that have memory on a GPU, by process id, with its bytes, 0 where the driver does not say.
+
+    Empty without a driver, and where the card is lost. Ids are those of the host, or of our own namespace of processes.
+    """
+    with _nvml() as is_driver_there:
+        handle = _or_none(lambda: pynvml.nvmlDeviceGetHandleByUUID(uuid)) if is_driver_there else None
+        if handle is None:
+            return {}
+        processes = _or_none(lambda: pynvml.nvmlDeviceGetComputeRunningProcesses(handle)) or []
+        return {int(process.pid): int(process.usedGpuMemory or 0) for process in processes}
+
+
 @dataclass(frozen=True, slots=True)
 class GpuReading:
     """What one GPU does at this moment; None where the card or its driver does not say.

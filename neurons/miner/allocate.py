@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from neurons.miner.admission import Admission, ValidRequest
@@ -62,6 +62,7 @@ class ResourceAllocator:
             row is written; whoever wants to prove says so first and looks at the rows then, so that no device is in
             two hands.
         check_open: Raises while no new lease is granted at all.
+        check_devices: Raises while a proof of ours still holds devices that are about to be handed out.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class ResourceAllocator:
         reach: StepObserver = lambda _step: None,
         proving: Callable[[], Collection[str]] = tuple,
         check_open: Callable[[], None] = lambda: None,
+        check_devices: Callable[[Sequence[str]], None] = lambda _devices: None,
     ) -> None:
         self.leases = leases
         self.manager: ContainerManager = leases.manager
@@ -84,6 +86,7 @@ class ResourceAllocator:
         self._reach = reach
         self._proving = proving
         self._check_open = check_open
+        self._check_devices = check_devices
         self._retries = Retries(self.journal, clock)
         self._in_flight: set[LeaseId] = set()
 
@@ -208,6 +211,8 @@ class ResourceAllocator:
 
     def _start(self, lease: Lease, public_key: str | None) -> Granted:
         try:
+            # The row stands, so that no new proof begins on them.
+            self._check_devices(lease.devices)
             self.events.open(lease)
             if lease.host_key is None:
                 lease, started = self.run_on_free_port(lease, public_key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from challenges.gpu_faults import GpuFault, fault_in, sort_fault
 from polarise.errors import ProofRejected
 from polarise.fixes import FIXES
 from polarise.hardware import DeviceClaim
@@ -76,11 +77,22 @@ def failure_of(message: str, device: DeviceClaim) -> Failure:
             f"the driver does not find {device.uuid} any more ({message[:200]})",
             "`dmesg | grep -i xid` says why the driver lost its card; restart the machine",
         )
+    fault = fault_in(message)
+    if fault is not None:
+        others = holders_text(device.uuid) if fault in {GpuFault.NO_ROOM, GpuFault.BUSY} else ""
+        return Failure(
+            f"{fault}: {message[:300]}" + (f"; now held by {others}" if others else ""), sort_fault(message)[1]
+        )
     lowered = message.lower()
     for words, cause, fix in _KNOWN:
         if any(word in lowered for word in words):
             return Failure(f"{cause} ({message[:200]})", fix)
     return Failure(message[:300], "`python main.py doctor` looks at what the solver needs")
+
+
+def holders_text(device: str) -> str:
+    """Return who has memory on a GPU at this moment, for people; empty where NVML names nobody."""
+    return ", ".join(f"process {pid} ({held_bytes >> 20} MiB)" for pid, held_bytes in gpu.holders(device).items())
 
 
 def failure_of_proof(err: ProofRejected) -> Failure:

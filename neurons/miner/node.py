@@ -45,6 +45,7 @@ from neurons.miner.pow import ChallengeHandler
 from neurons.miner.pow_library import solver_command
 from neurons.miner.receipts import ReceiptWriter
 from neurons.miner.reconcile import Reconciler
+from neurons.miner.release import DeviceRelease
 from neurons.miner.rented import RentedDevices
 from neurons.miner.running import RunningLeases
 from neurons.miner.slot_keeper import SlotKeeper
@@ -133,6 +134,7 @@ class MinerNode(BaseNode):
         tracker = self.closing(ValidationTracker(files.root / "validations.sqlite"))
         devices = detect_devices(claim_cpu=config.miner.claim_cpu)
         self.solver_command = solver_command(files.root, compiled_pow=config.miner.compiled_pow)
+        release = DeviceRelease()
         challenges = self.closing(
             ChallengeHandler(
                 self.identity,
@@ -144,6 +146,7 @@ class MinerNode(BaseNode):
                 proof_seconds_max=config.miner.max_proof_seconds,
                 duty_percent=config.miner.proof_duty_percent,
                 start_solver=self.start_solver,
+                release=release,
             )
         )
 
@@ -159,6 +162,7 @@ class MinerNode(BaseNode):
             self.reach,
             challenges.proving,
             check_open,
+            release.check,
         )
         tokens = TokenIssuer(
             load_token_secrets(files.token_secrets, config.security.secret_key),

@@ -28,14 +28,17 @@ from concurrent.futures import Future
 from challenges.draw import ChallengeKind, SeedInputs
 from challenges.draw import fill_seed as derive_fill_seed
 from challenges.draw import seed as derive_seed
+from challenges.gpu_faults import GpuFault, fault_in
 from challenges.memory_fit import CPU_MEMORY_BYTES
 from challenges.memory_messages import MemoryParams
 from challenges.proofs import ProofParams, bounds_of, kind_of, read_params
 from neurons.base.threads import DaemonThreads
 from neurons.miner.duty import WINDOW_MS, Work, cap_ms, wait_ms
+from neurons.miner.failure import holders_text
 from neurons.miner.hardware import device_name
 from neurons.miner.orders import OrderBook
 from neurons.miner.proving import Proving, RunningProof, Step, Taken, conflict, superseded
+from neurons.miner.release import DeviceRelease
 from neurons.miner.rented import RentedDevices
 from neurons.miner.solver import SolverFailed, SolverProcess
 from neurons.miner.validations import Validation, ValidationTracker
@@ -68,6 +71,7 @@ class ChallengeHandler:
         proof_seconds_max: A solver that works longer is killed.
         duty_percent: Share of an hour that a device spends on proofs.
         start_solver: Makes a solver process; cheats pass their own.
+        release: Knows which solver had a device last.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class ChallengeHandler:
         proof_seconds_max: int,
         duty_percent: float,
         start_solver: Callable[[], SolverProcess] = SolverProcess,
+        release: DeviceRelease | None = None,
     ) -> None:
         self._identity = identity
         self._devices = devices
@@ -92,6 +97,7 @@ class ChallengeHandler:
         self._proof_seconds_max = proof_seconds_max
         self._duty_percent = duty_percent
         self._start_solver = start_solver
+        self._release = release or DeviceRelease()
         self._proving = Proving()
         # One thread, so that notes are written in their order; and whoever asks it to read sees all before.
         self._notes = DaemonThreads("proof-note", 1)
@@ -301,10 +307,13 @@ class ChallengeHandler:
             running.challenge_id, running.validator_key, running.device, kind, "prepared", now_unix_ms, None
         )
         self._notes.submit(self._tracker.record, prepared).result()
+        # The proof before may hold the device for another moment.
+        self._release.check([running.device])
         try:
             solver = self._start_solver()
         except SolverFailed as err:
             raise self._failed(running, err, "the solver could not start") from err
+        self._release.takes(running.device, solver)
         try:
             self._proving.equip(running, solver)
         except RequestRejected:
@@ -373,6 +382,8 @@ class ChallengeHandler:
         """End a challenge whose solver failed, and return what its caller hears."""
         if not self._end(running, f"failed: {err}"):
             return superseded()
+        fields = {"challenge_id": running.challenge_id, "device": running.device, "cause": str(err)[:400]}
+        logger.warning("proof failed", extra={**fields, **_fault_fields(str(err), running.device)})
         return Unavailable(f"{message}: {err}", retry_after_seconds=60)
 
     def _end(self, running: RunningProof, state: str) -> bool:
@@ -405,6 +416,15 @@ def _end_solver(running: RunningProof) -> None:
         running.timer.cancel()
     if running.solver is not None:
         running.solver.close()
+
+
+def _fault_fields(message: str, device: str) -> dict[str, str]:
+    """Return a GPU's fault, and who else is on the card where that is the question."""
+    fault = fault_in(message)
+    if fault is None:
+        return {}
+    others = holders_text(device) if fault in {GpuFault.NO_ROOM, GpuFault.BUSY} else ""
+    return {"fault": fault.value, "holders": others} if others else {"fault": fault.value}
 
 
 def _log_failure(future: Future[None]) -> None:

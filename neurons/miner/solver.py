@@ -98,6 +98,14 @@ class SolverProcess:
             raise SolverFailed("the solver sent no openings")
         return [_mapping(opening) for opening in openings]
 
+    def has_ended(self, seconds: float) -> bool:
+        """Whether the process is gone, with all it held, after so many seconds at most."""
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
     def close(self) -> None:
         """End the process and those it started, whatever they do."""
         self._kill()

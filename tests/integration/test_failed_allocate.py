@@ -1,7 +1,7 @@
 """An allocation that fails on the way: the caller is told why, and nothing of it is left."""
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -194,3 +194,20 @@ def test_no_free_port_at_all_is_said_and_released(people: People, node_identity:
         with pytest.raises(Exception, match=f"no ssh port between {first} and {first} is free"):
             miner.client(people.renter).allocate(AllocateRequest())
         assert_nothing_is_left(miner)
+
+
+def test_devices_that_a_proof_of_ours_still_holds_are_not_handed_out(
+    people: People, node_identity: Identity, tmp_path: Path
+) -> None:
+    """The check comes when the row stands, and takes it away again; the next request gets what it asks for."""
+
+    def held(_devices: Sequence[str]) -> None:
+        assert len(miner.allocator.journal.all()) == 1
+        raise Unavailable("the device GPU-0 is not free of our own proof yet", retry_after_seconds=10)
+
+    with miner_with(ContainerManager, miner_config(people), tmp_path / "node", node_identity) as miner:
+        free, miner.allocator._check_devices = miner.allocator._check_devices, held
+        assert "not free of our own proof" in refusal_of(miner, people).message
+        assert_nothing_is_left(miner)
+        miner.allocator._check_devices = free
+        miner.client(people.renter).allocate(AllocateRequest())

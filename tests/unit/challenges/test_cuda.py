@@ -40,7 +40,7 @@ def test_a_failed_device_says_what_to_do(said: str, to_do: str) -> None:
     with pytest.raises(Unavailable) as caught, causes_of("cuda:1"):
         raise RuntimeError(said)
     message = str(caught.value)
-    assert message.startswith("cuda:1: ")
+    assert message.startswith("cuda:1: GPU_")
     assert to_do in message
     assert "\n" not in message
     assert isinstance(caught.value.__cause__, RuntimeError)

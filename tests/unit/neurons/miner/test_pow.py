@@ -513,3 +513,31 @@ for line in sys.stdin:
             return not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z"
 
         wait_until(is_gone, SECONDS, "the solver's child lives on")
+
+
+# Ends a proof as a card does that has no room.
+NO_ROOM = """
+import contextlib, json, sys
+from challenges.gpu_faults import sort_fault
+for line in sys.stdin:
+    said = "CUDA out of memory. Tried to allocate 2.00 GiB."
+    fault, to_do = sort_fault(said)
+    print(json.dumps({"error": f"Unavailable: cuda:0: {fault}: {said}: {to_do}"}), flush=True)
+"""
+
+
+def test_a_fault_of_the_gpu_reaches_validator_operator_and_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with proving_miner(tmp_path, program=NO_ROOM, devices=GPUS[:1]) as miner:
+        with pytest.raises(Unavailable, match="GPU_NO_ROOM: CUDA out of memory") as refused:
+            prepare(miner, 1, GPUS[0].uuid)
+        assert "nvidia-smi" in str(refused.value)
+        # Nothing is left: the next one is told the same, and not that the device is taken.
+        with pytest.raises(Unavailable, match="GPU_NO_ROOM"):
+            prepare(miner, 2, GPUS[0].uuid)
+    assert "GPU_NO_ROOM" in state_of(tmp_path, 1)
+    assert [vars(record).get("fault") for record in caplog.records if record.message == "proof failed"] == [
+        "GPU_NO_ROOM",
+        "GPU_NO_ROOM",
+    ]
