@@ -125,6 +125,21 @@ def fill_shared_memory(target: Target) -> Outcome:
     return max(sizes) <= most and target.is_alive(), f"{said} in memory of the lease's own"
 
 
+def fill_disk(target: Target) -> Outcome:
+    """Write to the home until nothing fits, and log in on the full disk."""
+    most = target.answer.limits.disk_bytes
+    if most is None:
+        return False, "the lease has no disk of its own here"
+    target.login.run("dd if=/dev/zero of=fill bs=1M 2>/dev/null; true", seconds=120.0)
+    written = int(target.login.output("stat -c %s fill"))
+    alive = target.is_alive()
+    target.login.run("rm -f fill")
+    return (
+        written <= most and alive,
+        f"{written >> 20} MiB written of {most >> 20}; the renter logs in on the full disk",
+    )
+
+
 def flood_log(target: Target) -> Outcome:
     """Write to PID 1's standard error as fast as possible; with a pipe to the engine that costs the host."""
     before = _tree_bytes(target.engine_folder / target.answer.container_id)
@@ -220,6 +235,7 @@ ATTACKS: dict[str, Callable[[Target], Outcome]] = {
         cpu_loops,
         fork_bomb,
         fill_shared_memory,
+        fill_disk,
         flood_log,
         exhaust_inotify,
         kill_everything,

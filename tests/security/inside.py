@@ -20,6 +20,7 @@ from polarise.messages import AllocateAnswer, AllocateRequest
 from polarise.ssh_keys import generate_key_pair
 from tests.security import attacks, probes
 from tests.security.attacks import ATTACKS, CPU_MILLI, MEMORY_BYTES, PIDS_COUNT, PROBES, Target
+from tests.support.disks import remove_disks_of
 from tests.support.identities import People, fresh_node_identity
 from tests.support.miners import RunningMiner, miner_config, running
 from tests.support.ssh import Login
@@ -53,7 +54,7 @@ def main() -> int:
             },
         )
         node = MinerNode(config, args.folder / "miner", fresh_node_identity(people.owner))
-        with running(node) as miner:
+        with _no_disk_left(node.node_id), running(node) as miner:
             for isolation in ISOLATIONS:
                 with _leased(miner, people, args.folder, isolation) as (answer, login):
                     login.put(program.read_bytes(), PROBES)
@@ -87,6 +88,14 @@ def _plain(client: docker.DockerClient, image: str, program: Path, **options: ob
     volumes = {str(program): {"bind": "/probes", "mode": "ro"}}
     printed = client.containers.run(image, ["/probes"], volumes=volumes, remove=True, **options)  # type: ignore[call-overload]  # options as they come
     return probes.outcomes(printed.decode("ascii"))
+
+
+@contextlib.contextmanager
+def _no_disk_left(node_id: str) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        remove_disks_of(node_id)
 
 
 @contextlib.contextmanager
