@@ -4,7 +4,7 @@ VENV   := .venv/bin
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-unit test-kernels test-gpu test-security test-setup fuzz lint format bench bench-gpu clean
+.PHONY: help setup setup-dev demo test test-crash test-unit test-kernels test-gpu test-security test-setup fuzz lint format bench bench-gpu clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,10 @@ demo: ## set-up, then the main job: miner, validator, renter (ARGS=--once ends b
 
 test: setup-dev ## set-up, then every test, several at once; without a Docker engine this fails (ARGS are pytest's)
 	tests/run --require docker $(ARGS)
+
+test-crash: $(VENV)/ruff ## kill -9 at each named step, at random moments, and in any order (root; CRASHES=100 LIVES=10; minutes)
+	POLARISE_CRASHES=$(or $(CRASHES),100) POLARISE_LIVES=$(or $(LIVES),10) POLARISE_STEPS=12 tests/run --require docker,lab \
+	  --timeout 7200 tests/e2e/test_crash.py tests/e2e/test_random_crash.py tests/lab/test_lives.py tests/lab/test_faults.py $(ARGS)
 
 test-unit: $(VENV)/ruff ## the tests that need nothing but .venv (python main.py setup --dev --no-engine)
 	@$(VENV)/python -c 'import xdist' 2>/dev/null || $(PYTHON) main.py setup --dev --no-engine

@@ -7,15 +7,12 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from config.schema import Config
 from neurons.miner.drain import Drain
 from neurons.miner.journal import Journal
-from neurons.miner.lease import LeaseState
 from neurons.miner.slots import slots_of
 from polarise.clients import MinerClient
 from polarise.errors import ErrorCode, Unavailable
@@ -23,10 +20,12 @@ from polarise.messages import AllocateRequest
 from polarise.receipt import Receipt
 from polarise.signing import Identity
 from polarise.ssh_keys import generate_key_pair
-from tests.support.disks import FOLDER, left_over, why_no_disks
-from tests.support.engine import containers_of, engine, remove_everything_of
+from polarise.telemetry_client import TelemetryClient
+from polarise.usage import Usage
+from tests.support.engine import engine, remove_everything_of
 from tests.support.identities import People
-from tests.support.miners import MinerProcess, can_connect, miner_config, miner_process, wait_until
+from tests.support.machine import Machine
+from tests.support.miners import can_connect, miner_config, wait_until
 from tests.support.ssh import Login
 from tests.support.worker import free_port
 
@@ -38,52 +37,13 @@ ALLOCATE_STEPS = (
 )
 # Of a lease that is made of a warm slot.
 WARM_STEPS = ("reserved", "updated", "handed-over", "activated")
-TERMINATE_STEPS = ("journaled", "removed", pytest.param("disk_unmounted", marks=pytest.mark.disk), "files")
-
-
-@dataclass
-class Machine:
-    """One miner's disk and identity, over the lives of its process."""
-
-    people: People
-    identity: Identity
-    data_dir: Path
-    config: Config
-
-    @contextlib.contextmanager
-    def process(self, crash_at: str = "") -> Iterator[MinerProcess]:
-        """Let the miner live until the block ends, or until it reaches a step."""
-        seed, owner = (key.key.private.private_bytes_raw().hex() for key in (self.identity, self.people.owner))
-        with miner_process(self.config, self.data_dir, seed, owner, crash_at=crash_at) as process:
-            yield process
-
-    def client(self, process: MinerProcess) -> MinerClient:
-        return MinerClient(process.url, self.identity.public_key, self.people.renter)
-
-    def state(self) -> tuple[list[str], list[str], list[str], list[str]]:
-        """Return rows (lease and state), container ids of the rows, container ids of the engine, and folders."""
-        with Journal(self.data_dir / "journal.sqlite") as journal:
-            rows = journal.all()
-        with engine() as client:
-            containers = containers_of(client, self.identity.public_key[:12])
-        return (
-            [f"{row.lease_id} {row.state}" for row in rows],
-            sorted(str(row.container_id) for row in rows),
-            containers,
-            sorted(folder.name for folder in (self.data_dir / "leases").iterdir()),
-        )
-
-    def assert_empty(self) -> None:
-        assert self.state() == ([], [], [], [])
-        wait_until(lambda: left_over(self.identity.public_key[:12]) == [], 5, "something of a disk is left")
-
-    def assert_one_lease(self, container_id: str) -> None:
-        rows, of_rows, of_engine, folders = self.state()
-        assert of_rows == of_engine == [container_id]
-        assert [row.split() for row in rows] == [[folders[0], LeaseState.ACTIVE]]
-        assert len(folders) == 1
-        if why_no_disks() is None:
-            assert sorted(path.name for path in (FOLDER / self.identity.public_key[:12]).iterdir()) == folders
+TERMINATE_STEPS = (
+    "journaled",
+    "removed",
+    pytest.param("disk_unmounted", marks=pytest.mark.disk),
+    "files",
+    "forgotten",
+)
 
 
 @pytest.fixture(name="machine")
@@ -153,8 +113,16 @@ def test_killed_while_terminating(machine: Machine, step: str) -> None:
         process.wait_killed()
     with machine.process() as process:
         machine.assert_empty()
-        assert machine.client(process).containers() == ()
+        client = machine.client(process)
+        assert client.containers() == ()
         assert not can_connect(answer.ssh_port)
+        # One final statement, and one line of it in the lease's log, whoever wrote it.
+        usage = client.usage(answer.container_id).open("usage", Usage)
+        assert usage.is_final
+        lines = TelemetryClient(process.url, machine.identity.public_key, machine.people.renter).events(
+            usage.lease_id, 0
+        )
+        assert sum("allocation.usage" in line for line in lines.lines) == 1
         assert process.terminate() == 0
 
 

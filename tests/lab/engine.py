@@ -183,6 +183,11 @@ class LabEngine:
                 self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
 
+    @property
+    def pid(self) -> int:
+        """Process id of the running dockerd; nsenter became it."""
+        return self._process.pid
+
     def send(self, signal_number: signal.Signals) -> None:
         """Send it a signal: SIGSTOP hangs it, SIGCONT wakes it."""
         self._process.send_signal(signal_number)
