@@ -1,12 +1,14 @@
 """The memory proof on this CPU: work against check, making against reading, and what missing memory costs beside the formula.
 
 Rules:
-- Three tables of one run. Work is all passes on every core; the check runs on one thread in a process of its own, from the
+- Tables of one run. Work is all passes on every core; the check runs on one thread in a process of its own, from the
   JSON text on. Making (fill) and reading (pass) are measured on one core, in processor time, taking turns.
-- rho is fill time over pass time of *our* numpy code. What a miner with compiled code has is another number, beside it: the
-  same pass against 101 MHash/s on one Zen 5 core (research: 132 MHash/s of 49 rounds, counted as 64); not measured here.
-- Missing memory is made anew for real, by the cheat of `tests/adversaries/memory.py`. On a CPU core making and reading come
+- rho is fill time over pass time of *our* numpy code. What a miner with compiled code has is another number, measured in the
+  last table by a cheat in C that this machine's compiler builds (`memory_cheat.c`); its answers are right, bit for bit.
+  What it could lack unseen follows from what our own numpy would have claimed on the same core, and 0.6 of that.
+- Missing memory is made anew for real, by the cheat of `tests/adversaries/partial_memory.py`. On a CPU core making and reading come
   one after the other, 1 + f·rho; where they hide behind each other it is max(1, f·rho), which is the formula of the proof.
+- One table has all three proofs of one device on one core, from the JSON text on: what a validator pays for a device.
 - `--cards` prints k and the ratio of every card of the table instead, by formula: no GPU is measured.
 - Prints numbers and asserts nothing about them.
 
@@ -22,31 +24,42 @@ import json
 import os
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
 
+from benchmarks._compiled_cheat import CompiledCheat
 from benchmarks.proofs import NS_PER_SECOND, cpu_model, print_line, single_thread_process
 from challenges import draw
 from challenges.draw import ChallengeKind
 from challenges.hardware import PPM, HardwareTable
+from challenges.matmul import MatmulCommitment, MatmulParams
 from challenges.memory import MemoryCommitment, MemoryParams, block_openings_from_wire, check_block_openings
 from challenges.memory_backends import NumpyMemoryBackend, open_memory_backend
 from challenges.memory_fit import (
     FASTER_KERNEL_PPM,
+    HASHES_UNKNOWN_CARD,
     fill_ratio_ppm,
     fit_cpu_memory_params,
     fit_gpu_memory_params,
     hashes_for,
     unit_bytes_hashed_per_second,
 )
-from challenges.memory_messages import UNIT_BYTES
+from challenges.memory_messages import CHECK_HASHES_MAX, UNIT_BYTES, UNITS_PER_BLOCK
 from challenges.memory_solver import MemoryBackend, solve_memory
-from tests.adversaries.memory import PartBackend
+from challenges.pow import PowCommitment, PowParams
+from challenges.proofs import ProofParams, kind_of, open_prover
+from challenges.timing import CLAIM_FLOOR_PPM
+from neurons.miner.hardware import CPU_CLAIM_PERCENT
+from neurons.validator.proof_trace import ProofCommitment
+from neurons.validator.verification import check_answer
+from tests.adversaries.partial_memory import PartBackend
 
 HASHES = (1, 2, 4, 8)
 SHARES = (0.02, 0.05, 0.1, 0.25, 0.5)
-COMPILED_HASHES_PER_SECOND = 101_000_000
 PASSES_PER_TURN = 3
 
 
@@ -65,7 +78,10 @@ def main() -> None:
     print_line(f"hardware: {cpu_model()}, {os.cpu_count()} cores; repetitions {options.repeat}; no GPU")
     with single_thread_process() as verifier:
         _measure_proof(verifier, options.seconds, options.repeat)
-    _measure_partial(_measure_ratios(options.blocks, options.repeat), options.blocks, options.repeat)
+        _measure_device(verifier, options.repeat)
+    rho, pass_seconds = _measure_ratios(options.blocks, options.repeat)
+    _measure_partial(rho, options.blocks, options.repeat)
+    _measure_compiled(pass_seconds, options.blocks, options.repeat)
 
 
 def verify_memory(params: MemoryParams, seeds: tuple[bytes, bytes], commitment: str, openings: str) -> tuple[int, int]:
@@ -121,11 +137,79 @@ class _Proof:
         self.commitment_bytes, self.openings_bytes = len(commitment), len(text)
 
 
-def _measure_ratios(blocks: int, repeat: int) -> float:
-    """Print rho for each k on one core, and return that of the last."""
-    backend, rho = NumpyMemoryBackend(), 0.0
-    print_line("\n| k | MiB | fill s | MHash/s | pass ms | GB/s | rho, our code | rho, compiled fill (by research) |")
-    print_line("|--:|----:|-------:|--------:|--------:|-----:|--------------:|---------------------------------:|")
+def verify_all(answers: Sequence[_Answer]) -> tuple[int, int]:
+    """Check all proofs of one device from their JSON texts; return the time and processor time it took, in ns."""
+    started, cpu_started = time.perf_counter_ns(), time.process_time_ns()
+    for answer in answers:
+        commitment = _decoded(answer.params, json.loads(answer.commitment))
+        openings = json.loads(answer.openings) if answer.openings else None
+        positions = _positions_of(answer.params, answer.commitment)
+        checked = check_answer(answer.params, answer.seed, commitment, positions, openings, answer.fill_seed)
+        if checked.reason is not None:
+            raise RuntimeError(f"an honest {type(answer.params).__name__} was rejected: {checked.reason}")
+    return time.perf_counter_ns() - started, time.process_time_ns() - cpu_started
+
+
+def _measure_device(verifier: Executor, repeat: int) -> None:
+    """Print what the checks of one device cost, by the k of its memory: this CPU, an H200, the dearest card."""
+    print_line(
+        "\nAll three proofs of one device, one core: 2,000 shares, n = 1024 with 32 tiles, 32 blocks (fewer at k = 66)"
+    )
+    print_line("| k | blocks opened | verify s | in CPU time |")
+    print_line("|--:|--------------:|---------:|------------:|")
+    shares, tiles = PowParams(shares=2000, difficulty=256), MatmulParams(n=1024, rounds=8)
+    others = [_answer_of(shares), _answer_of(tiles)]
+    for hashes in (8, 9, HASHES_UNKNOWN_CARD):
+        openings = min(32, CHECK_HASHES_MAX // (UNITS_PER_BLOCK * hashes))
+        memory = _answer_of(MemoryParams(blocks=64, hashes=hashes, passes=4, openings=openings))
+        runs = [verifier.submit(verify_all, [*others, memory]).result() for _ in range(repeat + 1)][1:]
+        clock, cpu = (statistics.median(values) / NS_PER_SECOND for values in zip(*runs, strict=True))
+        print_line(f"| {hashes} | {openings:13} | {clock:8.3f} | {cpu:11.3f} |")
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """One proof as it came, in JSON."""
+
+    params: ProofParams
+    seed: bytes
+    fill_seed: bytes
+    commitment: str
+    openings: str
+
+
+def _answer_of(params: ProofParams) -> _Answer:
+    seed, fill_seed = _seed("start"), _seed("fill") if isinstance(params, MemoryParams) else b""
+    prover = open_prover(params, "cpu")
+    prover.prepare(fill_seed)
+    work = prover.solve(seed)
+    commitment = json.dumps(work.commitment.to_wire(), separators=(",", ":"))
+    opened = [opening.to_wire() for opening in work.open(_positions_of(params, commitment))]
+    return _Answer(params, seed, fill_seed, commitment, json.dumps(opened) if opened else "")
+
+
+def _decoded(params: ProofParams, value: object) -> ProofCommitment:
+    match params:
+        case PowParams():
+            return PowCommitment.from_wire(value)
+        case MatmulParams():
+            return MatmulCommitment.from_wire(value)
+        case MemoryParams():
+            return MemoryCommitment.from_wire(value)
+
+
+def _positions_of(params: ProofParams, commitment: str) -> tuple[tuple[int, ...], ...]:
+    if isinstance(params, PowParams):
+        return ()
+    kind = kind_of(params)
+    return draw.draw_positions(bytes(32), "cpu", kind, commitment.encode(), bounds=params.bounds, count=params.openings)
+
+
+def _measure_ratios(blocks: int, repeat: int) -> tuple[float, float]:
+    """Print rho for each k on one core; return that of the last, and its seconds per pass."""
+    backend, rho, read = NumpyMemoryBackend(), 0.0, 0.0
+    print_line("\n| k | MiB | fill s | MHash/s | pass ms | GB/s | rho, our code |")
+    print_line("|--:|----:|-------:|--------:|--------:|-----:|--------------:|")
     for hashes in HASHES:
         params = MemoryParams(blocks, hashes, PASSES_PER_TURN)
         fills, reads = [], []
@@ -135,12 +219,11 @@ def _measure_ratios(blocks: int, repeat: int) -> float:
             reads.append(_pass_seconds(params, fill_seed, backend))
         fill, read = statistics.median(fills[1:]), statistics.median(reads[1:])
         rho = fill / read
-        compiled = params.fill_hashes / COMPILED_HASHES_PER_SECOND
         print_line(
             f"| {hashes} | {params.memory_bytes >> 20:3} | {fill:6.2f} | {params.fill_hashes / fill / 1e6:7.2f} "
-            f"| {1000 * read:7.2f} | {params.memory_bytes / read / 1e9:4.1f} | {rho:13.1f} | {compiled / read:32.1f} |"
+            f"| {1000 * read:7.2f} | {params.memory_bytes / read / 1e9:4.1f} | {rho:13.1f} |"
         )
-    return rho
+    return rho, read
 
 
 def _measure_partial(rho: float, blocks: int, repeat: int) -> None:
@@ -166,6 +249,37 @@ def _measure_partial(rho: float, blocks: int, repeat: int) -> None:
             f"| {share:6.0%}  | {1000 * slower * full:7.1f} | {slower:9.1f} | {one_by_one:9.1f} "
             f"| {slower / one_by_one:15.2f} | {hidden:13.1f} | {slower / hidden:15.2f} |"
         )
+
+
+def _measure_compiled(numpy_pass_seconds: float, blocks: int, repeat: int) -> None:
+    """Print what a cheat in compiled code pays for missing memory, and what it could lack beside our own code's claim."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            cheat = CompiledCheat(Path(folder))
+        except RuntimeError as err:
+            print_line(f"\nno compiled cheat: {err}")
+            return
+        params, fill_seed = MemoryParams(blocks, HASHES[-1], 1), _seed("fill")
+        fill = statistics.median(cheat.fill(params, fill_seed, blocks) for _ in range(repeat))
+        full = statistics.median(cheat.digests(_seed(f"pass {index}"))[1] for index in range(3 * repeat))
+        rho = fill / full
+        print_line(
+            f"\nCompiled cheat, k = {params.hashes}, one core: {params.fill_hashes / fill / 1e6:.0f} MHash/s, reads "
+            f"{params.memory_bytes / full / 1e9:.1f} GB/s, rho = {rho:.1f}"
+        )
+        print_line("| missing | pass ms | slow-down | 1 + f·rho | measured / that | of our code's claim | verdict |")
+        print_line("|--------:|--------:|----------:|----------:|----------------:|--------------------:|:--------|")
+        for share in (*SHARES, 1.0):
+            held = blocks - round(share * blocks)
+            cheat.fill(params, fill_seed, held)
+            took = statistics.median(cheat.digests(_seed(f"pass {index}"))[1] for index in range(repeat))
+            predicted = 1 + (blocks - held) / blocks * rho
+            of_claim = numpy_pass_seconds / took * 100 / CPU_CLAIM_PERCENT
+            verdict = "passes" if of_claim >= CLAIM_FLOOR_PPM / PPM else "CLAIM_NOT_MET"
+            print_line(
+                f"| {share:6.0%}  | {1000 * took:7.1f} | {took / full:9.1f} | {predicted:9.1f} | {took / full / predicted:15.2f} "
+                f"| {of_claim:19.2f} | {verdict} |"
+            )
 
 
 def _print_cards() -> None:

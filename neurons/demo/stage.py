@@ -50,6 +50,12 @@ CHEATS = (
         ("-m", "neurons.demo.cheats", "share-forger"),
     ),
     Cheat(
+        "memory-inventor",
+        "holds three quarters of the memory it fills",
+        RejectReason.BLOCK_MISMATCH,
+        ("-m", "neurons.demo.cheats", "memory-inventor"),
+    ),
+    Cheat(
         "late-opener",
         "begins to look for its openings when it sees the questions",
         RejectReason.OPENING_LATE,

@@ -39,7 +39,9 @@ AnswerT = TypeVar("AnswerT", CommitAnswer, OpenAnswer)
 # 4 rounds of 8 x 8 tiles: 3 ms for both sides, and 256 different tiles to ask for.
 MATMUL = MatmulParams(n=128, rounds=4, tile=16, openings=32)
 # Claims so low that no machine, however busy, misses them in the live form.
-DEVICE = CPU.model_copy(update={"matmul_ops_per_second": 1_000_000, "pow_hashes_per_second": 1_000})
+DEVICE = CPU.model_copy(
+    update={"matmul_ops_per_second": 1_000_000, "pow_hashes_per_second": 1_000, "memory_bytes_per_second": 1_000}
+)
 EPOCH = 7
 
 
@@ -141,7 +143,9 @@ def examine(
             trace.openings = _openings_of(challenge, player, trace.positions)
     except ProofRejected as err:
         return Verdict.of(err)
-    checked = check_answer(challenge.params, challenge.seed, checked_commitment, trace.positions, trace.openings)
+    checked = check_answer(
+        challenge.params, challenge.seed, checked_commitment, trace.positions, trace.openings, challenge.fill_seed
+    )
     if checked.reason is not None:
         return Verdict(RejectReason(checked.reason), checked.message, checked.got, checked.expected)
     return judge(challenge, hardware or vendor_table(), trace)

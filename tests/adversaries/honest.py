@@ -11,9 +11,13 @@ import math
 import random
 from dataclasses import dataclass
 
+from challenges.memory import MemoryParams
+from challenges.memory_backends import NumpyMemoryBackend
+from challenges.memory_solver import MemoryProver
 from challenges.pow import PowParams
 from challenges.pow_solver import NumpyPowBackend, solve_pow
 from challenges.proofs import ProofParams
+from neurons.miner.hardware import CLAIM_FIELDS
 from neurons.validator.challenges import Challenge
 from neurons.validator.proof_trace import ProofTrace
 from neurons.validator.stamper_process import PINGS
@@ -28,13 +32,14 @@ NS = 1_000_000_000
 SECONDS = 5
 # 2,000 shares as every real device is asked for; a low difficulty keeps a play at some milliseconds.
 SHARES = PowParams(shares=2000, difficulty=4)
-KINDS: tuple[ProofParams, ...] = (MATMUL, SHARES)
+MEMORY = MemoryParams(blocks=16, hashes=1, passes=3, openings=8)
+KINDS: tuple[ProofParams, ...] = (MATMUL, SHARES, MEMORY)
 RTT_NS = 80_000_000
 JITTER_MEDIAN_NS = 10_000_000
 # ln(85 / 10) over the 99 % point of the normal distribution.
 JITTER_SIGMA = math.log(8.5) / 2.326
 # A lower bound of 2,000 shares takes 4.5 % off, so that the slowest proof of work has to be a little faster.
-SLOWEST = {"matmul": 0.65, "pow": 0.75}
+SLOWEST = {"matmul": 0.65, "pow": 0.75, "memory": 0.65}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +77,7 @@ def play_live(rng: random.Random, stage: Stage, params: ProofParams) -> HonestPl
 
 def _claiming(params: ProofParams) -> DeviceClaim:
     rate = params.operations // SECONDS
-    return DEVICE.model_copy(update={"matmul_ops_per_second": rate, "pow_hashes_per_second": rate})
+    return DEVICE.model_copy(update=dict.fromkeys(CLAIM_FIELDS.values(), rate))
 
 
 def _work(challenge: Challenge, speed: float) -> tuple[SignedWork, int]:
@@ -82,6 +87,10 @@ def _work(challenge: Challenge, speed: float) -> tuple[SignedWork, int]:
         work = solve_pow(challenge.params, challenge.seed, NumpyPowBackend(lanes=4096, calls=1))
         hashes = work.nonces[-1] + 1 - challenge.params.nonces.start
         return SignedWork(challenge, work), round(hashes * NS / rate)
+    if isinstance(challenge.params, MemoryParams):
+        prover = MemoryProver(challenge.params, NumpyMemoryBackend())
+        prover.prepare(challenge.fill_seed)
+        return SignedWork(challenge, prover.solve(challenge.seed)), round(challenge.params.operations * NS / rate)
     return SignedWork(challenge, honest_work(challenge)), round(challenge.params.operations * NS / rate)
 
 

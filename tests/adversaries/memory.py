@@ -3,16 +3,18 @@
 What is recomputed is really recomputed, and counted; only time is a model: the card's bandwidth by its vendor for what is
 read, a link's rate for what lies elsewhere, and for what is made anew a kernel as much faster than the fastest known one
 as is thought possible, all of them at work at once. Every doubt is the miner's.
+
+Over HTTP the time is real, and this processor's: who makes units anew takes as long as that takes here, and claims three
+times the rate; memory behind a link waits as much longer than the claim as the link is slower than the card.
 """
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import random
+import time
 from abc import abstractmethod
 from dataclasses import dataclass
-
-import numpy as np
 
 from challenges import draw
 from challenges.hardware import PPM, GpuModel
@@ -25,80 +27,35 @@ from challenges.memory import (
     first_pass_key,
     next_pass_key,
 )
-from challenges.memory_backends import BLOCKS_PER_FILL, BlockStore, NumpyMemoryBackend
-from challenges.memory_digest import LANES, PassKeys
+from challenges.memory_backends import NumpyMemoryBackend
 from challenges.memory_fit import FASTER_KERNEL_PPM, fill_ratio_ppm, hashes_for, unit_bytes_hashed_per_second
 from challenges.memory_messages import BLOCK_BYTES, UNIT_BYTES, UNITS_PER_BLOCK
-from challenges.memory_solver import MemoryBackend, MemoryWork, solve_memory
-from challenges.prng import UInt32Array
+from challenges.memory_solver import MemoryBackend, MemoryProver, MemoryWork, solve_memory
+from challenges.proofs import Prover
 from challenges.timing import judge_rate, rate_per_second
 from polarise import merkle
 from polarise.errors import ProofRejected, RejectReason
 from tests.adversaries.cheat import Cheat, Outcome
-from tests.adversaries.exam import vendor_table
+from tests.adversaries.exam import DEVICE, new_challenge, vendor_table
+from tests.adversaries.live import Stage, prove
 from tests.adversaries.odds import caught_by_openings
+from tests.adversaries.partial_memory import (
+    FilledOnce,
+    InventingBackend,
+    LinkedBackend,
+    PartBackend,
+    Passing,
+    missing_count,
+)
 
-NOT_WIRED = "no round asks for the memory proof yet"
 CARD = "NVIDIA H200"
 # Units as dear as on the card of the play, and few of them: nothing in the check depends on how many there are.
 HELD = MemoryParams(blocks=20, hashes=hashes_for(vendor_table().models[CARD]), passes=2, openings=3)
+# The same for a clock that is real: passes that are long beside a request, and short beside what is made anew.
+HELD_LIVE = MemoryParams(blocks=64, hashes=HELD.hashes, passes=4, openings=8)
 SAMPLED = MemoryParams(blocks=64, hashes=1, passes=4, openings=8)
 # PCIe 5.0 with sixteen lanes, without its overhead: no card of the table has more.
 LINK_BYTES_PER_SECOND = 64_000_000_000
-
-
-class PartBackend(NumpyMemoryBackend):
-    """Holds the first blocks and makes the others whenever they are read.
-
-    Args:
-        share: Of the blocks that are not held.
-    """
-
-    def __init__(self, share: float) -> None:
-        super().__init__()
-        self._share = share
-        self._held = range(0)
-        self._fill: tuple[MemoryParams, bytes] | None = None
-        self.hashes_count = 0
-
-    def fill(self, params: MemoryParams, fill_seed: bytes) -> None:
-        """Fill what is held."""
-        self._held = range(params.blocks - missing_count(params, self._share))
-        self._store = BlockStore(params, fill_seed, self._held)
-        self._fill = params, fill_seed
-
-    def digests(self, pass_key: bytes, blocks: range) -> UInt32Array:
-        """Read what is there, and make the rest in batches that are thrown away."""
-        parts = [super().digests(pass_key, blocks)]
-        for start in range(max(blocks.start, len(self._held)), blocks.stop, BLOCKS_PER_FILL):
-            batch = range(start, min(start + BLOCKS_PER_FILL, blocks.stop))
-            parts.append(self.missing_digests(pass_key, batch))
-        return np.concatenate(parts)
-
-    def missing_digests(self, pass_key: bytes, blocks: range) -> UInt32Array:
-        """Make these blocks anew."""
-        assert self._fill is not None
-        params, fill_seed = self._fill
-        self.hashes_count += len(blocks) * UNITS_PER_BLOCK * params.hashes
-        return BlockStore(params, fill_seed, blocks).digests(PassKeys.of(pass_key), blocks)
-
-
-class InventingBackend(PartBackend):
-    """Holds a part, and invents the digests of the rest."""
-
-    def missing_digests(self, pass_key: bytes, blocks: range) -> UInt32Array:
-        """Make numbers up, the same ones each time."""
-        invented = b"".join(hashlib.sha256(pass_key + block.to_bytes(8, "big")).digest()[:8] for block in blocks)
-        return np.frombuffer(invented, dtype="<u4").reshape(-1, LANES)
-
-
-class FilledOnce(NumpyMemoryBackend):
-    """Takes what it holds for what it is asked to hold."""
-
-    def fill(self, params: MemoryParams, fill_seed: bytes) -> None:
-        """Fill the first time only."""
-        if self._store is None:
-            super().fill(params, fill_seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +80,23 @@ class MemoryCheat(Cheat):
     """
 
     params: MemoryParams = SAMPLED
-    no_live: str = NOT_WIRED
 
     @abstractmethod
     def prove(self, rng: random.Random, model: GpuModel, fill_seed: bytes, seed: bytes) -> Played:
         """Do what the cheat does instead of the proof."""
+
+    @abstractmethod
+    def stand_in(self, rng: random.Random) -> LiveCheat:
+        """Return what proves so over HTTP."""
+
+    def play_live(self, rng: random.Random, stage: Stage) -> Outcome:
+        """Play once as a miner over HTTP on loopback."""
+        cheat = self.stand_in(rng)
+        device = DEVICE.model_copy(update={"memory_bytes_per_second": cheat.claimed_per_second})
+        challenge = new_challenge(rng, cheat.params, device=device)
+        with stage.miner(lambda _params, _device: cheat.prover, devices=(device,)) as miner:
+            run = prove(miner.client(), challenge, stage.wave, stage.engine)
+        return self.outcome(run.verdict.reason)
 
     def model(self, rng: random.Random) -> GpuModel:
         """Return the card it is played on."""
@@ -162,6 +131,21 @@ class MemoryCheat(Cheat):
         return judge_rate(rate, model.memory_rate_expected, model.memory_bytes_per_second).reason
 
 
+@dataclass(frozen=True, slots=True)
+class LiveCheat:
+    """A cheat at the miner's end of a real round.
+
+    Args:
+        params: What it is asked.
+        prover: What answers.
+        claimed_per_second: What it claims; so little, where time is not what catches it, that no machine is too slow.
+    """
+
+    params: MemoryParams
+    prover: Prover
+    claimed_per_second: int = 1
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HoldsPart(MemoryCheat):
     """A card with less memory than it claims, which makes the rest in every pass.
@@ -180,6 +164,13 @@ class HoldsPart(MemoryCheat):
         work = solve_memory(self.params, fill_seed, seed, backend)
         return Played(work, card_time_ns(model, self.params, backend.hashes_count))
 
+    def stand_in(self, rng: random.Random) -> LiveCheat:
+        """Claim three times the rate at which this processor can make what is missing."""
+        params = HELD_LIVE
+        hashes = params.passes * missing_count(params, self.share) * UNITS_PER_BLOCK * params.hashes
+        claimed = 3 * params.operations * 10**9 // max(hashes * _hash_ps() // 1000, 1)
+        return LiveCheat(params, MemoryProver(params, PartBackend(self.share)), claimed)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Invents(MemoryCheat):
@@ -196,6 +187,10 @@ class Invents(MemoryCheat):
         backend = InventingBackend(self.share)
         backend.fill(self.params, fill_seed)
         return Played(solve_memory(self.params, fill_seed, seed, backend), card_time_ns(model, self.params, 0))
+
+    def stand_in(self, rng: random.Random) -> LiveCheat:
+        """Invent in a real round."""
+        return LiveCheat(self.params, MemoryProver(self.params, InventingBackend(self.share)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,6 +216,14 @@ class HostMemory(MemoryCheat):
         link_ns = over_link * 10**9 // LINK_BYTES_PER_SECOND
         return Played(work, max(card_time_ns(model, self.params, 0, read=1.0 - self.share), link_ns))
 
+    def stand_in(self, rng: random.Random) -> LiveCheat:
+        """Wait for the link as much longer than the claim says as it is slower than the card."""
+        claimed = self.params.operations * 10 // 3
+        share_of_card = missing_count(self.params, self.share) / self.params.blocks
+        slower = share_of_card * self.model(rng).memory_rate_expected / LINK_BYTES_PER_SECOND
+        backend = LinkedBackend(0.3 * slower / self.params.passes)
+        return LiveCheat(self.params, MemoryProver(self.params, backend), claimed)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SharedMemory(MemoryCheat):
@@ -232,6 +235,12 @@ class SharedMemory(MemoryCheat):
         backend.fill(self.params, rng.randbytes(32))
         backend.fill(self.params, fill_seed)
         return Played(solve_memory(self.params, fill_seed, seed, backend), card_time_ns(model, self.params, 0))
+
+    def stand_in(self, rng: random.Random) -> LiveCheat:
+        """Keep in a real round what was filled before it."""
+        backend = FilledOnce()
+        backend.fill(self.params, rng.randbytes(32))
+        return LiveCheat(self.params, MemoryProver(self.params, backend))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,6 +254,14 @@ class KeysGuessed(MemoryCheat):
         guessed = solve_memory(self.params, fill_seed, rng.randbytes(32), backend)
         return Played(guessed, card_time_ns(model, self.params, 0))
 
+    def stand_in(self, rng: random.Random) -> LiveCheat:
+        """Show the passes of another seed in a real round."""
+        guessed = rng.randbytes(32)
+        return LiveCheat(
+            self.params,
+            Passing(self.params, lambda fill, _seed, backend: solve_memory(self.params, fill, guessed, backend)),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeysUnchained(MemoryCheat):
@@ -254,16 +271,18 @@ class KeysUnchained(MemoryCheat):
         """Take a root that nobody knows yet for the root of nothing."""
         backend = NumpyMemoryBackend()
         backend.fill(self.params, fill_seed)
+        work = self._unchained(fill_seed, seed, backend)
+        return Played(work, card_time_ns(model, self.params, self.params.fill_hashes))
+
+    def stand_in(self, rng: random.Random) -> LiveCheat:
+        """Do so in a real round."""
+        return LiveCheat(self.params, Passing(self.params, self._unchained))
+
+    def _unchained(self, fill_seed: bytes, seed: bytes, backend: MemoryBackend) -> MemoryWork:
         keys = [first_pass_key(fill_seed, seed)]
         while len(keys) < self.params.passes:
             keys.append(next_pass_key(keys[-1], merkle.EMPTY_ROOT))
-        work = work_under(self.params, keys, backend)
-        return Played(work, card_time_ns(model, self.params, self.params.fill_hashes))
-
-
-def missing_count(params: MemoryParams, share: float) -> int:
-    """Return how many blocks are a share of all."""
-    return round(share * params.blocks)
+        return work_under(self.params, keys, backend)
 
 
 def card_time_ns(model: GpuModel, params: MemoryParams, hashes_count: int, *, read: float = 1.0) -> int:
@@ -290,6 +309,15 @@ def work_under(params: MemoryParams, keys: list[bytes], backend: MemoryBackend) 
     """Do all passes under these keys, whatever the roots are."""
     trees = tuple(backend.pass_tree(key, params.blocks) for key in keys)
     return MemoryWork(params, tuple(keys), trees, backend)
+
+
+@functools.cache
+def _hash_ps() -> int:
+    """Return the processor time of one hash here, in picoseconds: a busy machine makes a clock late, not this."""
+    params = MemoryParams(blocks=8, hashes=8, passes=1, openings=1)
+    began_ns = time.thread_time_ns()
+    NumpyMemoryBackend().fill(params, bytes(32))
+    return (time.thread_time_ns() - began_ns) * 1000 // params.fill_hashes
 
 
 def _invented_count(params: MemoryParams, share: float) -> int:

@@ -21,11 +21,10 @@ from tests.adversaries.memory import (
     HELD,
     HoldsPart,
     HostMemory,
-    PartBackend,
     card_time_ns,
-    missing_count,
     slow_down,
 )
+from tests.adversaries.partial_memory import PartBackend, missing_count
 
 FILL_SEED = bytes(range(32))
 SEED = bytes(range(32, 64))

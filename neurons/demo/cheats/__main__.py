@@ -10,6 +10,7 @@ from neurons.base.startup import add_daemon_options, load
 from neurons.demo.cheats.event_editor import EventEditor
 from neurons.demo.cheats.late_opener import LateOpener
 from neurons.demo.cheats.limit_liar import LimitLiar
+from neurons.demo.cheats.memory_inventor import MemoryInventor
 from neurons.demo.cheats.share_forger import ShareForger
 from neurons.demo.cheats.tile_skipper import TileSkipper
 
@@ -17,6 +18,7 @@ CHEATS = {
     "event-editor": EventEditor,
     "late-opener": LateOpener,
     "limit-liar": LimitLiar,
+    "memory-inventor": MemoryInventor,
     "share-forger": ShareForger,
     "tile-skipper": TileSkipper,
 }
