@@ -302,7 +302,7 @@ class RoundEvidence(WireModel):
 
     Attributes:
         attempt: 1 when the round was run again because too many devices were missing.
-        devices_count: Devices that were asked in the first attempt.
+        devices_count: Devices that were asked in the first attempt; by rules 3 those that were measured before.
         missing_count: Those of them that were MISSING; above a fifth the round is run again, once.
     """
 

@@ -16,13 +16,15 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from types import MappingProxyType
 
 from neurons.base.outbox import EntryState, Outbox
 from neurons.validator.challenges import EpochSecret
 from neurons.validator.drawing import Intervals
+from neurons.validator.places import MINERS_MAX, Standing, places
 from polarise.beacon import find_beacon
 from polarise.epoch_record import (
     EPOCH_DIGITS,
@@ -45,11 +47,11 @@ from polarise.transaction import SetValue
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
-MINERS_MAX = 1000
 EPOCHS_NAMED_MAX = 100_000
 EPOCHS_PROVED_MAX = 8
 EPOCH_PATTERN = f"[0-9]{{{EPOCH_DIGITS}}}"
 
+NO_STANDING: Mapping[str, Standing] = MappingProxyType({})
 Miners = dict[str, tuple[SignedStatement, RegistryEntry]]
 
 
@@ -99,20 +101,25 @@ class Chain:
         """Net id of the ledger."""
         return self._client.genesis.net
 
-    def miners(self, report: Callable[[str, str], None]) -> Miners:
+    def miners(
+        self, report: Callable[[str, str], None], standing: Mapping[str, Standing] = NO_STANDING, epoch: int = 0
+    ) -> Miners:
         """Read the registry: node key -> (signed statement, verified entry), in order of the keys.
 
         Args:
             report: Called with the name and the cause of each entry that does not hold; it is passed over.
+            standing: What the miners had in the newest complete epoch; see `neurons.validator.places`.
+            epoch: The epoch they are examined in.
 
         Raises:
             Unavailable: The ledger is away, or answers what does not hold.
         """
         entries = read_ledger_registry(self._client, lambda name, err: report(name, str(err)[:300]))
-        for name in list(entries)[MINERS_MAX:]:
-            report(name, f"beyond the {MINERS_MAX} miners that this validator examines")
-            del entries[name]
-        return entries
+        placed = places(entries, standing, epoch)
+        if len(placed) < len(entries):
+            left_out = len(entries) - len(placed)
+            report("registry", f"{left_out} entries are beyond the {MINERS_MAX} miners that this validator examines")
+        return {name: entries[name] for name in placed}
 
     def last_epoch(self, at_least: int) -> int | None:
         """Return our greatest epoch on the ledger that is not below ``at_least``, None when there is none.

@@ -136,8 +136,9 @@ class EpochService:
             CommitRefused: The ledger would not take the commitment; the epoch is over without a record.
         """
         began_ns = self._clock.monotonic_ns()
-        miners = self._chain.miners(_report)
-        secret = self._begin(miners)
+        epoch = self._number()
+        miners = self._chain.miners(_report, self._metrics.standing(WINDOWS_SINCE_RULES), epoch)
+        secret = self._begin(epoch, miners)
         intervals = self._intervals()
         beacon = self._commit(secret, len(miners), intervals, stop)
         if beacon is None:
@@ -155,11 +156,13 @@ class EpochService:
         self._metrics.keep_averages(secret.epoch, advance(averages, samples))
         self._finish(secret.epoch, miners, began_ns, stop)
 
-    def _begin(self, miners: Miners) -> EpochSecret:
-        now_unix_ms = self._clock.wall_unix_ms()
-        wanted = now_unix_ms // 1000 // self._pace.epoch_seconds
+    def _number(self) -> int:
+        wanted = self._clock.wall_unix_ms() // 1000 // self._pace.epoch_seconds
         on_ledger = self._chain.last_epoch(wanted)
-        epoch = self._metrics.next_epoch(wanted if on_ledger is None else on_ledger + 1)
+        return self._metrics.next_epoch(wanted if on_ledger is None else on_ledger + 1)
+
+    def _begin(self, epoch: int, miners: Miners) -> EpochSecret:
+        now_unix_ms = self._clock.wall_unix_ms()
         secret = self._generator.begin_epoch(epoch, [statement for statement, _ in miners.values()])
         self._metrics.begin_epoch(secret, now_unix_ms)
         self._metrics.set_registered(epoch, [entry for _, entry in miners.values()])
@@ -217,8 +220,9 @@ class EpochService:
     ) -> tuple[list[Examined], tuple[RateSample, ...]] | None:
         """Run the round; returns all miners, those drawn with their proofs, and what was learned of usual rates."""
         drawn = [miner.entry for miner in miners if miner.draw.is_proven]
+        previous = {miner.entry.node_key: miner.previous for miner in miners}
         known: Averages = {(average.model, str(average.kind)): average for average in averages}
-        outcome = self._rounds.run(secret, beacon, drawn, stop, known)
+        outcome = self._rounds.run(secret, beacon, drawn, stop, known, previous=previous)
         if outcome is None:
             return None
         examined = [

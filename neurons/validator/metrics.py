@@ -16,6 +16,7 @@ from typing import Literal
 
 from neurons.base.database import Database
 from neurons.validator.challenges import EpochSecret
+from neurons.validator.places import Standing
 from polarise.decode import decode_model
 from polarise.evidence import ScoreRecord
 from polarise.hardware import HardwareClaim
@@ -253,6 +254,15 @@ class MetricsHandler(Database):
         return bool(
             self.query("SELECT 1 FROM epoch WHERE status = 'complete' AND rules_version >= ? LIMIT 1", (rules_version,))
         )
+
+    def standing(self, rules_version: int) -> dict[str, Standing]:
+        """Return what the miners had in the newest complete epoch by these rules or later ones."""
+        rows = self.query(
+            "SELECT miner_key, IFNULL(weight_ppm, 0), score_ppm FROM score LEFT JOIN weight USING (epoch, miner_key) "
+            "WHERE epoch = (SELECT MAX(epoch) FROM epoch WHERE status = 'complete' AND rules_version >= ?)",
+            (rules_version,),
+        )
+        return {str(row[0]): Standing(int(row[1]), int(row[2])) for row in rows}
 
     def last_window(self) -> int | None:
         """Return the newest complete epoch in which everybody was proven."""

@@ -1,7 +1,8 @@
 """How many devices of an epoch's round were missing, and whether the validator suspects itself and runs it again.
 
 Rules:
-- Every device of every drawn miner counts once; it is missing when one of its proofs is MISSING.
+- A device of a drawn miner counts once, by rules 3 if it was ever measured and its newest value is above 0: keys cost
+  nothing, and new ones that are silent must not look like a broken network. It is missing when one of its proofs is MISSING.
 - Above a fifth the validator takes its own network for broken and runs the round again, once, with other questions; what
   the second one finds counts, however it goes.
 - One function for the validator and for whoever recomputes it.
@@ -13,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from polarise.errors import RejectReason
-from polarise.evidence import ProofEvidence
+from polarise.evidence import ProofEvidence, ScoreRecord
 
 SUSPECT_ONE_IN = 5
 
@@ -23,7 +24,7 @@ class Tally:
     """What a round came to.
 
     Attributes:
-        devices_count: Devices of all drawn miners.
+        devices_count: Devices of all drawn miners, as far as they count.
         missing_count: Those of them that are MISSING.
     """
 
@@ -47,3 +48,11 @@ def tally(miners: Iterable[Sequence[ProofEvidence]]) -> Tally:
         devices_count += len({proof.device for proof in proofs})
         missing_count += len({proof.device for proof in proofs if proof.verdict.reason is RejectReason.MISSING})
     return Tally(devices_count, missing_count)
+
+
+def counting(proofs: Sequence[ProofEvidence], previous: ScoreRecord | None) -> tuple[ProofEvidence, ...]:
+    """Return the proofs of those devices of a miner that count by rules 3."""
+    if previous is None:
+        return ()
+    shown = {device.device for device in previous.part("compute").devices if device.last_ppm}
+    return tuple(proof for proof in proofs if proof.device in shown)

@@ -4,7 +4,7 @@ Rules:
 - All devices of all drawn miners start in one wave per kind, each with a seed of its own, so that no device can answer
   for two. With ``same_host: in_turn`` miners on one host take turns: for tests and demos on one machine.
 - Nothing is verified before the last wave is over, and then in other processes.
-- Where more than a fifth of all devices are MISSING the validator suspects itself: the whole round is run again, once,
+- Where more than a fifth of the devices that were measured before are MISSING the validator suspects itself: the whole round is run again, once,
   with new seeds, and the second attempt counts for everybody. Nobody is ever asked again alone, and who failed in the
   first attempt, in whatever way, and declines the second is MISSING.
 """
@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from challenges.hardware import HardwareTable
@@ -23,7 +24,7 @@ from neurons.base.threads import DaemonThreads
 from neurons.validator.chain import Beacon
 from neurons.validator.challenges import KINDS, Challenge, ChallengeGenerator, EpochSecret
 from neurons.validator.drawing import host_of
-from neurons.validator.missing import Tally, tally
+from neurons.validator.missing import Tally, counting, tally
 from neurons.validator.proof_trace import ProofTrace
 from neurons.validator.scoring.standing_3 import NEUTRAL_REASONS
 from neurons.validator.verification import NO_AVERAGES, Averages, Verdict, VerificationEngine, expected_of
@@ -31,7 +32,7 @@ from neurons.validator.wave import DEFECT, Ask, Wave
 from polarise.answers import printable
 from polarise.clients import MinerClient
 from polarise.errors import AddressRefused, ProofRejected, RejectReason, Unavailable
-from polarise.evidence import ProofEvidence, RoundEvidence, VerdictRecord, openings_digest
+from polarise.evidence import ProofEvidence, RoundEvidence, ScoreRecord, VerdictRecord, openings_digest
 from polarise.messages import position_of
 from polarise.rate_average import RateSample
 from polarise.registry import RegistryEntry
@@ -43,6 +44,8 @@ ADDRESS_SECONDS = 5.0
 UNCALLED = "this validator does not call it: "
 # What a miner can answer a challenge with, instead of proving.
 DECLINES = frozenset({RejectReason.DECLINED, RejectReason.RENTED, RejectReason.OCCUPIED})
+
+NOBODY_SCORED: Mapping[str, ScoreRecord | None] = MappingProxyType({})
 
 ClientFactory = Callable[[RegistryEntry], MinerClient]
 SameHost = Literal["together", "in_turn"]
@@ -108,6 +111,8 @@ class ProofRounds:
         entries: Sequence[RegistryEntry],
         stop: threading.Event,
         averages: Averages = NO_AVERAGES,
+        *,
+        previous: Mapping[str, ScoreRecord | None] = NOBODY_SCORED,
     ) -> RoundOutcome | None:
         """Prove every device of these miners.
 
@@ -117,6 +122,7 @@ class ProofRounds:
             entries: The miners that were drawn, in order of their keys.
             stop: Whether to break off, looked at before each wave.
             averages: Usual rates before this epoch.
+            previous: Miner key -> its score before; only devices that were measured before make the round suspect.
 
         Returns:
             What was found, or None when ``stop`` was set first.
@@ -125,7 +131,7 @@ class ProofRounds:
         if first is None:
             return None
         found = _evidence(first)
-        counted = tally(found.values())
+        counted = tally(counting(proofs, previous.get(miner)) for miner, proofs in found.items())
         if not counted.is_suspect:
             return _outcome(first, found, 0, counted)
         logger.warning(

@@ -111,7 +111,7 @@ class Audit:
             entries.extend(bundles.check(epoch) for epoch in reader.epochs(first))
             step.detail = f"{bundles.count} bundles: named, drawn, answered, judged and scored as recomputed"
         with report.step("miner sets") as step:
-            sets = MinerSetAuditor(self._history, report)
+            sets = MinerSetAuditor(self._history, report, knows_beginning=first == 0)
             for epoch, found in zip(reader.epochs(first), entries, strict=False):
                 sets.check(epoch, found)
             step.detail = (

@@ -2,6 +2,7 @@
 
 Rules:
 - In a complete epoch the miner set root follows from the entries in its bundles, in order of the miners' keys.
+- Where more are registered than have a place, the set is that of `neurons.validator.places`, by the newest complete epoch.
 - Everybody in the set stood in the registry at some moment of the window; everybody who stood there all through it is
   in the set. So a miner cannot be left out, and cannot be examined by an entry it had withdrawn.
 - The window ends with the commitment, which was made after the registry was read. It begins with what the ledger showed
@@ -17,7 +18,8 @@ from ledger.state import FUTURE_MS_MAX
 from neurons.validator.audit.epochs import Epoch
 from neurons.validator.audit.history import History
 from neurons.validator.audit.report import Place, Report
-from neurons.validator.chain import MINERS_MAX
+from neurons.validator.drawing import WINDOWS_SINCE_RULES
+from neurons.validator.places import MINERS_MAX, Standing, places, standing_of
 from polarise import merkle
 from polarise.epoch_record import EpochCommit
 
@@ -36,11 +38,16 @@ class MinerSetAuditor:
     Args:
         history: Registry and blocks.
         report: Where findings go.
+        knows_beginning: Whether the first epoch it sees is the validator's first.
     """
 
-    def __init__(self, history: History, report: Report) -> None:
+    def __init__(self, history: History, report: Report, *, knows_beginning: bool = True) -> None:
         self._history = history
         self._report = report
+        self._knows_beginning = knows_beginning
+        self._validator: str | None = None
+        # What the newest complete epoch said; None where it lies before this audit.
+        self._standing: dict[str, Standing] | None = None
         self.count = 0
 
     def check(self, epoch: Epoch, entries: dict[str, str] | None) -> None:
@@ -50,10 +57,27 @@ class MinerSetAuditor:
             epoch: As the ledger has it.
             entries: Miner -> digest of its entry, from the bundles; None where they are not all there.
         """
+        self._follow(epoch)
         commit = epoch.commit
-        if commit is None or epoch.leaves.commit is None:
-            return
-        window = self._window(commit, epoch.leaves.commit)
+        if commit is not None and epoch.leaves.commit is not None:
+            self._check(epoch, commit, epoch.leaves.commit, entries)
+        if (
+            epoch.record is not None
+            and epoch.record.status == "complete"
+            and epoch.scores is not None
+            and _is_by_lot(epoch)
+        ):
+            self._standing = standing_of(epoch.scores.lines)
+
+    def _follow(self, epoch: Epoch) -> None:
+        if epoch.validator != self._validator:
+            self._validator = epoch.validator
+            self._standing = {} if self._knows_beginning else None
+        if epoch.record is not None and epoch.record.prev is None:
+            self._standing = {}
+
+    def _check(self, epoch: Epoch, commit: EpochCommit, leaf: int, entries: dict[str, str] | None) -> None:
+        window = self._window(commit, leaf)
         for miner, digest in (entries or {}).items():
             standing = self._history.registry.standing(miner, window.first, window.last)
             place = self._miner_place(epoch, miner)
@@ -64,13 +88,16 @@ class MinerSetAuditor:
             if self._report.check(epoch.place.at("miner_set_root"), root == commit.miner_set_root, message):
                 self._check_nobody_left_out(epoch, entries, window)
                 self.count += 1
-        elif any(_root(state) == commit.miner_set_root for state in self._states(window)):
+        elif any(_root(state) == commit.miner_set_root for state in self._states(epoch, window)):
             self.count += 1
         else:
             self._report.word("miner set of an epoch without a bundle for everybody: only its root is known")
 
     def _check_nobody_left_out(self, epoch: Epoch, entries: dict[str, str], window: _Window) -> None:
         is_full = len(entries) >= MINERS_MAX
+        if is_full and _is_by_lot(epoch):
+            self._check_places(epoch, entries, window)
+            return
         for node in self._history.registry.nodes:
             is_beyond = is_full and node > max(entries)
             if node not in entries and not is_beyond:
@@ -84,12 +111,28 @@ class MinerSetAuditor:
         first = max(min(blocks.at(commit.started_unix_ms - FUTURE_MS_MAX), blocks.covering(leaf) - 1), 0)
         return _Window(first, blocks.covering(leaf) - 1)
 
-    def _states(self, window: _Window) -> list[dict[str, str]]:
+    def _check_places(self, epoch: Epoch, entries: dict[str, str], window: _Window) -> None:
+        if self._standing is None:
+            self._report.word("places of a full miner set: who kept one lies before this audit")
+            return
+        holds = any(set(state) == set(entries) for state in self._states(epoch, window))
+        message = f"the {MINERS_MAX} places are not those that follow from the scores before and the epoch's lots"
+        self._report.check(epoch.place.at("registry"), holds, message)
+
+    def _states(self, epoch: Epoch, window: _Window) -> list[dict[str, str]]:
         states = self._history.registry.states(window.first, window.last)
-        return [dict(sorted(state.items())[:MINERS_MAX]) for state in states]
+        if not _is_by_lot(epoch):
+            return [dict(sorted(state.items())[:MINERS_MAX]) for state in states]
+        standing = self._standing or {}
+        return [{node: state[node] for node in places(state, standing, epoch.number)} for state in states]
 
     def _miner_place(self, epoch: Epoch, miner: str) -> Place:
         return Place(validator=epoch.validator, epoch=epoch.number, miner=miner, field="registry")
+
+
+def _is_by_lot(epoch: Epoch) -> bool:
+    """Whether the places of an epoch are those of `places`; by older rules they went by key."""
+    return epoch.record is not None and epoch.record.rules_version >= WINDOWS_SINCE_RULES
 
 
 def _root(entries: dict[str, str]) -> str:

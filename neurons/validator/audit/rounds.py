@@ -3,14 +3,14 @@
 Rules:
 - All miners of an epoch are drawn by the same intervals, and all that are proven are proven in the same round.
 - In a complete epoch the round's figures are those of the bundles. A round that stands at the first attempt had at most a
-  fifth of its devices missing; one that was run again had more. The figures of a first attempt that does not count are
+  fifth of the devices that count missing; one that was run again had more. The figures of a first attempt that does not count are
   the validator's word, as far as the number of its devices, which the second one shows.
 """
 
 from __future__ import annotations
 
 from neurons.validator.audit.report import Place, Report
-from neurons.validator.missing import Tally, tally
+from neurons.validator.missing import Tally, counting, tally
 from polarise.evidence import EvidenceBundle, ProofEvidence, RoundEvidence
 
 
@@ -50,7 +50,8 @@ class RoundAuditor:
         if round_ is not None:
             self._round = self._round or round_
             self._report.compare(place.at("round"), round_, self._round)
-            self._proven.append(bundle.proofs)
+            is_by_2 = bundle.version == 2
+            self._proven.append(bundle.proofs if is_by_2 else counting(bundle.proofs, bundle.previous))
 
     def finish(self, *, is_whole: bool) -> None:
         """Compare the round's figures with what all bundles show.

@@ -448,7 +448,7 @@ def test_crash_before_the_commitment_breaks_no_chain(tmp_path: Path, capsys: pyt
     with small_ledger(tmp_path) as ledger:
         with validator_loop(files, ledger) as loop:
             loop.run_epoch(threading.Event())
-            loop._begin({})
+            loop._begin(loop._number(), {})
         with validator_loop(files, ledger) as loop:
             loop.run_epoch(threading.Event())
     status, answer = _audit(capsys, *files.arguments())

@@ -35,8 +35,8 @@ from tests.support.audited_market import (
     validator_loop,
 )
 from tests.support.evidence import proof
-from tests.support.proving_miner import MINER, VALIDATOR, entry_of
-from tests.support.scores import OPENING_KEY, ROOT, bundle_of
+from tests.support.proving_miner import MINER, VALIDATOR, entry_of, proving_miner
+from tests.support.scores import OPENING_KEY, ROOT, bundle_of, score_record
 from tests.support.small_ledger import small_ledger
 
 Json = dict[str, Any]
@@ -94,12 +94,15 @@ def test_market_that_proves_rarely_audits_clean(tmp_path: Path, capsys: pytest.C
 
 
 def test_round_that_was_run_again_audits_clean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The only miner does not answer, so that the validator suspects itself once."""
+    """The only miner was measured once and does not answer any more, so that the validator suspects itself."""
     files = MarketFiles(tmp_path)
     with small_ledger(tmp_path) as ledger, validator_loop(files, ledger) as loop:
-        ledger.register(entry_of("http://127.0.0.1:1"))
+        with proving_miner(tmp_path) as miner:
+            ledger.register(entry_of(miner.endpoint))
+            loop.run_epoch(threading.Event())
         loop.run_epoch(threading.Event())
-    (bundle,) = files.bundles()
+    first, bundle = files.bundles()
+    assert first.round == RoundEvidence(attempt=0, devices_count=0, missing_count=0)
     assert bundle.round == RoundEvidence(attempt=1, devices_count=1, missing_count=1)
     assert [found.verdict.reason for found in bundle.proofs] == [RejectReason.MISSING] * 2
     assert _audit(capsys, files) == (0, [])
@@ -368,7 +371,8 @@ def _bundles(round_: RoundEvidence, *missing: bool) -> list[EvidenceBundle]:
     secret = EpochSecret(1, OPENING_KEY, ROOT, ROOT)
     draw = DrawEvidence(proof_every=12, inspect_every=1, is_proven=True, is_inspected=True)
     found = [bundle_of(secret, proof(RejectReason.MISSING if is_missing else None)) for is_missing in missing]
-    return [bundle.model_copy(update={"draw": draw, "round": round_}) for bundle in found]
+    before = score_record(proof())
+    return [bundle.model_copy(update={"draw": draw, "round": round_, "previous": before}) for bundle in found]
 
 
 def _fields(bundles: list[EvidenceBundle], *, is_whole: bool = True) -> list[str | None]:
@@ -403,6 +407,13 @@ def test_round_is_run_again_above_a_fifth_and_only_then(
     said: RoundEvidence, missing: int, fields: list[str | None]
 ) -> None:
     assert _fields(_bundles(said, *(index < missing for index in range(5)))) == fields
+
+
+def test_bundles_of_rules_2_count_devices_that_were_never_measured() -> None:
+    said = _said(0, 0, 2)
+    bundles = [bundle.model_copy(update={"previous": None}) for bundle in _bundles(said, False, False)]
+    assert _fields([bundle.model_copy(update={"version": 2}) for bundle in bundles]) == []
+    assert _fields(bundles) == ["round.devices_count"]
 
 
 def test_figures_need_a_bundle_of_everybody() -> None:

@@ -11,9 +11,10 @@ import pytest
 
 from neurons.base.outbox import Outbox
 from neurons.base.service import Supervisor
-from neurons.validator.chain import MINERS_MAX, Chain
+from neurons.validator.chain import Chain
 from neurons.validator.drawing import Intervals
 from neurons.validator.metrics import FILE_NAME, MetricsHandler, StoredScore
+from neurons.validator.places import MINERS_MAX
 from neurons.validator.records import EpochRecorder, RecordFacts
 from neurons.validator.scoring import ScoringSystem, version_1
 from polarise.canonical import canonical_bytes

@@ -16,13 +16,16 @@ from neurons.base.access import Caller
 from neurons.validator.chain import Beacon
 from neurons.validator.challenges import ChallengeGenerator, EpochSecret, recompute
 from neurons.validator.rounds import ProofRounds, RoundOutcome, SameHost
+from neurons.validator.scoring import ScoringSystem
 from neurons.validator.stamper import Stamper
 from neurons.validator.verification import VerificationEngine
 from neurons.validator.wave import Ask, Wave
 from polarise.clients import MinerClient
 from polarise.errors import ErrorCode, RejectReason, RequestRejected, Unavailable
+from polarise.evidence import ScoreRecord
 from polarise.registry import STATEMENT_KIND, RegistryEntry
 from polarise.signing import SigningKey
+from tests.support.evidence import proof as measured
 from tests.support.proving_miner import (
     BEACON,
     BEACON_BLOCK,
@@ -85,12 +88,22 @@ def _run(
     *,
     same_host: SameHost = "together",
     stop: threading.Event | None = None,
+    met: Sequence[RegistryEntry] = (),
 ) -> RoundOutcome | None:
+    """Run a round; all miners but those that are ``met`` in it were measured before."""
+
     def client(entry: RegistryEntry) -> MinerClient:
         return MinerClient(entry.endpoint, entry.node_key, VALIDATOR, timeout_seconds=5)
 
     rounds = ProofRounds(GENERATOR, wave, engine, client, same_host=same_host)
-    return rounds.run(_secret(entries), DRAWN_BEACON, entries, stop or threading.Event())
+    known = {entry.node_key: _score(entry) for entry in entries if entry.node_key not in {new.node_key for new in met}}
+    return rounds.run(_secret(entries), DRAWN_BEACON, entries, stop or threading.Event(), previous=known)
+
+
+def _score(entry: RegistryEntry) -> ScoreRecord:
+    """The score of a miner whose devices were all measured."""
+    proofs = [measured(device=device.uuid) for device in entry.hardware.devices]
+    return ScoringSystem().calculate_score(proofs, None, None)
 
 
 def _reasons(outcome: RoundOutcome | None) -> dict[str, set[RejectReason | None]]:
@@ -147,6 +160,22 @@ def test_round_is_run_again_above_a_fifth_of_devices_missing(
     assert {proof.attempt for proofs in outcome.proofs.values() for proof in proofs} == {attempt}
 
 
+def test_new_devices_that_are_silent_make_nobody_suspect_its_network(
+    wave: CountingWave, engine: VerificationEngine, miner: ProvingMiner
+) -> None:
+    """Keys cost nothing: else whoever needs a second attempt registers a fifth of the market anew."""
+    here = _entry(miner.endpoint)
+    new = [_entry("http://127.0.0.1:1", seed=bytes([number])) for number in range(1, 9)]
+    outcome = _run(wave, engine, [here, *new], met=new)
+    assert outcome is not None
+    assert (outcome.evidence.attempt, outcome.evidence.devices_count, outcome.evidence.missing_count) == (0, 1, 0)
+    assert _reasons(outcome)[here.node_key] == {None}
+    # One that was measured before is enough among so few.
+    again = _run(wave, engine, [here, *new], met=new[1:])
+    assert again is not None
+    assert (again.evidence.attempt, again.evidence.devices_count, again.evidence.missing_count) == (1, 2, 1)
+
+
 def test_second_attempt_has_seeds_of_its_own(
     wave: CountingWave, engine: VerificationEngine, miner: ProvingMiner
 ) -> None:
@@ -166,7 +195,8 @@ def test_second_attempt_has_seeds_of_its_own(
     with contextlib.ExitStack():
         client = MinerClient(entry.endpoint, entry.node_key, VALIDATOR, timeout_seconds=5)
         rounds = ProofRounds(GENERATOR, wave, engine, lambda _entry: client, same_host="together")
-        outcome = rounds.run(secret, DRAWN_BEACON, [entry], threading.Event())
+        known = {entry.node_key: _score(entry)}
+        outcome = rounds.run(secret, DRAWN_BEACON, [entry], threading.Event(), previous=known)
     assert outcome is not None
     proofs = outcome.proofs[entry.node_key]
     assert [(proof.attempt, proof.verdict.reason) for proof in proofs] == [(1, None), (1, None)]
