@@ -7,7 +7,8 @@ What answers it are windows in which everybody is proven, and that weight counts
 - At any moment the names of one device count for what the one that passed in the newest window shows, so that all of them
   together have at most the weight of the honest miner.
 - With an excuse that anybody can have (leases signed by oneself, an address nobody may call), those that passed in earlier
-  windows keep half, a quarter and so on: below twice the honest miner.
+  windows keep half, a quarter and so on: below twice the honest miner. Another validator's order, which not everybody can
+  have in every window, is spared once in a row: below three times.
 - A name that comes, or comes back, outside of a window counts for nothing.
 """
 
@@ -226,6 +227,15 @@ CHEATS: tuple[Cheat, ...] = (
         excuse=RejectReason.NOT_MEASURED,
         most=2.0,
         formula="every time: together < 1 + 1/2 + 1/4 + ... = 2 honest miners' weight",
+        no_live=NO_LIVE,
+    ),
+    ManyNames(
+        name="96 names, occupied",
+        how="the same, and shows another validator's order for each of them in every window",
+        reasons=(RejectReason.OCCUPIED,),
+        excuse=RejectReason.OCCUPIED,
+        most=3.0,
+        formula="every time: together < 1 + 1 + 1/2 + 1/4 + ... = 3 honest miners' weight",
         no_live=NO_LIVE,
     ),
     OneNameAtATime(

@@ -10,7 +10,8 @@ Rules:
 - An epoch in which the miner was not drawn changes nothing in here.
 - For weights a device counts for what it showed in the newest common window, in which one device answers for one miner
   (``window_ppm``). An excuse there halves that, each time: a second key of the same person signs any lease, so that all
-  the names of one device come to at most 1 + 1/2 + 1/4 + ... = 2 of it. A proof outside of a window can lower it only.
+  the names of one device come to at most 1 + 1/2 + 1/4 + ... = 2 of it. Another validator's order is spared the first time
+  in a row; with such an order for every name in every window they come to 3. A proof outside of a window can lower it only.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def _device(name: str, proofs: Sequence[ProofEvidence], before: DeviceScore | No
     if not _is_measured(proofs):
         if before is None:
             return DeviceScore(device=name, last_ppm=None, declines_count=1)
-        window_ppm = _excused_ppm(proofs, shown) if is_common else shown
+        window_ppm = _excused_ppm(proofs, before) if is_common else shown
         return before.model_copy(update={"declines_count": before.declines_count + 1, "window_ppm": window_ppm})
     answered = [proof for proof in proofs if _was_answered(proof)]
     failed = worst_of(proof.verdict.reason for proof in answered if proof.verdict.reason is not None)
@@ -104,10 +105,11 @@ def _device(name: str, proofs: Sequence[ProofEvidence], before: DeviceScore | No
     )
 
 
-def _excused_ppm(proofs: Sequence[ProofEvidence], shown: int | None) -> int | None:
-    """Return what a window leaves of a device that was not measured in it; only another validator's order saves it all."""
+def _excused_ppm(proofs: Sequence[ProofEvidence], before: DeviceScore) -> int | None:
+    """Return what a window leaves of a device that was not measured in it; another validator's order saves it all, once."""
     excuses = {proof.verdict.reason for proof in proofs} - {None}
-    return shown if shown is None or excuses == {RejectReason.OCCUPIED} else shown // 2
+    is_spared = excuses == {RejectReason.OCCUPIED} and before.declines_count == 0
+    return before.window_ppm if before.window_ppm is None or is_spared else before.window_ppm // 2
 
 
 def _alone_ppm(measured_ppm: int, shown: int | None) -> int | None:

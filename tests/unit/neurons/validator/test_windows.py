@@ -122,7 +122,8 @@ def test_proof_outside_of_a_window_lowers_what_a_device_counts_for_and_never_rai
         (RejectReason.RENTED, [HALF, HALF // 2, HALF // 4]),
         # What our own address rule forbids to call is the miner's doing, and a defect that hits all costs nobody a share.
         (RejectReason.NOT_MEASURED, [HALF, HALF // 2, HALF // 4]),
-        (RejectReason.OCCUPIED, [WHOLE, WHOLE, WHOLE]),
+        # Proving for another validator is no fault; for every name in every window it would be one device many times.
+        (RejectReason.OCCUPIED, [WHOLE, HALF, HALF // 2]),
         (RejectReason.MISSING, [0, 0, 0]),
         (RejectReason.DECLINED, [0, 0, 0]),
     ],
@@ -134,6 +135,13 @@ def test_window_without_a_proof_costs_worth(excuse: RejectReason, worths: list[i
         record = _scored(record, draw=_draw(window=False, proven=False))
         found.append(_worth(record))
     assert found == worths
+
+
+def test_order_after_another_excuse_is_not_spared() -> None:
+    rented = _scored(_scored(None, *_proofs()), *_proofs(RejectReason.RENTED))
+    assert _worth(_scored(rented, *_proofs(RejectReason.OCCUPIED))) == HALF // 2
+    again = _scored(_scored(rented, *_proofs()), *_proofs(RejectReason.OCCUPIED))
+    assert _worth(again) == WHOLE
 
 
 def test_excuse_outside_of_a_window_costs_nothing() -> None:
