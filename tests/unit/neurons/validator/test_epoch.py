@@ -193,14 +193,14 @@ def test_evidence_that_cannot_be_kept_leaves_a_score_without_it(tmp_path: Path, 
     with proving_miner(tmp_path) as miner, _epochs(node) as service:
         run = service._rounds.run
 
-        def spoiled(*arguments: object) -> RoundOutcome | None:
-            outcome = run(*arguments)  # type: ignore[arg-type]
+        def spoiled(*arguments: object, **named: object) -> RoundOutcome | None:
+            outcome = run(*arguments, **named)  # type: ignore[arg-type]
             assert outcome is not None
             proofs = outcome.proofs[MINER.public_key]
             proofs = tuple(proof.model_copy(update={"excuse": unhashed}) for proof in proofs)
             return dataclasses.replace(outcome, proofs={MINER.public_key: proofs})
 
-        service._rounds.run = spoiled  # type: ignore[method-assign,assignment]
+        service._rounds.run = spoiled  # type: ignore[method-assign]
         ledger.register(entry_of(miner.endpoint))
         service.run_epoch(threading.Event())
     with MetricsHandler(tmp_path / "node" / FILE_NAME) as metrics:
