@@ -48,6 +48,12 @@ def list_gpus() -> tuple[Gpu, ...]:
         return tuple(_gpu(index) for index in range(int(pynvml.nvmlDeviceGetCount())))
 
 
+def driver_version() -> str:
+    """Return the version of the driver, for example "580.65.06"; empty without one."""
+    with _nvml() as is_driver_there:
+        return str(_or_none(pynvml.nvmlSystemGetDriverVersion) or "") if is_driver_there else ""
+
+
 def is_present(uuid: str) -> bool:
     """Whether the driver still finds a GPU; one that fell off the bus it does not."""
     with _nvml() as is_driver_there:

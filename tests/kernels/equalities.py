@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from benchmarks._gpu_exact import NotExact, measure_exactness
 from challenges import digest, matmul_kernels, memory_kernels, prng, sha256_kernel
 from challenges.cuda_memory import CudaMemoryBackend
 from challenges.cuda_pow import CudaPowBackend
@@ -207,6 +208,14 @@ def test_a_device_that_rounds_is_found_before_the_first_proof() -> None:
     fused = None if DEVICE.type == "cuda" else open_fused_mixes(DEVICE, torch.float32)
     with pytest.raises(Unavailable, match="not that of the exact product"):
         RoundingBackend(NAME, fused).prepare(MatmulParams(128, rounds=1))
+
+
+def test_the_benchmark_finds_a_product_that_is_rounded() -> None:
+    """The same comparison passes the exact one, at the smallest size where the two differ."""
+    fused = None if DEVICE.type == "cuda" else open_fused_mixes(DEVICE, torch.float32)
+    measure_exactness(matmul_backend(), 128, DEVICE, 64)
+    with pytest.raises(NotExact, match=r"K = 128: \d+ of 16384 entries differ"):
+        measure_exactness(RoundingBackend(NAME, fused), 128, DEVICE, 64)
 
 
 def test_kernels_that_disagree_with_the_reference_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

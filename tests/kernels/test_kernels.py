@@ -76,12 +76,33 @@ def test_every_kernel_equals_its_reference_on_the_gpu() -> None:
 @pytest.mark.kernels
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS_MAX)
-def test_the_benchmark_of_a_gpu_runs_to_its_end_under_the_interpreter() -> None:
-    """Its numbers say nothing here, and it says that."""
-    sizes = ("--n", "128", "--rounds", "2", "--hashes", "1024", "--repeat", "1")
-    printed = run("benchmarks/gpu.py", "--device", "cpu", *sizes, environment=INTERPRETED)
+def test_the_benchmark_of_a_gpu_runs_to_its_end_under_the_interpreter(tmp_path: Path) -> None:
+    """Its numbers say nothing here, and it says that; the results file holds what was printed."""
+    sizes = [
+        "--sides",
+        "128,192",
+        "--exact",
+        "256",
+        "--blocks",
+        "8",
+        "--rounds",
+        "2",
+        "--hashes",
+        "1024",
+        "--repeat",
+        "1",
+        "--seconds",
+        "1",
+    ]
+    printed = run("benchmarks/gpu.py", "--device", "cpu", "--save", str(tmp_path), *sizes, environment=INTERPRETED)
     assert "no number below is a measurement" in printed
-    assert "check of 2 tiles" in printed
+    assert printed.count("check of 2 tiles") == 2
+    assert "exact at K = 256: 65536 entries equal int64" in printed
+    assert "check of them" in printed
+    assert "NVML sample" in printed
+    (kept,) = tmp_path.iterdir()
+    assert kept.name.startswith("interpreted-")
+    assert printed.startswith(kept.read_text(encoding="utf-8"))
 
 
 def test_the_benchmark_of_a_gpu_says_that_there_is_none() -> None:
