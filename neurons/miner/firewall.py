@@ -5,6 +5,8 @@ Rules:
   where that fails nothing is handed out (503 with cause and fix), and those who hold leases are told.
 - `auto` goes without where it must (no root, no iptables, an engine in another network namespace) and says so loudly;
   `required` refuses to start there; `off` takes this node's rules away.
+- A kernel that counts no connections (hashlimit, connlimit) still closes what is closed: `auto` then does without the
+  limits and says so, `required` refuses.
 - Only chains and jumps of this node are touched. They outlive the process as long as an interface of the node does.
 """
 
@@ -121,6 +123,7 @@ class Firewall:
         self._on_change = on_change
         self._lock = threading.Lock()
         self._is_wanted = False
+        self._has_limits = True
         self._written: dict[str, Written] = {}
         # When the newest look began that found all well.
         self._good_since_ns = NEVER
@@ -145,6 +148,7 @@ class Firewall:
         except Unavailable as err:
             if self._mode == "required":
                 raise ConfigError(err.message, key_path="network.firewall", allowed="a host where it works") from err
+            self._try_without_limits(err.message)
 
     def run(self, stop: threading.Event) -> None:
         """Compare every 30 seconds; at the end take the rules away unless an interface of the node is left."""
@@ -224,6 +228,19 @@ class Firewall:
         self._written.clear()
         remove_rules(self._node_id)
 
+    def _try_without_limits(self, cause: str) -> None:
+        self._has_limits = False
+        try:
+            self.guard()
+        except Unavailable:
+            # Something else is the matter. The limits are asked for again, so that mending that brings them back.
+            self._has_limits = True
+        else:
+            logger.warning(
+                "NO CONNECTION LIMITS: one tenant can take all of this host's connections",
+                extra={"cause": cause, "fix": "load xt_hashlimit and xt_connlimit, restart the miner"},
+            )
+
     def _hold(self) -> None:
         for rules, family in self._families():
             known = self._written.get(family.save)
@@ -249,7 +266,7 @@ class Firewall:
                 return
 
     def _families(self) -> list[tuple[RuleSet, Family]]:
-        found = [(compile_ipv4(self._node_id, read_nameservers()), IPV4)]
+        found = [(compile_ipv4(self._node_id, read_nameservers(), has_limits=self._has_limits), IPV4)]
         return [*found, (compile_ipv6(self._node_id), IPV6)] if IPV6_SWITCH.exists() else found
 
     def _turn(self, state: State, cause: str) -> None:

@@ -71,12 +71,13 @@ class RuleSet:
     jumps: tuple[tuple[str, str], ...]
 
 
-def compile_ipv4(node_id: str, nameservers: Sequence[str]) -> RuleSet:
+def compile_ipv4(node_id: str, nameservers: Sequence[str], *, has_limits: bool = True) -> RuleSet:
     """Return the rules of a node.
 
     Args:
         node_id: Twelve hex digits.
         nameservers: Addresses that containers resolve names with; port 53 of each stays open.
+        has_limits: Whether the kernel counts connections (hashlimit, connlimit); what is closed is closed without, too.
     """
     to_host, outgoing, incoming = (f"POLARISE-{node_id}-{name}" for name in ("HOST", "OUT", "IN"))
     ours = f"{interface_prefix(node_id)}+"
@@ -88,19 +89,19 @@ def compile_ipv4(node_id: str, nameservers: Sequence[str]) -> RuleSet:
     rate = _above(f"{NEW_PER_SECOND}/sec", NEW_BURST, "srcip", f"{interface_prefix(node_id)}new")
     logins = _above(f"{LOGINS_PER_MINUTE}/min", LOGINS_BURST, "srcip,dstip", f"{interface_prefix(node_id)}ssh")
     connections = f"-m connlimit --connlimit-above {CONNECTIONS_MAX} --connlimit-mask 32 -j DROP"
+    limits = (rate, f"-p tcp --syn {connections}", f"-p tcp --dport 22 {logins}") if has_limits else ()
     return RuleSet(
         chains={
-            to_host: (_ANSWERS, rate, *names, "-j DROP"),
+            to_host: (_ANSWERS, *limits[:1], *names, "-j DROP"),
             outgoing: (
                 _ANSWERS,
                 f"-o {ours} -j DROP",
-                rate,
-                f"-p tcp --syn {connections}",
+                *limits[:2],
                 *names,
                 *(f"-d {network} -j DROP" for network in BLOCKED),
                 f"-p tcp -m multiport --dports {MAIL_PORTS} -j DROP",
             ),
-            incoming: (_ESTABLISHED, f"-p tcp --dport 22 {logins}", "-p tcp --dport 22 -j RETURN", "-j DROP"),
+            incoming: (_ESTABLISHED, *limits[2:], "-p tcp --dport 22 -j RETURN", "-j DROP"),
         },
         jumps=(
             ("INPUT", f"-i {ours} -j {to_host}"),

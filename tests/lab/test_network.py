@@ -16,7 +16,7 @@ from docker.models.containers import Container
 
 from neurons.base.agent_client import AgentClient
 from neurons.miner import firewall
-from neurons.miner.firewall_rules import BLOCKED, LOGINS_BURST, interface_prefix
+from neurons.miner.firewall_rules import BLOCKED, CONNECTIONS_MAX, LOGINS_BURST, interface_prefix
 from neurons.miner.node import MinerNode
 from neurons.miner.status import read_status, render
 from polarise.errors import Unavailable
@@ -353,6 +353,31 @@ def test_logins_from_one_address_are_limited(
         # The host itself, where a proxy or a tunnel ends, is not counted.
         for _ in range(LOGINS_BURST + 1):
             assert read_banner("127.0.0.1", answer.ssh_port, deadline_seconds=10).startswith("SSH-")
+        miner.client(people.renter).terminate(answer.container_id)
+
+
+# Opens until forty in a row got no answer, and holds what it has.
+_COLLECTING = """
+import socket
+held, missed = [], 0
+while missed < 40 and len(held) < %d:
+    try:
+        held.append(socket.create_connection(("%s", %d), timeout=0.2))
+        missed = 0
+    except OSError:
+        missed += 1
+print(len(held))
+"""
+
+
+def test_a_tenant_holds_so_many_connections_at_once_and_not_one_more(
+    inside: Neighbourhood, people: People, identity: Identity, tmp_path: Path
+) -> None:
+    with running(MinerNode(lab_config(people, inside), tmp_path / "miner", identity)) as miner:
+        answer = allocate(miner, people)
+        script = _COLLECTING % (CONNECTIONS_MAX + 20, INTERNET_IP, ECHO_PORT)
+        done = inside.lab.client.containers.get(answer.container_id).exec_run(["python3", "-c", script])
+        assert done.output == f"{CONNECTIONS_MAX}\n".encode()
         miner.client(people.renter).terminate(answer.container_id)
 
 

@@ -24,6 +24,12 @@ EMPTY_TABLE = "#!/bin/sh\necho '*mangle'; echo ':INPUT ACCEPT [0:0]'; echo ':FOR
 REFUSING = "#!/bin/sh\necho 'Permission denied (you must be root)' >&2\nexit 4\n"
 TAKING_AND_FORGETTING = "#!/bin/sh\nwhile read -r line; do :; done\n"
 
+COUNTING_NOTHING = """#!/bin/sh
+while read -r line; do
+  case $line in *hashlimit*|*connlimit*) echo 'unknown option hashlimit' >&2; exit 2;; esac
+done
+"""
+
 Install = Callable[[str, str], None]
 
 
@@ -48,9 +54,10 @@ def new(mode: Mode, tmp_path: Path, told: list[str | None] | None = None) -> Fir
     return Firewall(NODE, mode, tmp_path / "firewall.json", on_change=(told if told is not None else []).append)
 
 
-def let_rules_stand(tmp_path: Path, first: str = ":") -> None:
+def let_rules_stand(tmp_path: Path, first: str = ":", *, has_limits: bool = True) -> None:
     """Have the kernel's table print the node's rules, after it ran ``first``."""
-    for family, rules in (("ip6", compile_ipv6(NODE)), ("ip", compile_ipv4(NODE, read_nameservers()))):
+    ipv4 = compile_ipv4(NODE, read_nameservers(), has_limits=has_limits)
+    for family, rules in (("ip6", compile_ipv6(NODE)), ("ip", ipv4)):
         text = restore_text(rules, {}).replace("-I INPUT 1", "-A INPUT").replace("-I FORWARD 1", "-A FORWARD")
         script = f"#!/bin/sh\n{first.replace('FAMILY', family)}\nprintf '%s' '{text}'\n"
         (tmp_path / "programs" / f"{family}tables-save").write_text(script)
@@ -135,6 +142,23 @@ def test_rules_that_hold_again_are_told_once(install: Install, tmp_path: Path) -
     wall.guard()
     wall.guard()
     assert (wall.state, told[-1], len(told)) == ("on", None, 2)
+
+
+@pytest.mark.parametrize("mode", ["auto", "required"])
+def test_kernel_that_counts_no_connections_still_closes_what_is_closed(
+    install: Install, tmp_path: Path, mode: Mode, caplog: pytest.LogCaptureFixture
+) -> None:
+    install(EMPTY_TABLE, COUNTING_NOTHING)
+    let_rules_stand(tmp_path, has_limits=False)
+    wall = new(mode, tmp_path)
+    if mode == "required":
+        with pytest.raises(ConfigError, match="unknown option hashlimit"):
+            wall.prepare()
+        return
+    wall.prepare()
+    wall.guard()
+    assert wall.state == "on"
+    assert [record.levelname for record in caplog.records if "NO CONNECTION LIMITS" in record.message] == ["WARNING"]
 
 
 def test_off_says_so_and_needs_nothing(install: Install, tmp_path: Path) -> None:

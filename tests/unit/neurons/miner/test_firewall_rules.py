@@ -93,6 +93,14 @@ def test_established_is_first_everywhere_and_everything_private_is_dropped() -> 
     assert compile_ipv6(NODE).chains == {f"POLARISE-{NODE}-SIX": ("-j DROP",)}
 
 
+def test_without_limits_nothing_but_the_limits_is_missing() -> None:
+    bare = compile_ipv4(NODE, ("10.0.0.2",), has_limits=False)
+    assert bare.jumps == RULES.jumps
+    for name, rules in RULES.chains.items():
+        assert bare.chains[name] == tuple(rule for rule in rules if "hashlimit" not in rule and "connlimit" not in rule)
+        assert bare.chains[name] != rules
+
+
 def test_names_can_be_asked_for_at_the_hosts_nameservers_and_nothing_else_of_them() -> None:
     for chain in (OUT, HOST):
         about = [rule for rule in RULES.chains[chain] if "10.0.0.2/32" in rule]
