@@ -6,6 +6,7 @@ Everything runs in a lab without a way out; `tests.lab.lan` plays the LAN, the c
 import contextlib
 import ipaddress
 import json
+import socket
 import subprocess
 from collections.abc import Iterator
 from functools import partial
@@ -74,8 +75,10 @@ def rules_of(node_id: str, *programs: str) -> list[str]:
     return [line for line in lines if f"POLARISE-{node_id}" in line]
 
 
-def iptables(*words: str) -> None:
-    subprocess.run(["iptables", "-t", "mangle", *words], check=True, timeout=30)
+def iptables(*words: str, program: str = "iptables") -> None:
+    """Damage rules, in a lab and nowhere else."""
+    assert "lan0" in {name for _, name in socket.if_nameindex()}
+    subprocess.run([program, "-t", "mangle", *words], check=True, timeout=30)
 
 
 def allocate(miner: RunningMiner, people: People, public_key: str | None = None) -> AllocateAnswer:
@@ -163,7 +166,7 @@ def test_whatever_is_done_to_the_rules_is_undone_before_the_next_allocation(
             miner.node.firewall.guard()
             assert rules_of(miner.node_id) == before, damage
             assert miner.node.firewall.state == "on"
-        subprocess.run(["ip6tables", "-t", "mangle", "-F"], check=True)
+        iptables("-F", program="ip6tables")
         answer = allocate(miner, people)
         assert rules_of(miner.node_id) == before
         miner.client(people.renter).terminate(answer.container_id)
