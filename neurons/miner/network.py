@@ -4,7 +4,7 @@ Rules:
 - Names, interfaces and subnets derive from the node id and the port, so that several nodes on one host never share one.
 - A bridge is made once and used by lease after lease; some are made ahead, so that allocating waits for none.
 - A network that exists already is taken only if it carries this node's label; so is one that is removed.
-- No container is made in a bridge before the packet filter holds for it.
+- No container is made in a bridge that lies where the packet filter is not.
 """
 
 from __future__ import annotations

@@ -57,6 +57,8 @@ class SlotKeeper:
     def run(self, stop: threading.Event) -> None:
         """Look after the slots until ``stop`` is set, then throw them away."""
         if not self._count:
+            # A service that has come to its end counts as one that died.
+            stop.wait()
             return
         pause = 0.0
         while not stop.wait(pause):

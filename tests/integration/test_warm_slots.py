@@ -18,6 +18,7 @@ from polarise.signing import Identity
 from polarise.ssh_keys import generate_key_pair
 from polarise.telemetry_client import TelemetryClient
 from tests.support.engine import containers_of, engine
+from tests.support.http import send
 from tests.support.identities import People, fresh_node_identity
 from tests.support.miners import RunningMiner, miner_config, running, wait_until
 from tests.support.ssh import Login
@@ -54,6 +55,13 @@ def rent(miner: RunningMiner, people: People, **wanted: object) -> AllocateAnswe
 
 def give_back(miner: RunningMiner, people: People, answer: AllocateAnswer) -> None:
     miner.client(people.renter).terminate(answer.container_id)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_miner_is_ready_with_slots_and_without(people: People, tmp_path: Path, count: int) -> None:
+    identity = fresh_node_identity(people.owner)
+    with warm_miner(people, identity, tmp_path / "miner", count) as other:
+        assert send(other.url, "GET", "/readyz").json == {"status": "success", "causes": {}}
 
 
 def test_lease_from_a_slot_has_its_own_key_limits_and_log(miner: RunningMiner, people: People, tmp_path: Path) -> None:
