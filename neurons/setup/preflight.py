@@ -1,8 +1,8 @@
 """One throw-away ssh login into a container of the base image: the proof that this machine can serve a renter.
 
 Rules:
-- The container has the flags a lease has: all capabilities dropped but the nine sshd and apt need, no new privileges,
-  PID 1 off Docker's log pipe, a port on loopback. A login finds what a banner hides: with a capability missing sshd
+- The container has those flags of a lease that a login fails by: all capabilities dropped but the nine sshd and apt need,
+  no new privileges, PID 1 off Docker's log pipe, a port on loopback. A login finds what a banner hides: with a capability missing sshd
   greets and then drops the session.
 - Both keys are made for this one login; the host key is pinned before the first connect.
 - The container and the keys are removed in any case.
