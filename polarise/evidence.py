@@ -33,6 +33,8 @@ from polarise.statement import SignedStatement
 MAX_BUNDLE_BYTES = 16 * 1024 * 1024
 TEXT_CHARS_MAX = 500
 RETENTION_HOURS_MAX = 87_600
+# By these rules and later ones weight counts what was shown in a common window.
+WINDOWS_SINCE_RULES = 3
 
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 COUNT_MAX = 2**53 - 1

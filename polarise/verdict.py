@@ -15,7 +15,7 @@ from pydantic import Field
 
 from polarise.decode import WireModel
 from polarise.errors import RejectReason
-from polarise.evidence import Count, Hash, PartScore, ScoreRecord
+from polarise.evidence import WINDOWS_SINCE_RULES, Count, Hash, PartScore, ScoreRecord
 from polarise.fixes import FIXES
 from polarise.signing import KEY_PATTERN, Identity, SignatureInvalid
 from polarise.statement import SignedStatement, sign_statement
@@ -122,6 +122,22 @@ def gate_text(score: ScoreRecord) -> str:
     """Return in words how long a closed gate stays closed."""
     until = "of its epoch" if score.rules_version == 1 else "until it is measured again"
     return f"a rejected proof or a broken promise takes all points {until}"
+
+
+def weight_text(score: ScoreRecord) -> str:
+    """Return in words what keeps a miner's devices from counting in weights; empty where nothing does, and by rules before 3."""
+    if score.rules_version < WINDOWS_SINCE_RULES:
+        return ""
+    service, devices = score.part("service"), score.part("compute").devices
+    words = []
+    if service.last_ppm is None and service.declines_count:
+        words.append("no weight until a container was inspected: keep room for one")
+    measured = [device for device in devices if device.last_ppm]
+    if waiting_count := sum(device.window_ppm is None for device in measured):
+        words.append(f"{waiting_count} of {len(devices)} devices count from their next common window on")
+    if halved_count := sum((device.window_ppm or 0) < (device.last_ppm or 0) for device in measured) - waiting_count:
+        words.append(f"{halved_count} of {len(devices)} devices count in part until their next common window")
+    return "; ".join(words)
 
 
 def lost_text(lost_ppm: int) -> str:

@@ -185,6 +185,8 @@ def _verdict_lines(verdict: dict[str, object]) -> list[str]:
         f"received {verdict['received_at']}{undrawn}",
         f"    evidence {verdict['evidence']}",
     ]
+    if verdict["weight"]:
+        lines.append(f"    {verdict['weight']}")
     if not lost:
         lines.append("    nothing was lost")
     for line in lost:

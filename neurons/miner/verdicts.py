@@ -16,7 +16,7 @@ from polarise.decode import decode_model
 from polarise.errors import ErrorCode, RequestRejected
 from polarise.signing import SignatureInvalid
 from polarise.statement import SignedStatement
-from polarise.verdict import lost_points, lost_text, open_verdict, points
+from polarise.verdict import lost_points, lost_text, open_verdict, points, weight_text
 from utils.clock import Clock, iso_utc
 
 logger = logging.getLogger(__name__)
@@ -97,6 +97,7 @@ def verdict_wire(kept: KeptVerdict) -> dict[str, object]:
         "score": points(verdict.score.score_ppm),
         "rules_version": verdict.score.rules_version,
         "undrawn_count": verdict.score.undrawn_count,
+        "weight": weight_text(verdict.score),
         "evidence": f"{printable(verdict.evidence_url)}/evidence/{verdict.evidence}",
         "lost": [
             {

@@ -112,6 +112,7 @@ def run_explain(args: argparse.Namespace) -> int:
     """Print where one miner lost its points."""
     from neurons.validator.explain import explain, explanation_wire
     from neurons.validator.scoring import points
+    from polarise.verdict import weight_text
 
     with _open_metrics(args) as metrics:
         found = metrics.newest_of_all() if args.epoch is None else metrics.scores_of(args.epoch)
@@ -136,6 +137,8 @@ def run_explain(args: argparse.Namespace) -> int:
             print(f"            {', '.join(line.reasons)}{': ' if line.reasons and line.message else ''}{line.message}")
         for fix in line.fixes:
             print(f"            fix: {fix}")
+    if weight := weight_text(stored.record):
+        print(f"weight      {weight}")
     for look in looks:
         print(f"device     {look.device}  {look.name}")
         for text in look.lines:

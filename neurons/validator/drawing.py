@@ -27,7 +27,6 @@ OVERDUE_TIMES = 3
 WINDOW_NAME = "#window"
 INSPECT_SUFFIX = "#inspect"
 DRAWN_SINCE_RULES = 2
-WINDOWS_SINCE_RULES = 3
 
 
 @dataclass(frozen=True, slots=True)

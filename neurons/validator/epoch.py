@@ -23,7 +23,7 @@ from challenges.averages import advance
 from neurons.base.threads import DaemonThreads
 from neurons.validator.chain import Beacon, Chain, CommitRefused, Miners
 from neurons.validator.challenges import ChallengeGenerator, EpochSecret
-from neurons.validator.drawing import WINDOWS_SINCE_RULES, Intervals, draw_for, has_window
+from neurons.validator.drawing import Intervals, draw_for, has_window
 from neurons.validator.examination import Examined, Examiner
 from neurons.validator.metrics import MetricsHandler
 from neurons.validator.records import EpochRecorder
@@ -32,6 +32,7 @@ from neurons.validator.rounds import ProofRounds
 from neurons.validator.verdicts import VerdictSender
 from neurons.validator.verification import Averages
 from polarise.errors import Unavailable
+from polarise.evidence import WINDOWS_SINCE_RULES
 from polarise.rate_average import RateAverage, RateSample
 from utils.clock import Clock
 

@@ -10,7 +10,7 @@ from neurons.validator.verification import UNITS
 from polarise.errors import RejectReason
 from polarise.evidence import KindRate, PartScore, ScoreRecord
 from polarise.fixes import FIXES
-from polarise.verdict import gate_text, lost_text, smoothing_text, standing_text
+from polarise.verdict import gate_text, lost_text, smoothing_text, standing_text, weight_text
 
 PPM = 1_000_000
 _SCALES = ((10**9, "G "), (10**6, "M "))
@@ -91,6 +91,7 @@ def explanation_wire(stored: StoredScore) -> dict[str, object]:
         "rules_version": stored.record.rules_version,
         "evidence": stored.evidence,
         "parts": [line.to_wire() for line in explain(stored.record)],
+        "weight": weight_text(stored.record),
     }
 
 
@@ -101,7 +102,7 @@ def _part_line(score: ScoreRecord, part: PartScore, weight_ppm: int) -> Loss:
     if part.rates and part.value_ppm is not None:
         measured, claimed = f"{points(part.value_ppm)} %", "the claims, by the weakest proof"
         if part.declines_count:
-            measured += f" (busy devices: kept from before, {part.declines_count} of {DECLINES_NEUTRAL} declines)"
+            measured += f" (excused devices: kept from before, {part.declines_count} of {DECLINES_NEUTRAL} declines)"
     return Loss(
         part.name,
         measured,

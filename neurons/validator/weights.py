@@ -16,12 +16,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from challenges.timing import PPM
-from neurons.validator.drawing import WINDOWS_SINCE_RULES
 from neurons.validator.prices import PriceList
 from neurons.validator.scoring import ACCEPTABLE_PPM
 from neurons.validator.scoring.compute_2 import device_ppm
 from neurons.validator.scoring.compute_3 import worth_ppm
-from polarise.evidence import ScoreRecord
+from polarise.evidence import WINDOWS_SINCE_RULES, ScoreRecord
 from polarise.hardware import HardwareClaim
 
 # By older rules an epoch that was broken off gave weights to whoever was scored in it.

@@ -18,10 +18,10 @@ from ledger.state import FUTURE_MS_MAX
 from neurons.validator.audit.epochs import Epoch
 from neurons.validator.audit.history import History
 from neurons.validator.audit.report import Place, Report
-from neurons.validator.drawing import WINDOWS_SINCE_RULES
 from neurons.validator.places import MINERS_MAX, Standing, places, standing_of
 from polarise import merkle
 from polarise.epoch_record import EpochCommit
+from polarise.evidence import WINDOWS_SINCE_RULES
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from neurons.validator.audit.epochs import Epoch
 from neurons.validator.audit.report import Place, Report
-from neurons.validator.drawing import WINDOWS_SINCE_RULES, Intervals, has_window
+from neurons.validator.drawing import Intervals, has_window
 from polarise.epoch_record import EpochCommit, EpochRecord
-from polarise.evidence import EvidenceBundle
+from polarise.evidence import WINDOWS_SINCE_RULES, EvidenceBundle
 
 
 class WindowAuditor:

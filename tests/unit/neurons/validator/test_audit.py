@@ -435,7 +435,7 @@ def test_miner_left_out_of_the_set(
 
     with small_ledger(tmp_path) as ledger, validator_loop(files, ledger, FastClock()) as loop:
         ledger.register(entry_of())
-        monkeypatch.setattr(loop._chain, "miners", lambda _report: {})
+        monkeypatch.setattr(loop._chain, "miners", lambda *_arguments: {})
         for _ in range(2):
             loop.run_epoch(threading.Event())
     place = _place(capsys, *files.arguments())

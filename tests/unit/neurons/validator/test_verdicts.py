@@ -146,7 +146,8 @@ def test_newest_hundred_verdicts_of_each_validator_are_kept(tmp_path: Path) -> N
 def test_notes_of_an_older_version_gain_the_verdicts(tmp_path: Path) -> None:
     path = tmp_path / "validations.sqlite"
     with ValidationTracker(path) as tracker:
-        tracker.query("DROP TABLE verdict")
+        for table in ("verdict", "work", "challenge_order"):
+            tracker.query(f"DROP TABLE {table}")
         tracker.query("PRAGMA user_version = 1")
     with ValidationTracker(path) as tracker:
         assert tracker.newest_verdicts() == []

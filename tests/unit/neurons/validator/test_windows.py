@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from neurons.validator.explain import explain
 from neurons.validator.prices import PPB, PriceList
-from neurons.validator.scoring import ScoringSystem
+from neurons.validator.scoring import ScoringSystem, recompute_score
 from neurons.validator.weights import worth_ppb
 from polarise.errors import RejectReason
 from polarise.evidence import DrawEvidence, InspectionEvidence, ProofEvidence, ScoreRecord
+from polarise.fixes import FIXES
 from polarise.hardware import DeviceClaim, HardwareClaim
+from polarise.verdict import lost_points, weight_text
 from tests.support.evidence import inspection, proof
 
 SCORING, PRICES = ScoringSystem(), PriceList.load()
@@ -164,6 +167,31 @@ def test_miner_that_was_away_in_a_window_counts_nothing_until_its_next(proven: b
     assert _worth(_scored(back, *_proofs())) == WHOLE
     assert _worth(_scored(before, *_proofs(), draw=_draw(missed=True))) == WHOLE
     assert _worth(_scored(before, *_proofs(RejectReason.RENTED), draw=_draw(missed=True))) == 0
+
+
+# In words
+
+
+def test_operator_is_told_what_keeps_its_devices_from_counting() -> None:
+    full = inspection(RejectReason.NOT_MEASURED)
+    alone = _scored(None, *_proofs(), draw=_draw(window=False), looked=full)
+    assert weight_text(alone) == (
+        "no weight until a container was inspected: keep room for one; "
+        "1 of 1 devices count from their next common window on"
+    )
+    shown = _scored(None, *_proofs())
+    assert weight_text(shown) == ""
+    rented = _scored(shown, *_proofs(RejectReason.RENTED))
+    assert weight_text(rented) == "1 of 1 devices count in part until their next common window"
+    assert weight_text(recompute_score(2, _proofs(), inspection(), None, None, None)) == ""
+
+
+def test_fix_of_a_decline_is_told_beside_it() -> None:
+    declined = _scored(_scored(None, *_proofs()), *_proofs(RejectReason.DECLINED))
+    (compute,) = [line for line in lost_points(declined) if line.part == "compute"]
+    assert compute.fixes == (FIXES[RejectReason.DECLINED],)
+    (told,) = [line for line in explain(declined) if line.part == "compute"]
+    assert told.fixes == (FIXES[RejectReason.DECLINED],)
 
 
 # Containers
