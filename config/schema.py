@@ -182,7 +182,7 @@ class DockerConfig(Section):
     )
     disk_folder: Path | None = Field(
         None,
-        description="Where the disks of leases and the trees of images lie; default: disks in the data directory. Nodes may share it.",
+        description="Where the disks of leases and the trees of images lie; default: disks in the data directory. Nodes may share it. Change it only without leases.",
     )
     default_disk: SizeText = Field("4g", description="Disk of a lease that names none; rounded up to 128 MiB.")
     total_disk: SizeText | None = Field(

@@ -15,16 +15,18 @@ import logging
 import re
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import docker
-from docker.errors import APIError, ImageNotFound, NotFound
+from docker.errors import APIError, ImageNotFound
 
 from neurons.setup.shell import child_environment, run
 from polarise.errors import Unavailable
-from utils.docker_utils import engine_errors
+from utils.docker_utils import engine_errors, labelled_containers, remove_container
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +34,8 @@ LABEL = "polarise.tree"
 CHUNK_BYTES = 1 << 20
 LOCK_SECONDS = 20.0
 SYNC_SECONDS = 120.0
+# Of what tar complains about: the first file that did not fit, and why.
+LINES_KEPT = 2
 _IMAGE_ID = re.compile(r"sha256:([0-9a-f]{64})")
 _PARTIAL = "partial"
 
@@ -75,9 +79,8 @@ class ImageTrees:
         Raises:
             Unavailable: The engine cannot be asked, or somebody else is at work on a tree.
         """
-        with engine_errors():
-            for left in self._client.containers.list(all=True, filters={"label": f"{LABEL}={self._node_id}"}):
-                left.remove(force=True)
+        for left in labelled_containers(self._client, f"{LABEL}={self._node_id}"):
+            remove_container(self._client, str(left.id))
         if not self._folder.is_dir():
             return
         with self._locked():
@@ -89,14 +92,12 @@ class ImageTrees:
     def _is_needed(self, tree: Path) -> bool:
         if tree.name == _PARTIAL:
             return False
-        with engine_errors():
+        with self._asking():
             try:
                 self._client.images.get(f"sha256:{tree.name}")
             except ImageNotFound:
                 mounted = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
                 return f"lowerdir={tree}," in mounted
-            except APIError as err:
-                raise Unavailable(f"the engine failed: {err.explanation}", retry_after_seconds=30) from err
         return True
 
     def _take_out(self, image_id: str, tree: Path) -> None:
@@ -121,21 +122,15 @@ class ImageTrees:
     @contextlib.contextmanager
     def _throw_away_container(self, image_id: str) -> Iterator[str]:
         """Make a container that is never started: only containers can be exported flat."""
-        with engine_errors():
-            try:
-                made = self._client.api.create_container(
-                    image_id, ["true"], labels={LABEL: self._node_id}, network_disabled=True
-                )
-            except APIError as err:
-                raise Unavailable(
-                    f"the image {image_id} cannot be used: {err.explanation}", retry_after_seconds=60
-                ) from err
+        with self._asking():
+            made = self._client.api.create_container(
+                image_id, ["true"], labels={LABEL: self._node_id}, network_disabled=True
+            )
         container_id = str(made["Id"])
         try:
             yield container_id
         finally:
-            with engine_errors(), contextlib.suppress(NotFound):
-                self._client.api.remove_container(container_id, v=True, force=True)
+            remove_container(self._client, container_id)
 
     def _unpack(self, container_id: str, folder: Path) -> None:
         command = ["tar", "--extract", "--numeric-owner", "--same-permissions", "--same-owner", "--xattrs"]
@@ -143,14 +138,29 @@ class ImageTrees:
         with subprocess.Popen(
             command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=child_environment()
         ) as process:
-            assert process.stdin is not None  # noqa: S101  we asked for the pipe
-            with contextlib.suppress(BrokenPipeError), engine_errors():
+            assert process.stdin is not None  # noqa: S101  we asked for both pipes
+            assert process.stderr is not None  # noqa: S101
+            said: list[str] = []
+            # On a full disk tar has a word for each file; who does not listen meanwhile waits for ever.
+            listening = threading.Thread(target=_keep_first, args=(process.stderr, said), name="tar", daemon=True)
+            listening.start()
+            # A pipe that breaks is tar's to explain.
+            with contextlib.suppress(BrokenPipeError), self._asking():
                 for chunk in self._client.api.export(container_id, chunk_size=CHUNK_BYTES):
                     process.stdin.write(chunk)
-            _, said = process.communicate()
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
+            listening.join()
         if process.returncode != 0:
-            last = said.decode("utf-8", "replace").strip().splitlines()[-1:]
-            raise Unavailable(f"the image could not be unpacked: {' '.join(last)}", retry_after_seconds=300)
+            raise Unavailable(f"the image could not be unpacked: {'; '.join(said)}", retry_after_seconds=300)
+
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[None]:
+        try:
+            with engine_errors():
+                yield
+        except APIError as err:
+            raise Unavailable(f"the engine failed: {err.explanation or err}", retry_after_seconds=60) from err
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -169,3 +179,9 @@ class ImageTrees:
                         ) from None
                 time.sleep(0.05)
             yield
+
+
+def _keep_first(stream: IO[bytes], kept: list[str]) -> None:
+    for line in stream:
+        if len(kept) < LINES_KEPT:
+            kept.append(line.decode("utf-8", "replace").strip())

@@ -79,8 +79,8 @@ class Reconciler:
         for container in containers:
             self._remove_if_unknown(container)
         self._remove_unknown_folders()
-        self._remove_unknown_disks()
         self._allocator.events.settle(self._allocator.journal.all)
+        self._remove_unknown_disks()
 
     def _settle(self, lease_id: LeaseId, containers: list[Container]) -> None:
         # In this order: a request that has ended has written its last state. The rows read above are old by now, and

@@ -41,7 +41,8 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None
 
 def limits_text(limits: Limits) -> str:
     """Say the limits in a few words."""
-    return f"{limits.cpu_milli / 1000:g} CPU, {format_size(limits.memory_bytes)}, {limits.pids_count} pids"
+    disk = "" if limits.disk_bytes is None else f", {format_size(limits.disk_bytes)} disk"
+    return f"{limits.cpu_milli / 1000:g} CPU, {format_size(limits.memory_bytes)}, {limits.pids_count} pids{disk}"
 
 
 def usage_text(usage: Usage) -> str:

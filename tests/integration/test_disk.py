@@ -51,12 +51,13 @@ except OSError as err:
 
 @contextmanager
 def rented(
-    miner: RunningMiner, people: People, folder: Path, disk: str | None = "1"
+    miner: RunningMiner, people: People, folder: Path, disk: str | None = "1", isolation: str | None = None
 ) -> Iterator[tuple[AllocateAnswer, Login]]:
     """Rent a container with the smallest disk, unless told otherwise, and give it back; nothing of it may be left."""
     private, public = generate_key_pair()
     client = miner.client(people.renter)
-    answer = client.allocate(AllocateRequest(disk=disk, ssh_public_key=public))
+    wanted = {"disk": disk, "isolation": isolation, "ssh_public_key": public}
+    answer = client.allocate(AllocateRequest.model_validate(wanted))
     try:
         yield answer, Login.to(answer, folder, private_key=private)
     finally:
@@ -102,6 +103,19 @@ def test_full_disk_stops_at_its_size_and_lets_its_tenant_in(
         miner.reconcile()
         wait_until(lambda: login.run("true").returncode == 0, 15, "it never came back", poll_seconds=0.2)
         assert login.output("rm /home/big /home/rest && echo kept > /root/file && cat /root/file") == "kept"
+
+
+def test_full_disk_lets_the_tenant_of_a_strict_lease_in_too(
+    miner: RunningMiner, people: People, tmp_path: Path
+) -> None:
+    with rented(miner, people, tmp_path, isolation="strict") as (answer, login):
+        fill = FILL.replace("/home/", "/home/renter/")
+        assert login.output(fill).split()[0] == "1"
+        assert login.output("id -un") == "renter"
+        kill(answer.container_id)
+        miner.reconcile()
+        wait_until(lambda: login.run("true").returncode == 0, 15, "it never came back", poll_seconds=0.2)
+        assert login.output("rm big rest && echo kept > file && cat file") == "kept"
 
 
 def test_files_stop_at_the_number_of_inodes(miner: RunningMiner, people: People, tmp_path: Path) -> None:
