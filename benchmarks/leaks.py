@@ -2,7 +2,7 @@
 
     python benchmarks/leaks.py [--cycles 200] [--warm-up 20] [--warm-slots 1]
 
-One cycle is a lease: allocate, terminate. The warm-up, with three leases at a time, lets caches and connections come to rest; then all counters are read,
+One cycle is a lease: allocate, terminate. The warm-up, by four renters at once, lets caches and connections come to rest; then all counters are read,
 the cycles run, and the same counters are read again until they are equal or twenty seconds have passed. It runs in a lab, an
 engine and a network namespace of its own, so that nothing else on the machine moves a counter; that needs root.
 
@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -33,6 +34,8 @@ from utils import host
 
 SETTLE_SECONDS = 20.0
 PROC = Path("/proc")
+# Renters of the warm-up; each is one of the leases a key may hold.
+RENTERS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +81,7 @@ def measure(cycles: int, warm_up: int, warm_slots: int = 1, *, settle_seconds: f
     parent = f"polarise-leaks-{os.getpid()}"
     with tempfile.TemporaryDirectory(prefix="polarise-leaks-") as folder, lab(f"--cgroup-parent=/{parent}") as built:
         with _miner(built, Path(folder), warm_slots) as (process, client):
-            # Several at once, so that every port that a lease or a slot will get has its bridge already.
-            _rent(client, warm_up, at_once=3)
+            _warm_up(client, warm_up)
             counters = _counters(built, Path(folder), process, client.node_key[:12], parent)
             before = _settled(counters, None, settle_seconds)
             _rent(client, cycles)
@@ -101,18 +103,21 @@ def _miner(built: Lab, folder: Path, warm_slots: int) -> Iterator[tuple[MinerPro
             process.terminate()
 
 
-def _rent(client: MinerClient, count: int, *, at_once: int = 1) -> None:
+def _warm_up(client: MinerClient, count: int) -> None:
+    """Rent several at once: bridges of all ports that the cycles will get, and as many connections as they will need."""
+    threads = [threading.Thread(target=_rent, args=(client, -(-count // RENTERS))) for _ in range(RENTERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _rent(client: MinerClient, count: int) -> None:
     _, public_key = generate_key_pair()
-    held: list[str] = []
     for number in range(count):
-        held.append(client.allocate(AllocateRequest(ssh_public_key=public_key)).container_id)
-        if len(held) == at_once:
-            for container_id in held:
-                client.terminate(container_id)
-            held.clear()
+        answer = client.allocate(AllocateRequest(ssh_public_key=public_key))
+        client.terminate(answer.container_id)
         print(f"\r{number + 1}/{count} ", end="", file=sys.stderr, flush=True)
-    for container_id in held:
-        client.terminate(container_id)
 
 
 def _settled(counters: dict[str, Callable[[], int]], before: dict[str, int] | None, seconds: float) -> dict[str, int]:
