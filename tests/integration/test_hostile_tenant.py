@@ -175,17 +175,23 @@ def test_log_reader_that_never_ends_is_cut_at_what_a_log_may_have(answer: Alloca
 
 
 class Noting(ContainerManager):
-    """A container manager that notes the order of what it does."""
+    """A container manager that notes what it removes, in the list of kills."""
 
     done: list[str]
-
-    def kill(self, lease: Lease) -> None:
-        super().kill(lease)
-        self.done.append("kill")
 
     def stop_container(self, lease: Lease) -> None:
         super().stop_container(lease)
         self.done.append("remove")
+
+
+class NotingKills(RunningLeases):
+    """Leases that note who is killed."""
+
+    manager: Noting
+
+    def kill(self, lease: Lease) -> None:
+        super().kill(lease)
+        self.manager.done.append("kill")
 
 
 def test_leases_due_together_are_all_killed_before_one_is_removed(miner: RunningMiner, people: People) -> None:
@@ -196,7 +202,7 @@ def test_leases_due_together_are_all_killed_before_one_is_removed(miner: Running
     noting.done = []
     # A keeper of this test's own, with one thread; the miner's own comes too late for leases that it never saw active.
     allocator = miner.allocator
-    leases = RunningLeases(
+    leases = NotingKills(
         noting, journal, allocator._admission, allocator.events, allocator.leases.metering, SystemClock()
     )
     due = [lease_of(miner, answer) for answer in answers]
