@@ -2,7 +2,7 @@
 
 Rules:
 - worth = sum over the miner's devices of price x what the device is worth now of its claim (its weakest measured/claimed,
-  less what declining took), by rules 3 as far as a common window showed it. A device that was never measured, or
+  less what declining took), by rules 3 as far as a common window showed it, its memory included. A device that was never measured, or
   failed its newest proof, adds nothing; nor, by rules 3, one that was never in a common window.
 - By rules 3 an epoch that was broken off gives no weight at all, and a miner is worth nothing while its validator inspects and never saw a container of it.
 - weight = 0 below 70 points, else score x worth, as a share of the whole epoch in millionths.
@@ -20,8 +20,8 @@ from neurons.validator.prices import PriceList
 from neurons.validator.scoring import ACCEPTABLE_PPM
 from neurons.validator.scoring.compute_2 import device_ppm
 from neurons.validator.scoring.compute_3 import worth_ppm
-from polarise.evidence import WINDOWS_SINCE_RULES, ScoreRecord
-from polarise.hardware import HardwareClaim
+from polarise.evidence import WINDOWS_SINCE_RULES, DeviceScore, ScoreRecord
+from polarise.hardware import DeviceClaim, HardwareClaim
 
 # By older rules an epoch that was broken off gave weights to whoever was scored in it.
 WEIGHED_WHOLE_SINCE_RULES = 3
@@ -50,12 +50,30 @@ def worth_ppb(prices: PriceList, hardware: HardwareClaim, score: ScoreRecord) ->
         hardware: The registry entry's claim in the epoch of the score.
         score: By rules that know what stands of each device; by older ones everything is 0.
     """
+    if score.rules_version < WINDOWS_SINCE_RULES:
+        return _worth_by_rules_2(prices, hardware, score)
     if not _is_inspected(score):
         return 0
-    counted = worth_ppm if score.rules_version >= WINDOWS_SINCE_RULES else device_ppm
+    computing = {device.device: device for device in score.part("compute").devices}
+    memories = {device.device: device for device in score.part("memory").devices}
+    return sum(
+        _device_worth_ppb(prices, claim, computing[claim.uuid], memories.get(claim.uuid))
+        for claim in hardware.devices
+        if claim.uuid in computing
+    )
+
+
+def _device_worth_ppb(prices: PriceList, claim: DeviceClaim, computing: DeviceScore, memory: DeviceScore | None) -> int:
+    """Return what one device counts for: its price, times its weakest proof."""
+    rates = computing.rates + (memory.rates if memory else ())
+    weakest_ppm = worth_ppm(computing) if memory is None else min(worth_ppm(computing), device_ppm(memory))
+    return prices.price_ppb(claim, rates) * weakest_ppm // PPM
+
+
+def _worth_by_rules_2(prices: PriceList, hardware: HardwareClaim, score: ScoreRecord) -> int:
     measured = {device.device: device for device in score.part("compute").devices}
     return sum(
-        prices.price_ppb(claim, found.rates) * counted(found) // PPM
+        prices.price_ppb(claim, found.rates, with_memory=False) * device_ppm(found) // PPM
         for claim in hardware.devices
         if (found := measured.get(claim.uuid)) is not None
     )

@@ -16,11 +16,13 @@ from polarise.canonical import canonical_bytes
 from polarise.errors import RejectReason
 from polarise.evidence import KindRate, ProofEvidence, ScoreRecord
 from polarise.hardware import DeviceClaim, HardwareClaim
+from polarise.messages import ProofKind
 from tests.support.evidence import proof
 
 TABLE = HardwareTable.load()
 PRICES = PriceList(TABLE)
 SCORING = ScoringSystem()
+FIGURES = ("matmul_rate_expected", "memory_rate_expected", "memory_bytes")
 
 
 def _model(name: str = REFERENCE) -> GpuModel:
@@ -39,22 +41,35 @@ def _claim(name: str = REFERENCE, *, share: int = 1, memory_bytes: int | None = 
         memory_bytes=model.memory_bytes if memory_bytes is None else memory_bytes,
         matmul_ops_per_second=model.matmul_rate_expected // share,
         pow_hashes_per_second=model.pow_rate_expected // share,
+        memory_bytes_per_second=model.memory_rate_expected // share,
     )
+
+
+def _claimed(claim: DeviceClaim) -> dict[ProofKind, int]:
+    return {
+        "pow": claim.pow_hashes_per_second,
+        "matmul": claim.matmul_ops_per_second,
+        "memory": claim.memory_bytes_per_second,
+    }
 
 
 def _rates(claim: DeviceClaim) -> tuple[KindRate, ...]:
-    pow_rate, matmul_rate = claim.pow_hashes_per_second, claim.matmul_ops_per_second
-    return (
-        KindRate(kind="pow", measured_per_second=pow_rate, claimed_per_second=pow_rate),
-        KindRate(kind="matmul", measured_per_second=matmul_rate, claimed_per_second=matmul_rate),
+    return tuple(
+        KindRate(kind=kind, measured_per_second=rate, claimed_per_second=rate) for kind, rate in _claimed(claim).items()
     )
 
 
-def _proofs(claim: DeviceClaim, *, measured_ppm: int = 1_000_000) -> list[ProofEvidence]:
-    pow_rate, matmul_rate = claim.pow_hashes_per_second, claim.matmul_ops_per_second
+def _proofs(claim: DeviceClaim, **measured_ppm: int) -> list[ProofEvidence]:
+    """One proof of each kind; a kind that is named holds this much of its claim."""
     return [
-        proof(device=claim.uuid, kind="pow", claimed=pow_rate, measured=pow_rate),
-        proof(device=claim.uuid, claimed=matmul_rate, measured=matmul_rate * measured_ppm // 1_000_000),
+        proof(
+            device=claim.uuid,
+            kind=kind,
+            claimed=rate,
+            measured=rate * measured_ppm.get(kind, 1_000_000) // 1_000_000,
+            expected=rate if kind == "memory" else None,
+        )
+        for kind, rate in _claimed(claim).items()
     ]
 
 
@@ -109,7 +124,7 @@ def test_card_that_claims_a_tenth_has_a_tenth_of_the_price() -> None:
     assert PRICES.price_ppb(claim, _rates(claim)) == pytest.approx(PPB // 10, abs=10)
 
 
-@pytest.mark.parametrize("kind", ["pow", "matmul"])
+@pytest.mark.parametrize("kind", ["pow", "matmul", "memory"])
 def test_price_follows_the_weakest_claim(kind: str) -> None:
     claim = _claim()
     weak = tuple(
@@ -147,10 +162,50 @@ def test_device_without_both_proofs_has_no_price(count: int) -> None:
 # Worth
 
 
-def test_worth_is_price_times_the_weakest_share_of_the_claim() -> None:
+@pytest.mark.parametrize("kind", ["pow", "matmul"])
+def test_worth_is_price_times_the_weakest_share_of_the_claim(kind: str) -> None:
     claim = _claim()
-    score = SCORING.calculate_score(_proofs(claim, measured_ppm=800_000), None, None)
+    score = SCORING.calculate_score(_proofs(claim, **{kind: 800_000}), None, None)
     assert _worth(score, claim) == pytest.approx(800_000_000, abs=1000)
+
+
+def test_memory_that_is_not_shown_halves_the_worth() -> None:
+    """At half of its rate a card can do without the memory that it claims: a quarter for the rate, nothing for the rest."""
+    claim = _claim()
+    score = SCORING.calculate_score(_proofs(claim, memory=599_000), None, None)
+    assert _worth(score, claim) == pytest.approx(299_500_000, abs=1000)
+
+
+def test_card_without_a_claim_of_bandwidth_is_priced_like_an_unknown_one() -> None:
+    claim = _claim().model_copy(update={"memory_bytes_per_second": 0})
+    score = SCORING.calculate_score(_proofs(_claim())[:2], None, None)
+    assert _worth(score, claim) == min(PRICES.cards_ppb.values())
+
+
+@given(
+    st.sampled_from(sorted(TABLE.models)),
+    st.lists(st.tuples(st.sampled_from(sorted(TABLE.models)), st.integers(1, 1000)), min_size=1, max_size=16),
+)
+def test_no_card_is_worth_more_in_parts_of_other_names(whole: str, parts: list[tuple[str, int]]) -> None:
+    """Whatever the parts are called: as much of each as the card can carry at the same moment is worth no more than the card."""
+    card = _model(whole)
+    sizes = [
+        [card.matmul_rate_expected, card.memory_rate_expected, card.memory_bytes],
+        *([share * getattr(_model(name), figure) for figure in FIGURES] for name, share in parts),
+    ]
+    need = max(sum(part[place] for part in sizes[1:]) / sizes[0][place] for place in range(len(FIGURES)))
+    worth = 0
+    for name, share in parts:
+        model = _model(name)
+        claim = _claim(name).model_copy(
+            update={
+                "matmul_ops_per_second": int(model.matmul_rate_expected * share / need),
+                "memory_bytes_per_second": int(model.memory_rate_expected * share / need),
+                "memory_bytes": int(model.memory_bytes * share / need),
+            }
+        )
+        worth += PRICES.price_ppb(claim, _rates(claim))
+    assert worth <= PRICES.cards_ppb[whole] * 1_000_001 // 1_000_000 + len(parts)
 
 
 def test_devices_add_up() -> None:
@@ -174,7 +229,7 @@ def test_larger_claim_counts_once_it_is_measured() -> None:
 
 def test_rented_device_loses_half_of_its_worth_in_each_window_by_rules_3_and_after_twelve_by_rules_2() -> None:
     claim = _claim()
-    rented = [proof(RejectReason.RENTED, device="GPU-0", kind=kind, measured=0) for kind in ("pow", "matmul")]
+    rented = [proof(RejectReason.RENTED, device="GPU-0", kind=kind, measured=0) for kind in _claimed(claim)]
     worths: dict[int, list[int]] = {}
     for rules in (2, 3):
         score = recompute_score(rules, _proofs(claim), None, None, None, None)
