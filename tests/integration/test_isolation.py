@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from polarise.receipt import STATEMENT_KIND, Receipt
 from polarise.signing import Identity
 from polarise.ssh_keys import generate_key_pair
 from tests.support.engine import engine
+from tests.support.http import signed
 from tests.support.identities import People
 from tests.support.miners import RunningMiner, miner_config, running
 from tests.support.ssh import Login
@@ -124,10 +126,12 @@ def test_ssh_offers_what_an_auditor_has_nothing_against(
 
 
 def test_strict_lease_has_terminal_sftp_events_and_log(miner: RunningMiner, people: People, tmp_path: Path) -> None:
-    with leased(miner, people, tmp_path, isolation="strict") as (_, login):
+    with leased(miner, people, tmp_path, isolation="strict") as (answer, login):
         assert "renter" in login.output("script -qc 'id -un' /dev/null; tty || true")
         assert login.run("python3 /run/polarise/events.py emit test.kind '{\"a\": 1}'").returncode == 0
-        assert "Accepted publickey for renter" in login.output(f"cat {LOG}")
+        log = signed(miner.url, miner.key, people.renter, "GET", f"/logs/{answer.container_id}").body.decode()
+        assert "Accepted publickey for renter" in log
+        assert log.strip().startswith(login.output(f"head -n 1 {LOG}"))
 
 
 def test_strict_lease_takes_a_new_key_and_no_password(miner: RunningMiner, people: People, tmp_path: Path) -> None:
@@ -139,6 +143,17 @@ def test_strict_lease_takes_a_new_key_and_no_password(miner: RunningMiner, peopl
         assert "Permission denied" in old.run("true").stderr
         with pytest.raises(RequestRejected, match="a strict lease has no password"):
             client.new_password(answer.container_id)
+
+
+def test_users_that_a_tenant_makes_may_log_in_to_a_standard_lease_and_not_to_a_strict_one(
+    miner: RunningMiner, people: People, tmp_path: Path
+) -> None:
+    with leased(miner, people, tmp_path) as (_, login):
+        login.output("useradd --create-home --password '*' bob")
+        assert replace(login, user="bob").output("id -un") == "bob"
+    with leased(miner, people, tmp_path, isolation="strict") as (_, login):
+        assert "Permission denied" in replace(login, user="root").run("true").stderr
+        assert "Permission denied" in replace(login, user="nobody").run("true").stderr
 
 
 def test_strict_lease_that_stopped_comes_back_as_it_was(miner: RunningMiner, people: People, tmp_path: Path) -> None:

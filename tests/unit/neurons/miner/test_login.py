@@ -114,13 +114,8 @@ def test_private_umask_of_a_daemon_leaves_sshd_its_files(files: LoginFiles) -> N
     assert mode(files.mounted / "host_key") == 0o600
 
 
-def test_strict_lease_logs_in_one_user_who_is_not_root_and_has_no_password(files: LoginFiles) -> None:
+def test_strict_lease_lets_neither_root_nor_a_password_in(files: LoginFiles) -> None:
     files.create(parse_public_key(generate_key_pair()[1]), with_password=False, isolation="strict")
     lines = (files.mounted / "sshd_config").read_text(encoding="ascii").splitlines()
     assert {"AllowUsers renter", "PermitRootLogin no", "PasswordAuthentication no"} <= set(lines)
     assert "HostKey /run/sshd/host_key" in lines
-
-
-def test_only_root_logs_in_to_a_standard_lease(files: LoginFiles) -> None:
-    files.create(None, with_password=True)
-    assert "AllowUsers root" in (files.mounted / "sshd_config").read_text(encoding="ascii").splitlines()
