@@ -38,7 +38,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +56,7 @@ from neurons.validator.epoch import EpochService
 from neurons.validator.login_process import LoginProcess
 from neurons.validator.metrics import FILE_NAME, MetricsHandler, StoredScore
 from neurons.validator.node import ValidatorNode
+from neurons.validator.probe_text import probe_text
 from neurons.validator.scoring import ScoringSystem
 from polarise.evidence import DrawEvidence, read_bundle
 from polarise.genesis import Genesis, Member, write_genesis
@@ -184,7 +184,7 @@ def measure(count: int, epochs: int) -> Cost:
 
 def measure_logins(count: int) -> float:
     """Return the processor time of one login that runs the probe, in seconds, over so many."""
-    probe = resources.files("neurons.validator").joinpath("probe.py").read_text(encoding="utf-8")
+    probe = probe_text()
     private_pem, _ = generate_key_pair()
     used = _cpu_seconds(resource.RUSAGE_CHILDREN)
     for _ in range(count):

@@ -28,6 +28,7 @@ from pydantic import Field
 
 from neurons.validator import bandwidth, probe
 from neurons.validator.bandwidth import NetworkTrial
+from neurons.validator.gpu_findings import GpuTrial, gpu_checks, gpu_claim_checks
 from polarise.answers import printable
 from polarise.decode import WireModel, decode_model
 from polarise.errors import ProofRejected, RejectReason, RequestRejected
@@ -49,7 +50,7 @@ CLAIM_FLOOR_PPM = 100_000
 PPM = 1_000_000
 # Not tried by an earlier version, whose bundles are replayed too.
 LATER_ATTEMPTS = frozenset({"open_vsock_socket", "open_device_netlink"})
-ADDED_LATER = ("cpus_count", "memory_total_bytes", "disk", "own_disk")
+ADDED_LATER = ("cpus_count", "memory_total_bytes", "disk", "own_disk", "gpu")
 
 Number = Annotated[int, Field(ge=0, lt=2**53)]
 Mask = Annotated[str, Field(pattern=r"^[0-9a-f]{1,16}$")]
@@ -118,6 +119,7 @@ class Findings(WireModel):
     memory_total_bytes: Number | None = None
     disk: DiskTrial | None = None
     own_disk: OwnDisk | None = None
+    gpu: GpuTrial | None = None
     network: NetworkTrial | None = None
 
 
@@ -168,6 +170,8 @@ def check_findings(findings: Findings, receipt: Receipt) -> int:
         raise ProofRejected(RejectReason.SSH_FAILED, "the proof inside the container is not the receipt's")
     checks = [*_files(findings, receipt.limits), *_privileges(findings), *_behaviour(findings, receipt.limits)]
     checks += _own_disk(findings.own_disk, receipt.limits)
+    if findings.gpu is not None:
+        checks += gpu_checks(findings.gpu, receipt)
     for name, got, expected, holds in checks:
         if not holds:
             raise ProofRejected(RejectReason.LIMIT_NOT_HELD, f"{name} does not hold", got=got, expected=expected)
@@ -189,6 +193,8 @@ def check_claims(findings: Findings, hardware: HardwareClaim, limits: Limits) ->
         ProofRejected: CLAIM_NOT_MET with both figures.
     """
     checks = [*_host(findings, hardware), *_disk(findings.disk, hardware.disk_bytes, limits)]
+    if findings.gpu is not None:
+        checks += gpu_claim_checks(findings.gpu, hardware.devices)
     if findings.network is not None:
         checks.append(bandwidth.check(findings.network, hardware.network_bits_per_second))
     for name, got, expected, holds in checks:

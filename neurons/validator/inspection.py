@@ -15,7 +15,6 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
-from importlib import resources
 
 from neurons.validator.bandwidth import UsualRate
 from neurons.validator.budget import Budget
@@ -28,6 +27,7 @@ from neurons.validator.findings import (
     decode_findings,
 )
 from neurons.validator.login_process import LoginProcess
+from neurons.validator.probe_text import probe_text
 from neurons.validator.verification import Verdict
 from polarise.answers import open_receipt, printable
 from polarise.clients import MinerClient
@@ -76,7 +76,7 @@ class Inspector:
         self._cpu_milli = cpu_milli
         self._allow_private = allow_private
         self._usual_rate = UsualRate()
-        self._probe = resources.files("neurons.validator").joinpath("probe.py").read_text(encoding="utf-8")
+        self._probe = probe_text()
 
     def inspect(
         self, client: MinerClient, budget: Budget | None = None, hardware: HardwareClaim | None = None

@@ -3,7 +3,8 @@
 The validator never runs this file; it sends its text. Arguments: nonce, memory limit in bytes, CPU limit in milli.
 
 Rules:
-- Standard library only, and of it only what Debian's python3-minimal has: no json, ctypes, mmap, resource.
+- Standard library only, and of it only what Debian's python3-minimal has: no json, ctypes, mmap, resource. The part that looks
+  at a GPU needs ctypes, and says so where there is none (`gpu_probe`); the validator puts both files into one text.
 - Limits are read from the control group files, and then tried: files can be faked more easily than a kill.
 - An attempt that should fail changes nothing lasting where it does not. It is untried only where the image lacks the
   program that it needs; a file that is not there cannot be misused, which counts as stopped.
@@ -13,10 +14,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
+
+from neurons.validator.gpu_probe import look_at_gpu
 
 CGROUP = "/sys/fs/cgroup"
 CHAIN_LENGTH = 200_000
@@ -24,6 +28,7 @@ CPU_SECONDS = 0.7
 MEMORY_BEYOND = 64 << 20
 MEMORY_TRIED_MAX = 1 << 30
 BLOCK = 4 << 20
+GPU_SECONDS = 10
 UNLIMITED = 1 << 62
 DISK_BYTES = 32 << 20
 DISK_SECONDS = 5.0
@@ -50,6 +55,7 @@ def main(nonce: str, memory_bytes: int, cpu_milli: int) -> None:
         "capabilities_effective": status.get("CapEff", "")[:16],
         "no_new_privileges": status.get("NoNewPrivs") == "1",
         "seccomp_mode": int(status.get("Seccomp", "-1")),
+        "gpu": aside(lambda: look_at_gpu(nonce)),
         "attempts": {name: outcome(attempt) for name, attempt in ATTEMPTS.items()},
         "chain": chain(nonce),
         "cpu": burn(cpu_milli // 1000 + 2),
@@ -60,8 +66,16 @@ def main(nonce: str, memory_bytes: int, cpu_milli: int) -> None:
     sys.stdout.write(encode(found) + "\n")
 
 
+class Encoded(str):
+    """JSON that stands as it is."""
+
+    __slots__ = ()
+
+
 def encode(value: object) -> str:
     """Encode None, bool, int, str and dict as JSON; python3-minimal has no json."""
+    if isinstance(value, Encoded):
+        return value
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -379,6 +393,26 @@ def exhaust(memory_bytes: int) -> dict[str, int]:
     os.close(reader)
     _, status = os.waitpid(child, 0)
     return {"touched_bytes": blocks * BLOCK, "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0}
+
+
+def aside(look: object) -> object:
+    """Return what a function finds in a child, which a driver may end or hold up without holding up the rest."""
+    reader, writer = os.pipe()
+
+    def tell() -> None:
+        os.close(reader)
+        signal.alarm(GPU_SECONDS)
+        with open(writer, "w", encoding="ascii") as pipe:
+            pipe.write(encode(look()))  # type: ignore[operator]  # as above
+
+    child = fork_and(tell)
+    os.close(writer)
+    with open(reader, encoding="ascii") as pipe:
+        said = pipe.read()
+    _, status = os.waitpid(child, 0)
+    if status or not said:
+        return {"state": f"ended with status {status}"}
+    return Encoded(said)
 
 
 def fork_and(work: object) -> int:

@@ -92,6 +92,7 @@ EXCLUDED = {
     "neurons.setup": _OPERATOR,
     "neurons.validator.evidence_files.EvidenceFiles": "takes a name that has to match 64 hex digits; the bytes are not read",
     "neurons.validator.prices.PriceList.load": "reads hardware.csv of this package",
+    "neurons.validator.gpu_probe": "runs inside the container and reads its driver; what it prints is a target",
     "neurons.validator.probe": "runs inside the container and reads its kernel; what it prints is a target",
     "neurons.validator.telemetry.TelemetryReader": "telemetry.puller is a target",
     "neurons.validator.verification.VerificationEngine": _INSIDE,

@@ -14,6 +14,8 @@ from types import MappingProxyType
 
 import pytest
 
+from neurons.validator import gpu_probe
+
 ROOT_FOLDER = Path(__file__).parents[2]
 # pytest: 0 is that all passed; with no test at all it would be 5.
 ALL_PASSED = 0
@@ -63,6 +65,19 @@ def test_every_kernel_compiles_for_every_architecture_without_a_gpu(part: str, r
     printed = run("benchmarks/kernels.py", part)
     for architecture in ("sm_75", "sm_80", "sm_89", "sm_90", "sm_100"):
         assert printed.count(f"| {architecture} ") == rows, printed
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize("architecture", [75, 80, 89, 90, 100])
+def test_the_inspections_kernel_is_taken_by_the_assembler(tmp_path: Path, architecture: int) -> None:
+    """By the one that comes with Triton; on a card the driver's own does it."""
+    folder = run("-c", "import triton; print(triton.__file__)").strip()
+    source = tmp_path / "mix.ptx"
+    source.write_text(gpu_probe.PTX, encoding="ascii")
+    assembler = Path(folder).parent / "backends" / "nvidia" / "bin" / "ptxas"
+    out = tmp_path / "mix.cubin"
+    subprocess.run([assembler, f"-arch=sm_{architecture}", source, "-o", out], check=True, timeout=60)
+    assert out.read_bytes().startswith(b"\x7fELF")
 
 
 @pytest.mark.gpu

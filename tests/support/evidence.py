@@ -122,6 +122,7 @@ def findings_wire(**changes: object) -> dict[str, object]:
             "read_us": 20_000,
             "is_intact": True,
         },
+        "gpu": {"state": "no ctypes"},
         "own_disk": {
             "disk_bytes": 10 << 30,
             "disk_inodes": 1 << 20,

@@ -306,4 +306,4 @@ def test_probe_writes_json_without_json(value: object) -> None:
 
 def test_probe_uses_only_what_python3_minimal_has() -> None:
     imported = [name for name in vars(probe) if type(vars(probe)[name]) is type(probe)]
-    assert sorted(imported) == ["hashlib", "os", "socket", "subprocess", "sys", "time"]
+    assert sorted(imported) == ["hashlib", "os", "signal", "socket", "subprocess", "sys", "time"]
