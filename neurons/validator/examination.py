@@ -21,6 +21,7 @@ from neurons.validator.chain import Beacon
 from neurons.validator.challenges import ChallengeGenerator, EpochSecret
 from neurons.validator.inspection import Inspector
 from neurons.validator.metrics import MetricsHandler, StoredScore
+from neurons.validator.opening_files import OpeningFolder
 from neurons.validator.scoring import ScoringSystem, points
 from neurons.validator.telemetry import TelemetryReader
 from neurons.validator.wave import DEFECT
@@ -100,6 +101,7 @@ class Examiner:
         clients: Registry entry -> client.
         clock: Wall clock.
         retention_hours: For how long the openings are shown; every bundle says so.
+        openings: Where openings wait for their bundle; they are in the proofs if left out.
     """
 
     def __init__(
@@ -115,8 +117,10 @@ class Examiner:
         clock: Clock,
         *,
         retention_hours: int,
+        openings: OpeningFolder | None = None,
     ) -> None:
         self._identity = identity
+        self._openings = openings
         self._retention_hours = retention_hours
         self._generator = generator
         self._inspector = inspector
@@ -203,8 +207,10 @@ class Examiner:
             round=miner.round,
             retention_hours=self._retention_hours,
         )
+        bundle = self._with_openings(bundle)
         path = self._write(bundle)
         self._record(bundle, path.stem)
+        self._drop_openings(bundle)
         logger.info(
             "miner scored",
             extra={
@@ -227,6 +233,23 @@ class Examiner:
         has_proven = any(proof.commitment for proof in bundle.proofs)
         if has_proven or (bundle.inspection is not None and bundle.inspection.receipt):
             self._metrics.mark_seen(bundle.miner_key, now_unix_ms)
+
+    def _with_openings(self, bundle: EvidenceBundle) -> EvidenceBundle:
+        """Bring in the openings that lie in files; those of one miner are in memory at a time."""
+        if self._openings is None:
+            return bundle
+        proofs = tuple(
+            proof.model_copy(update={"openings": self._openings.read(proof.challenge_id, proof.openings_digest)})
+            if proof.openings is None and proof.openings_digest is not None
+            else proof
+            for proof in bundle.proofs
+        )
+        return bundle.model_copy(update={"proofs": proofs})
+
+    def _drop_openings(self, bundle: EvidenceBundle) -> None:
+        if self._openings is not None:
+            for proof in bundle.proofs:
+                self._openings.drop(proof.challenge_id)
 
     def _write(self, bundle: EvidenceBundle) -> Path:
         try:

@@ -30,6 +30,7 @@ from neurons.validator.examination import Examiner
 from neurons.validator.http_server import ValidatorRoutes
 from neurons.validator.inspection import Inspector
 from neurons.validator.metrics import FILE_NAME, MetricsHandler
+from neurons.validator.opening_files import OpeningFolder
 from neurons.validator.readiness import Readiness
 from neurons.validator.records import EpochRecorder, RecordFacts
 from neurons.validator.retention import Retention
@@ -59,6 +60,7 @@ ARCHIVE_FILE = "telemetry.sqlite"
 # Agents sign their samples every five seconds; in shorter epochs a log may honestly stand still.
 PACE_SECONDS = 15
 OUTBOX_FILE = "outbox.sqlite"
+OPENINGS_FOLDER = "openings"
 WITNESS_FILE = "witness.sqlite"
 REQUEST_SECONDS = 10.0
 CHECKERS_MAX = 4
@@ -99,7 +101,9 @@ class ValidatorNode(BaseNode):
             cpu_milli=round(settings.inspect_cpu_count * 1000),
             allow_private=settings.allow_private_endpoints,
         )
-        wave = Wave(self.closing(Stamper()), self.clock, [member.key for member in client.genesis.validators])
+        openings = OpeningFolder(files.root / OPENINGS_FOLDER)
+        validators = [member.key for member in client.genesis.validators]
+        wave = Wave(self.closing(Stamper()), self.clock, validators, openings)
         rounds = ProofRounds(generator, wave, engine, self.client, same_host=settings.same_host)
         examiner = Examiner(
             self.identity,
@@ -112,6 +116,7 @@ class ValidatorNode(BaseNode):
             self.client,
             self.clock,
             retention_hours=settings.evidence_retention_hours,
+            openings=openings,
         )
         facts = RecordFacts(config_hash=self.config_hash(), uri=self.public_url)
         counters = MetricsTracker()

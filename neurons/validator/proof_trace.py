@@ -12,6 +12,7 @@ from challenges.memory import MemoryCommitment, MemoryParams, check_pass_roots
 from challenges.pow import PowCommitment, PowParams, check_nonces_shape
 from challenges.proofs import ProofParams
 from neurons.validator.challenges import Challenge
+from neurons.validator.opening_files import OpeningFile, Openings
 from polarise.answers import printable
 from polarise.canonical import canonical_bytes
 from polarise.errors import ProofRejected, RejectReason
@@ -35,7 +36,7 @@ class ProofTrace:
     last_byte_after_ns: int | None = None
     commitment: SignedStatement | None = None
     positions: tuple[tuple[int, ...], ...] = ()
-    openings: tuple[dict[str, object], ...] | None = None
+    openings: Openings | OpeningFile | None = None
     started_after_ns: int | None = None
     ordered_unix_ms: int | None = None
     excuse: Excuse | None = None

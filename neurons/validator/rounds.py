@@ -25,6 +25,7 @@ from neurons.validator.chain import Beacon
 from neurons.validator.challenges import KINDS, Challenge, ChallengeGenerator, EpochSecret
 from neurons.validator.drawing import host_of
 from neurons.validator.missing import Tally, counting, tally
+from neurons.validator.opening_files import OpeningFile, Openings
 from neurons.validator.proof_trace import ProofTrace
 from neurons.validator.scoring.standing_3 import NEUTRAL_REASONS
 from neurons.validator.verification import NO_AVERAGES, Averages, Verdict, VerificationEngine, expected_of
@@ -157,6 +158,7 @@ class ProofRounds:
         stop: threading.Event,
         averages: Averages,
     ) -> list[_Proof] | None:
+        self._wave.begin_round()
         proofs = [
             _Proof(entry, challenge, ProofTrace())
             for entry in entries
@@ -263,8 +265,9 @@ def proof_evidence(challenge: Challenge, trace: ProofTrace, verdict: Verdict) ->
         last_byte_after_ns=trace.last_byte_after_ns,
         commitment=trace.commitment,
         positions=tuple(position_of(numbers) for numbers in trace.positions),
-        openings=trace.openings,
-        openings_digest=None if trace.openings is None else openings_digest(trace.openings),
+        # What lies in a file comes into the bundle when that is written.
+        openings=None if isinstance(trace.openings, OpeningFile) else trace.openings,
+        openings_digest=_digest_of(trace.openings),
         measured_per_second=verdict.measured_per_second,
         verdict=VerdictRecord(
             reason=verdict.reason, message=verdict.message, got=verdict.got, expected=verdict.expected
@@ -277,6 +280,12 @@ def proof_evidence(challenge: Challenge, trace: ProofTrace, verdict: Verdict) ->
         flag=None if verdict.flag is None else verdict.flag.value,
         expected_per_second=None if expectation.model is None else expectation.rate,
     )
+
+
+def _digest_of(openings: Openings | OpeningFile | None) -> str | None:
+    if openings is None:
+        return None
+    return openings.digest if isinstance(openings, OpeningFile) else openings_digest(openings)
 
 
 def _turns(asks: Sequence[Ask]) -> dict[str, int]:

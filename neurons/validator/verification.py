@@ -29,6 +29,7 @@ from challenges.pow import PowCommitment, PowParams, check_shares
 from challenges.proofs import ProofParams
 from challenges.timing import PPM, duration_ns, judge_rate, pow_rate_lower_bound, rate_per_second
 from neurons.validator.challenges import Challenge
+from neurons.validator.opening_files import OpeningFile
 from neurons.validator.proof_trace import ProofCommitment, ProofTrace, check_commitment
 from polarise.errors import ProofRejected, RejectReason
 from polarise.evidence import COUNT_MAX
@@ -193,12 +194,13 @@ def check_answer(
         seed: The validator's seed.
         commitment: As `check_commitment` decoded it.
         positions: As drawn; none for a proof of work.
-        openings: As the miner sent them; untrusted. None for a proof of work.
+        openings: As the miner sent them, or the file they lie in; untrusted. None for a proof of work.
         fill_seed: What the memory was to be filled from; empty for other kinds.
     """
     began = time.monotonic_ns()
     try:
-        _check_answer(params, seed, commitment, positions, openings, fill_seed)
+        sent = openings.read() if isinstance(openings, OpeningFile) else openings
+        _check_answer(params, seed, commitment, positions, sent, fill_seed)
     except ProofRejected as err:
         verdict = Verdict.of(err)
         return _Checked(err.reason, verdict.message, verdict.got, verdict.expected, time.monotonic_ns() - began)

@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from challenges.proofs import sizes_of
 from neurons.base.threads import DaemonThreads
 from neurons.validator.challenges import Challenge
+from neurons.validator.opening_files import OpeningFolder
 from neurons.validator.proof_trace import ProofTrace, check_commitment, signed_bytes
 from neurons.validator.stamper import Stamper, StamperDied
 from neurons.validator.stamper_process import PingJob, Stamped, StampFailure, StartJob, Target
@@ -93,12 +94,25 @@ class Wave:
         stamper: Sends the starts and takes the stamps.
         clock: Wall clock: stamps of orders, and what a rented device shows.
         validators: Keys of the ledger's validators, whose orders excuse from ours.
+        openings: Where openings wait for their check; they stay in memory if left out.
     """
 
-    def __init__(self, stamper: Stamper, clock: Clock | None = None, validators: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        stamper: Stamper,
+        clock: Clock | None = None,
+        validators: Collection[str] = (),
+        openings: OpeningFolder | None = None,
+    ) -> None:
         self._stamper = stamper
+        self._openings = openings
         self._clock = clock or SystemClock()
         self._validators = frozenset(validators)
+
+    def begin_round(self) -> None:
+        """Forget the openings of the round before."""
+        if self._openings is not None:
+            self._openings.clear()
 
     def run(self, asks: Sequence[Ask]) -> None:
         """Lead every proof up to its last answer; whether it is right is for `verification`.
@@ -196,11 +210,31 @@ class Wave:
         def take(stamped: Stamped) -> None:
             ask = asks[stamped.number]
             ask.trace.started_after_ns = stamped.sent_ns  # made relative below, once the first one is known
-            opening.append((ask, pool.submit(_take_answer, ask, stamped, time.monotonic_ns())))
+            opening.append((ask, pool.submit(self._take_answer, ask, stamped, time.monotonic_ns())))
 
         self._stamp(jobs, [[ask] for ask in asks], take)
         _settle(opening)
         _count_from_first_start(asks)
+
+    def _take_answer(self, ask: Ask, stamped: Stamped, came_ns: int) -> None:
+        """Read one commitment and have it opened."""
+        statement = _commitment(ask, stamped)
+        logger.info(
+            "proof answered",
+            extra={
+                **ask.fields,
+                "work_ms": (ask.trace.last_byte_after_ns or 0) // 1_000_000,
+                "rtt_ms": round((ask.trace.rtt_min_ns or 0) / 1e6, 2),
+            },
+        )
+        check_commitment(ask.challenge, statement)
+        if ask.challenge.has_openings:
+            ask.trace.positions = ask.challenge.positions(signed_bytes(statement))
+            _check_turn("to be opened", came_ns, OPEN_TURN_SECONDS)
+            openings = _open(ask)
+            ask.trace.openings = (
+                self._openings.keep(ask.challenge.challenge_id, openings) if self._openings else openings
+            )
 
     def _stamp(
         self,
@@ -219,24 +253,6 @@ class Wave:
             for number in left:
                 for ask in groups[number]:
                     ask.rejected = ProofRejected(RejectReason.NOT_MEASURED, f"{DEFECT}: {err}")
-
-
-def _take_answer(ask: Ask, stamped: Stamped, came_ns: int) -> None:
-    """Read one commitment and have it opened."""
-    statement = _commitment(ask, stamped)
-    logger.info(
-        "proof answered",
-        extra={
-            **ask.fields,
-            "work_ms": (ask.trace.last_byte_after_ns or 0) // 1_000_000,
-            "rtt_ms": round((ask.trace.rtt_min_ns or 0) / 1e6, 2),
-        },
-    )
-    check_commitment(ask.challenge, statement)
-    if ask.challenge.has_openings:
-        ask.trace.positions = ask.challenge.positions(signed_bytes(statement))
-        _check_turn("to be opened", came_ns, OPEN_TURN_SECONDS)
-        ask.trace.openings = _open(ask)
 
 
 def _commitment(ask: Ask, stamped: Stamped) -> SignedStatement:
