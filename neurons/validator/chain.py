@@ -97,6 +97,11 @@ class Chain:
         self._cosign = cosign
 
     @property
+    def validator_key(self) -> str:
+        """Our public key."""
+        return self._validator_key
+
+    @property
     def net(self) -> str:
         """Net id of the ledger."""
         return self._client.genesis.net

@@ -4,6 +4,8 @@ Rules:
 - One epoch in ``proof_every`` has a common window, drawn from its beacon: in it every miner of the epoch's set is proven, all
   at the same moment, so that one device answers for one miner however many names it has. A validator's first epoch by
   these rules has one too.
+- Validators begin their epochs together and often have one beacon. So each one's windows are drawn by its key: if all had
+  the same, every device would prove to one of them, and show the others that one's order, for ever.
 - In the other epochs only those are proven that are met for the first time, or were scored by rules that knew no draw, so
   that their operator learns what comes of it; and those whose last proof is three times ``proof_every`` epochs ago.
 - Inspections are drawn by the host of the endpoint, one epoch in ``inspect_every`` on average, three times as many at most.
@@ -23,8 +25,8 @@ from polarise.registry import RegistryEntry
 
 # Without a window for three times proof_every epochs, which happens once in e^3 = 20 times, everybody is proven again.
 OVERDUE_TIMES = 3
-# No host's name: it has a character that none can have.
-WINDOW_NAME = "#window"
+# No host's name: it has a character that none can have. Behind it stands the validator's key.
+WINDOW_PREFIX = "#window/"
 INSPECT_SUFFIX = "#inspect"
 DRAWN_SINCE_RULES = 2
 
@@ -34,11 +36,13 @@ class Intervals:
     """What an epoch's draws rest on beside beacon and miners; the commitment binds the intervals.
 
     Attributes:
+        validator_key: Whose epoch it is.
         proof_every: One epoch of so many has a common window, >= 1.
         inspect_every: A host is inspected in about one epoch of so many; 0 where the validator inspects nobody.
         is_first: Whether it is the validator's first epoch by these rules.
     """
 
+    validator_key: str
     proof_every: int
     inspect_every: int
     is_first: bool = False
@@ -50,7 +54,8 @@ def has_window(beacon: bytes, intervals: Intervals) -> bool:
     Raises:
         ValueError: The beacon is not of 32 bytes, or the interval is below 1.
     """
-    return is_drawn(beacon, WINDOW_NAME, intervals.proof_every) or intervals.is_first
+    name = WINDOW_PREFIX + intervals.validator_key
+    return is_drawn(beacon, name, intervals.proof_every) or intervals.is_first
 
 
 def draw_for(

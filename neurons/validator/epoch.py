@@ -172,7 +172,7 @@ class EpochService:
 
     def _intervals(self) -> Intervals:
         is_first = not self._metrics.has_complete(WINDOWS_SINCE_RULES)
-        return Intervals(self._pace.proof_every, self._pace.inspect_every, is_first)
+        return Intervals(self._chain.validator_key, self._pace.proof_every, self._pace.inspect_every, is_first)
 
     def _commit(
         self, secret: EpochSecret, miners_count: int, intervals: Intervals, stop: threading.Event

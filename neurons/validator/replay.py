@@ -96,7 +96,7 @@ def _recomputed(beacon: bytes, bundle: EvidenceBundle, entry: RegistryEntry, sai
         return draw_by_host(
             beacon, entry, bundle.previous, proof_every=said.proof_every, inspect_every=said.inspect_every
         )
-    intervals = Intervals(said.proof_every, said.inspect_every, said.is_first)
+    intervals = Intervals(bundle.validator_key, said.proof_every, said.inspect_every, said.is_first)
     return draw_for(beacon, entry, bundle.previous, intervals, has_missed_window=said.has_missed_window)
 
 

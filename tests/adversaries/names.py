@@ -28,7 +28,7 @@ from polarise.hardware import HardwareClaim
 from polarise.registry import RegistryEntry, open_entry
 from tests.adversaries.cheat import Cheat, Outcome
 from tests.support.evidence import inspection, proof
-from tests.support.proving_miner import CPU, entry_of
+from tests.support.proving_miner import CPU, VALIDATOR, entry_of
 
 NAMES, EPOCHS, PROOF_EVERY = 96, 30, 4
 HONEST = "honest"
@@ -76,7 +76,7 @@ class Market:
         """
         self.epoch += 1
         beacon = self.rng.randbytes(32)
-        intervals = Intervals(PROOF_EVERY, 1, is_first=not self.scores)
+        intervals = Intervals(VALIDATOR.public_key, PROOF_EVERY, 1, is_first=not self.scores)
         draws = {name: self._draw(beacon, name, intervals) for name in (HONEST, *names)}
         chosen = answers([name for name in names if draws[name].is_proven])
         for name, draw in draws.items():

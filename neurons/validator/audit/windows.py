@@ -73,7 +73,9 @@ class WindowAuditor:
         is_by_these = record.rules_version >= WINDOWS_SINCE_RULES
         if record.status != "complete" or record.beacon is None or not is_by_these or commit.proof_every is None:
             return
-        intervals = Intervals(commit.proof_every, commit.inspect_every or 0, is_first=self._has_begun is False)
+        intervals = Intervals(
+            epoch.validator, commit.proof_every, commit.inspect_every or 0, is_first=self._has_begun is False
+        )
         if has_window(bytes.fromhex(record.beacon), intervals):
             self._last_window = epoch.number
         self._has_begun = True

@@ -10,11 +10,12 @@ from neurons.validator.drawing_2 import draw_by_host
 from polarise.evidence import DrawEvidence, ScoreRecord
 from polarise.registry import RegistryEntry, open_entry
 from tests.support.evidence import score
-from tests.support.proving_miner import entry_of
+from tests.support.proving_miner import OTHER_VALIDATOR, VALIDATOR, entry_of
 
 EVERY = 12
 HOST = "miner.example"
-USUAL = Intervals(EVERY, EVERY)
+KEY = VALIDATOR.public_key
+USUAL = Intervals(KEY, EVERY, EVERY)
 
 
 def _entry(endpoint: str = f"https://{HOST}:8091") -> RegistryEntry:
@@ -35,7 +36,7 @@ def _beacon(*, window: bool, inspected: bool, proven_by_2: bool = False) -> byte
     """Return a beacon that has a window and draws the host for an inspection, or not; by rules 2 for a proof, or not."""
     for number in range(100_000):
         beacon = number.to_bytes(32, "big")
-        drawn = tuple(is_drawn(beacon, name, EVERY) for name in ("#window", f"{HOST}#inspect", HOST))
+        drawn = tuple(is_drawn(beacon, name, EVERY) for name in (f"#window/{KEY}", f"{HOST}#inspect", HOST))
         if drawn == (window, inspected, proven_by_2):
             return beacon
     raise AssertionError("no such beacon")
@@ -72,8 +73,19 @@ def test_window_is_everybodys_whatever_its_host() -> None:
         assert has_window(beacon, USUAL) is is_common
 
 
+def test_windows_of_two_validators_are_drawn_apart_from_one_beacon() -> None:
+    """Both are one in twelve; that both have one is one in 144, and no device is asked by all of them each time."""
+    beacons = [number.to_bytes(32, "big") for number in range(14_400)]
+    other = Intervals(OTHER_VALIDATOR.public_key, EVERY, EVERY)
+    ours = {beacon for beacon in beacons if has_window(beacon, USUAL)}
+    theirs = {beacon for beacon in beacons if has_window(beacon, other)}
+    assert 1100 < len(ours) < 1300
+    assert 1100 < len(theirs) < 1300
+    assert 60 < len(ours & theirs) < 140
+
+
 def test_first_epoch_has_a_window_and_who_is_met_alone_has_none() -> None:
-    first = draw_for(NOBODY, _entry(), _previous(), Intervals(EVERY, EVERY, is_first=True))
+    first = draw_for(NOBODY, _entry(), _previous(), Intervals(KEY, EVERY, EVERY, is_first=True))
     assert (first.is_first, first.is_common, first.is_proven) == (True, True, True)
     alone = draw_for(NOBODY, _entry(), None, USUAL)
     assert (alone.is_common, alone.is_proven) == (False, True)
@@ -93,11 +105,11 @@ def test_miner_without_a_measured_container_is_inspected_until_there_is_one() ->
 
 def test_validator_that_does_not_inspect_draws_nobody() -> None:
     for previous in (None, _previous(is_measured=False), _previous(uninspected_count=10**6)):
-        assert not draw_for(NOBODY, _entry(), previous, Intervals(EVERY, 0)).is_inspected
+        assert not draw_for(NOBODY, _entry(), previous, Intervals(KEY, EVERY, 0)).is_inspected
 
 
 def test_interval_of_one_draws_everybody() -> None:
-    found = draw_for(NOBODY, _entry(), _previous(), Intervals(1, 1))
+    found = draw_for(NOBODY, _entry(), _previous(), Intervals(KEY, 1, 1))
     assert found == DrawEvidence(proof_every=1, inspect_every=1, is_proven=True, is_inspected=True, is_common=True)
 
 

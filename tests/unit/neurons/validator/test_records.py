@@ -79,7 +79,9 @@ class Validator:
 
     def end(self) -> None:
         """Record the epoch and wait until it is final."""
-        assert self.chain.commit(self.secret, 1, 1, Intervals(1, 0), threading.Event()) is not None
+        assert (
+            self.chain.commit(self.secret, 1, 1, Intervals(VALIDATOR.public_key, 1, 0), threading.Event()) is not None
+        )
         assert self.chain.is_final(self.recorder.record(self.epoch, is_complete=True), 60)
 
 
