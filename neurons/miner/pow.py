@@ -335,7 +335,7 @@ class ChallengeHandler:
         finally:
             if running.fill_seed:
                 work_ms = (self._clock.monotonic_ns() - began_ns) // 1_000_000
-                self._note(running, "prepared", Work(running.device, began_unix_ms, work_ms))
+                self._note(running, "prepared", Work(running.device, began_unix_ms, work_ms, running.validator_key))
 
     def _commit(self, running: RunningProof) -> None:
         """Let the device go where nothing is to be opened: the validator may ask for its next proof at once."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from neurons.miner.duty import WINDOW_MS, Work, cap_ms, wait_ms
-from neurons.miner.validations import Validation, ValidationTracker
+from neurons.miner.validations import ORDERS_KEPT, KeptOrder, Validation, ValidationTracker
 from polarise.errors import ConfigError
 
 NOW = 1_700_000_000_000
@@ -78,12 +78,46 @@ def test_file_of_the_version_before_brings_its_work_along(tmp_path: Path) -> Non
             assert tracker.work_since("cpu", 0) == [Work("cpu", NOW, 300)]
 
 
+def test_work_of_before_validators_were_noted_stays_nobodys(tmp_path: Path) -> None:
+    path = tmp_path / "validations.sqlite"
+    with ValidationTracker(path) as tracker:
+        tracker.advance("1" * 32, "committed", work=Work("cpu", NOW, 300, "ab" * 32))
+    connection = sqlite3.connect(path)
+    connection.executescript(
+        "ALTER TABLE work DROP COLUMN validator_key; DROP TABLE challenge_order; PRAGMA user_version = 3"
+    )
+    connection.close()
+    with ValidationTracker(path) as tracker:
+        assert tracker.work_since("cpu", 0) == [Work("cpu", NOW, 300)]
+        assert tracker.orders_since("cpu", 0) == []
+
+
+def test_orders_are_kept_for_two_hours_and_none_pushes_out_another_validators(tmp_path: Path) -> None:
+    def order(number: int, validator: str, received_ms: int) -> None:
+        kept = KeptOrder("cpu", validator * 32, f"{number:032x}", NOW, 1000, "{}")
+        tracker.keep_order(kept, NOW + received_ms)
+
+    with ValidationTracker(tmp_path / "validations.sqlite") as tracker:
+        order(0, "ab", 0)
+        for number in range(1, ORDERS_KEPT + 2):
+            order(number, "cd", number)
+        kept = tracker.orders_since("cpu", NOW)
+        assert [found.challenge_id for found in kept if found.validator_key == "ab" * 32] == [f"{0:032x}"]
+        assert len(kept) == 1 + ORDERS_KEPT
+        assert f"{1:032x}" not in {found.challenge_id for found in kept}
+        assert tracker.orders_since("cpu", NOW + 1) == []
+        order(999, "ef", 2 * WINDOW_MS)
+        assert f"{0:032x}" in {found.challenge_id for found in tracker.orders_since("cpu", NOW)}
+        order(999, "ef", 2 * WINDOW_MS + 1)
+        assert f"{0:032x}" not in {found.challenge_id for found in tracker.orders_since("cpu", NOW)}
+
+
 def test_file_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "validations.sqlite"
     with ValidationTracker(path):
         pass
     connection = sqlite3.connect(path)
-    connection.execute("PRAGMA user_version = 4")
+    connection.execute("PRAGMA user_version = 5")
     connection.close()
     with pytest.raises(ConfigError, match="newer version"):
         ValidationTracker(path)

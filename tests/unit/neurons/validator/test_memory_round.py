@@ -217,6 +217,7 @@ def test_filling_counts_for_the_share_of_an_hour(miner: ProvingMiner, tmp_path: 
     with ValidationTracker(tmp_path / "validations.sqlite") as tracker:
         (filled,) = tracker.work_since("cpu", 0)
     assert filled.work_ms > 0
+    assert filled.validator_key == VALIDATOR.public_key
 
 
 @pytest.mark.parametrize("name", [None, *TABLE.models])
