@@ -198,7 +198,11 @@ def engine_obstacle(client: docker.DockerClient, configured: str | None) -> str 
         is_ours = engine_namespace(Path(address.removeprefix("unix://"))) == Path("/proc/self/ns/mnt").readlink()
     except OSError as err:
         return f"it cannot be seen whether the engine sees our mounts: {err}"
-    return None if is_ours else "the engine runs in another mount namespace and does not see our mounts"
+    return (
+        None
+        if is_ours
+        else "the engine does not see our mounts; run the miner without a service manager's PrivateTmp or ProtectSystem"
+    )
 
 
 def engine_namespace(path: Path) -> Path:

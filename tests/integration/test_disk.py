@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -281,3 +282,15 @@ def test_disk_of_a_lease_outlives_the_setting(people: People, own_identity: Iden
 def _image_id(miner: RunningMiner) -> str:
     with engine() as client:
         return str(client.images.get(miner.allocator._admission.defaults.image).id)
+
+
+def test_engine_that_does_not_see_our_mounts_is_found_out() -> None:
+    """As in a service manager's private mounts: a process with a mount namespace of its own asks."""
+    program = (
+        "from neurons.miner.disk_offer import engine_obstacle; from utils.docker_utils import connect; "
+        "client = connect(None); print(engine_obstacle(client, None)); client.close()"
+    )
+    asked = [sys.executable, "-c", program]
+    for command, said in ((asked, "None"), (["unshare", "--mount", *asked], "does not see our mounts")):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+        assert said in done.stdout
