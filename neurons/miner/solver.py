@@ -197,6 +197,8 @@ class _Solver:
 
     def _prepare(self, request: dict[str, object]) -> dict[str, object]:
         params = read_params(ChallengeKind(str(request["kind"])), _mapping(request["sizes"]))
+        # Both hold a card's memory, of which a memory proof takes nearly all: there is no room for two.
+        self._prover = self._work = None
         self._prover = self._open_prover(params, str(request["device"]))
         self._prover.prepare(bytes.fromhex(str(request["fill_seed"])))
         return {"ready": True}

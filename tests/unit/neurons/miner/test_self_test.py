@@ -300,7 +300,7 @@ def test_command_prints_json_and_its_status_says_whether_all_holds(
         ("matmul", "real", True),
         ("memory", "real", True),
     ]
-    assert processor["proofs"][2]["claimed_per_second"] == 50_000
+    assert processor["proofs"][3]["claimed_per_second"] == 50_000
     assert "real sizes" in said.err
 
 
