@@ -172,7 +172,7 @@ REJECT_REASONS: Mapping[RejectReason, str] = {
     RejectReason.RENTED: "The device is rented, as a receipt with the renter's signature shows, and was not measured.",
     RejectReason.DECLINED: "The device was asked in a round and the miner answered that it is busy.",
     RejectReason.CAPACITY_NOT_SHOWN: "The memory is read so slowly for a card of this name that the card could do without it; half of the part.",
-    RejectReason.OCCUPIED: "The device proved for another validator at that moment, as that one's signed order shows.",
+    RejectReason.OCCUPIED: "The device proved for another validator, or had done so for its share of the hour, as signed orders of others show.",
     RejectReason.LOG_GAP: "An event line is missing, repeated or moved.",
 }
 

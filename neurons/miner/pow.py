@@ -33,7 +33,8 @@ from challenges.memory_fit import CPU_MEMORY_BYTES
 from challenges.memory_messages import MemoryParams
 from challenges.proofs import ProofParams, bounds_of, kind_of, read_params
 from neurons.base.threads import DaemonThreads
-from neurons.miner.duty import WINDOW_MS, Work, cap_ms, wait_ms
+from neurons.miner.duty import WINDOW_MS, Work
+from neurons.miner.excuses import Excuses
 from neurons.miner.failure import holders_text
 from neurons.miner.hardware import device_name
 from neurons.miner.orders import OrderBook
@@ -43,7 +44,6 @@ from neurons.miner.rented import RentedDevices
 from neurons.miner.solver import SolverFailed, SolverProcess
 from neurons.miner.validations import Validation, ValidationTracker
 from polarise.errors import ErrorCode, RequestRejected, Unavailable
-from polarise.excuse import Excuse
 from polarise.hardware import DeviceClaim
 from polarise.messages import CommitmentBody, OpenRequest, PrepareAnswer, PrepareRequest, StartRequest
 from polarise.occupied import ChallengeOrder
@@ -92,10 +92,9 @@ class ChallengeHandler:
         self._devices = devices
         self._tracker = tracker
         self._orders = orders
-        self._rented = rented
         self._clock = clock
         self._proof_seconds_max = proof_seconds_max
-        self._duty_percent = duty_percent
+        self._excuses = Excuses(orders, rented, duty_percent)
         self._start_solver = start_solver
         self._release = release or DeviceRelease()
         self._proving = Proving()
@@ -136,13 +135,13 @@ class ChallengeHandler:
         try:
             earlier = self._proving.claim(running)
         except Taken as err:
-            return self._occupied(err.occupant, order)
+            return self._excuses.while_proving(err.occupant.orders, order)
         if earlier is not None:
             self._give_back(
                 earlier, "failed: superseded by a later challenge of the same validator, or an earlier order"
             )
         try:
-            excused = self._excused(running, order)
+            excused = self._excused(order)
             if excused is None:
                 self._warm_up(running)
                 return PrepareAnswer()
@@ -151,7 +150,7 @@ class ChallengeHandler:
             if self._proving.drop(running):
                 _end_solver(running)
             if isinstance(err, RequestRejected) and running.displaced_by is not None:
-                return self._occupied(running.displaced_by, order)
+                return self._excuses.while_proving(running.displaced_by.orders, order)
             raise
         self._proving.drop(running)
         return excused
@@ -244,45 +243,10 @@ class ChallengeHandler:
             device_index=running.device_index,
         )
 
-    def _excused(self, running: RunningProof, order: ChallengeOrder) -> PrepareAnswer | None:
-        """Return what is answered where the device need not prove; None where it has to."""
-        leases = self._rented.shown(running.device)
-        if leases:
-            return PrepareAnswer(status="rented", excuse=Excuse(leases=leases))
-        return self._spent(order)
-
-    def _occupied(self, occupant: RunningProof, order: ChallengeOrder) -> PrepareAnswer:
-        excuse = self._orders.occupied(occupant.orders, order)
-        if excuse is None:
-            raise RequestRejected(
-                ErrorCode.TOO_MANY_REQUESTS,
-                f"the device {order.device} is proving something else, by no order that you would believe",
-                hint="ask again in a minute",
-                field="device",
-                status=429,
-            )
-        return PrepareAnswer(status="occupied", excuse=excuse)
-
-    def _spent(self, order: ChallengeOrder) -> PrepareAnswer | None:
-        now_unix_ms, share_ms = self._clock.wall_unix_ms(), cap_ms(self._duty_percent)
+    def _excused(self, order: ChallengeOrder) -> PrepareAnswer | None:
+        now_unix_ms = self._clock.wall_unix_ms()
         works = self._notes.submit(self._tracker.work_since, order.device, now_unix_ms - 2 * WINDOW_MS).result()
-        if wait_ms(works, share_ms, now_unix_ms) == 0:
-            return None
-        if (excuse := self._orders.spent(order)) is not None:
-            return PrepareAnswer(status="occupied", excuse=excuse)
-        own = [work for work in works if work.validator_key == order.validator_key]
-        left_ms = wait_ms(own, share_ms, now_unix_ms)
-        if left_ms == 0:
-            return None
-        seconds = -(-left_ms // 1000)
-        raise RequestRejected(
-            ErrorCode.DUTY_CAP,
-            f"the device {order.device} has spent {self._duty_percent:g} % of the last hour on proofs for you",
-            hint=f"ask again in {seconds} s",
-            field="device",
-            status=429,
-            retry_after_seconds=seconds,
-        )
+        return self._excuses.from_order(order, works, now_unix_ms)
 
     def _keep_order(self, running: RunningProof, statement: SignedStatement) -> None:
         """Keep the order of a start; one that does not hold is left out, for the clock runs already."""
