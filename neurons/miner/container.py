@@ -10,6 +10,7 @@ Rules:
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -40,6 +41,9 @@ NODE_LABEL = "polarise.node"
 LEASE_LABEL = "polarise.lease"
 SSH_PORT_INSIDE = "22/tcp"
 CPU_PERIOD_US = 100_000
+
+# How often a silent container is asked whether it still runs.
+LOOK_AGAIN_SECONDS = 1.0
 
 StepObserver = Callable[[str], None]
 
@@ -310,23 +314,27 @@ class ContainerManager:
                 raise
 
     def wait_for_banner(self, container: Container, lease: Lease, deadline_seconds: float) -> None:
-        """Wait until the container's sshd greets.
+        """Wait until the container's sshd greets; one that has ended is not waited for.
 
         Raises:
             NotGreeted: It did not, in time.
         """
         host = "127.0.0.1" if self.settings.bind_address in {"0.0.0.0", ""} else self.settings.bind_address  # noqa: S104
-        try:
-            read_banner(host, lease.ssh_port, deadline_seconds=deadline_seconds)
-        except TimeoutError as err:
-            with engine_errors(), _engine_refusals():
-                container.reload()
-            state = container.attrs["State"]
-            raise NotGreeted(
-                f"the container's sshd did not answer: {err}; the container is {state.get('Status')}, "
-                f"exit code {state.get('ExitCode')}",
-                retry_after_seconds=10,
-            ) from err
+        end = time.monotonic() + deadline_seconds
+        while True:
+            left_seconds = max(end - time.monotonic(), 0.0)
+            try:
+                read_banner(host, lease.ssh_port, deadline_seconds=min(left_seconds, LOOK_AGAIN_SECONDS))
+            except TimeoutError as err:
+                state = _state_of(container)
+                if state.get("Running") and time.monotonic() < end:
+                    continue
+                raise NotGreeted(
+                    f"the container's sshd did not answer within {deadline_seconds:g} s: {err}; the container is "
+                    f"{state.get('Status')}, exit code {state.get('ExitCode')}",
+                    retry_after_seconds=10,
+                ) from err
+            return
 
     def _clean_up(self, lease: Lease) -> None:
         try:
@@ -345,10 +353,14 @@ def _started(container: Container, lease: Lease, image_id: str, host_key: str) -
     return StartedContainer(str(container.id), pid, image_id, host_key, lease.limits, runtime)
 
 
-def _pid_of(container: Container) -> int:
+def _state_of(container: Container) -> dict[str, Any]:
     with engine_errors(), _engine_refusals():
         container.reload()
-    return int(container.attrs["State"]["Pid"])
+    return dict(container.attrs["State"])
+
+
+def _pid_of(container: Container) -> int:
+    return int(_state_of(container)["Pid"])
 
 
 def signal_container(client: docker.DockerClient, container_id: str, signal_name: str) -> bool:

@@ -211,3 +211,11 @@ def test_devices_that_a_proof_of_ours_still_holds_are_not_handed_out(
         assert_nothing_is_left(miner)
         miner.allocator._check_devices = free
         miner.client(people.renter).allocate(AllocateRequest())
+
+
+def test_container_that_has_ended_is_not_waited_for(people: People, node_identity: Identity, tmp_path: Path) -> None:
+    """With ten minutes to start in, the answer comes because somebody looked, or the test does not end."""
+    config = miner_config(people, docker={"start_timeout_seconds": 600})
+    with miner_with(DyingSshd, config, tmp_path / "node", node_identity) as miner:
+        assert "the container is exited, exit code 3" in refusal_of(miner, people).message
+        assert_nothing_is_left(miner)
