@@ -2,6 +2,8 @@
 
 Rules:
 - A rate is the one of the stamps. The lower bound of a proof of work, which scores, would make a card look smaller.
+- A memory proof that holds gives two figures: bandwidth, and the memory that was filled. A card whose owner claims less memory than
+  it has looks like a smaller one.
 - A CPU is compared with its own claim and identified by nothing: there is no table of CPU models.
 """
 
@@ -11,8 +13,9 @@ from dataclasses import dataclass
 
 from challenges.bands import expect
 from challenges.draw import ChallengeKind
-from challenges.hardware import GpuModel, HardwareTable
+from challenges.hardware import PPM, GpuModel, HardwareTable
 from challenges.identify import Figure, Identification, identify
+from challenges.memory_fit import GPU_FILL_PPM
 from challenges.proofs import read_params
 from challenges.timing import duration_ns, judge_rate, rate_per_second
 from polarise.answers import printable
@@ -83,6 +86,8 @@ def _look(device: DeviceClaim, proofs: dict[ChallengeKind, ProofEvidence], table
     model = table.find(device.name)
     lines = [line for kind, proof in proofs.items() if (line := _rate_line(kind, proof, model))]
     measured = {_FIGURES[kind]: rate for kind, proof in proofs.items() if (rate := _rate(kind, proof))}
+    if Figure.BANDWIDTH in measured and (memory_bytes := _memory_bytes(proofs[ChallengeKind.MEMORY])):
+        measured[Figure.MEMORY] = memory_bytes
     if not measured:
         return DeviceLook(uuid, name, ("nothing was measured to identify it by",), None)
     found = identify(measured, device.name, table)
@@ -95,6 +100,14 @@ def _rate(kind: ChallengeKind, proof: ProofEvidence) -> int:
         return 0
     params = read_params(kind, proof.sizes.model_dump())
     return rate_per_second(params.operations, duration_ns(0, proof.last_byte_after_ns, proof.rtt_min_ns))
+
+
+def _memory_bytes(proof: ProofEvidence) -> int:
+    """Return the memory of a card that filled so much of it; 0 where the proof did not hold."""
+    if proof.verdict.reason is not None:
+        return 0
+    params = read_params(ChallengeKind.MEMORY, proof.sizes.model_dump())
+    return params.memory_bytes * PPM // GPU_FILL_PPM
 
 
 def _candidates_line(found: Identification) -> str:

@@ -10,14 +10,17 @@ import pytest
 from challenges.bands import expect
 from challenges.draw import ChallengeKind
 from challenges.hardware import GpuModel, HardwareTable
+from challenges.identify import Figure
+from challenges.memory_fit import fit_gpu_memory_params
 from challenges.proofs import sizes_of
 from challenges.timing import fit_params, fit_pow_params, pow_rate_lower_bound, rate_per_second
 from neurons.cli import main
 from neurons.validator.identification import DeviceLook, looks_of
 from neurons.validator.metrics import FILE_NAME, MetricsHandler
+from polarise.errors import RejectReason
 from polarise.evidence import EvidenceBundle, ProofEvidence
 from polarise.hardware import DeviceClaim
-from polarise.messages import MatmulSizes, PowSizes, ProofKind
+from polarise.messages import MatmulSizes, MemorySizes, PowSizes, ProofKind
 from tests.support.evidence import proof
 from tests.support.proving_miner import CPU, MINER, entry_of
 from tests.support.scores import begin, bundle_of, keep
@@ -90,6 +93,31 @@ def test_card_looks_like_what_it_is(tmp_path: Path) -> None:
         "pow: 0.96 of what the claimed card should do",
         "matmul: 1.00 of what the claimed card should do",
     )
+
+
+def with_memory(device: DeviceClaim, model: GpuModel, reason: RejectReason | None = None) -> ProofEvidence:
+    """A memory proof of this model, all of its memory at the rate that the table expects."""
+    params = fit_gpu_memory_params(model, model.memory_bytes, model.memory_rate_expected, 5)
+    time_ns = params.operations * SECOND // model.memory_rate_expected
+    made = proof(reason, device=device.uuid, kind="memory", claimed=1, measured=model.memory_rate_expected)
+    sizes = MemorySizes.model_validate(sizes_of(params))
+    return made.model_copy(update={"sizes": sizes, "device_index": 0, "rtt_min_ns": 0, "last_byte_after_ns": time_ns})
+
+
+def test_memory_proof_tells_cards_apart_that_two_figures_do_not(tmp_path: Path) -> None:
+    """All four figures; without capacity, which a proof that does not hold has not shown, three."""
+    model = TABLE.models["NVIDIA H200"]
+    device = gpu(model.nvml_name, model)
+    for name, reason, figures in (
+        ("holds", None, tuple(Figure)),
+        ("fails", RejectReason.BLOCK_MISMATCH, (Figure.POW, Figure.MATMUL, Figure.BANDWIDTH)),
+    ):
+        proofs = [*proven(device, 0, model), with_memory(device, model, reason)]
+        (found,) = looks_of(bundle(tmp_path / name, device, proofs=proofs), TABLE)
+        assert found.identification is not None
+        assert found.identification.figures == figures
+        assert "NVIDIA H100 80GB HBM3" not in [card.name for card in found.identification.candidates]
+        assert found.identification.candidates[0].name == "NVIDIA H200"
 
 
 def test_card_under_a_better_name_is_shown_and_loses_nothing_by_it(tmp_path: Path) -> None:
