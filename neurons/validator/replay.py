@@ -4,8 +4,8 @@ Rules:
 - Nothing is believed but the validator's own words, which are named as such: stamps, silence, what was seen inside.
 - A verdict that can be recomputed must come out with the same reason; a score must come out equal to the last integer, by
   the rules that it names.
-- Who was drawn follows from beacon, host and the score before, by the rules of the bundle. Who was not has no proof; who was has one per device and
-  kind, all of one attempt.
+- Who was drawn follows from beacon, host and the score before, by the rules of the bundle. Who was not has no proof; who
+  was has one per device and kind, all of one attempt.
 - The same functions that judged live judge here.
 """
 

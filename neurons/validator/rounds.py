@@ -4,9 +4,9 @@ Rules:
 - All devices of all drawn miners start in one wave per kind, each with a seed of its own, so that no device can answer
   for two. With ``same_host: in_turn`` miners on one host take turns: for tests and demos on one machine.
 - Nothing is verified before the last wave is over, and then in other processes.
-- Where more than a fifth of the devices that were measured before are MISSING the validator suspects itself: the whole round is run again, once,
-  with new seeds, and the second attempt counts for everybody. Nobody is ever asked again alone, and who failed in the
-  first attempt, in whatever way, and declines the second is MISSING.
+- Where more than a fifth of the devices that were measured before are MISSING the validator suspects itself: the whole
+  round is run again, once, with new seeds, and the second attempt counts for everybody. Nobody is ever asked again alone,
+  and who failed in the first attempt, in whatever way, and declines the second is MISSING.
 """
 
 from __future__ import annotations
