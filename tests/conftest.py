@@ -1,7 +1,7 @@
 """What every test may ask for: ``--require``, ``--part``, the people of a test, a running miner.
 
 Rules:
-- A test marked ``docker``, ``lab``, ``gpu``, ``kernels`` or ``compiler`` is skipped, with the reason, where the thing is missing;
+- A test marked ``docker``, ``disk``, ``lab``, ``gpu``, ``kernels`` or ``compiler`` is skipped, with the reason, where the thing is missing;
   ``--require docker`` turns that into a failure of the whole run, so that a green run says what it looked at.
 - ``--part`` takes one half of the tests: those that bear others beside them, or those marked ``alone``. tests/run needs it.
 - Nothing here needs more than requirements.txt installs.

@@ -10,7 +10,6 @@ Rules:
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import re
 import shutil
@@ -165,6 +164,8 @@ class ImageTrees:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Hold the folder's lock, for threads and processes alike."""
+        import fcntl  # not on Windows, where commands of other roles import this file too
+
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         end = time.monotonic() + LOCK_SECONDS
         with (self._folder / "lock").open("w") as handle:
