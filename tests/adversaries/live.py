@@ -202,6 +202,11 @@ class LocalSolver(SolverProcess):
         )
         return sent
 
+    @property
+    def pid(self) -> int:
+        """No process's number."""
+        return 0
+
     def has_ended(self, seconds: float) -> bool:
         """There is no process, so nothing of it is left however short one waits."""
         return seconds >= 0
