@@ -33,7 +33,7 @@ from typing import TextIO
 
 import torch
 
-from benchmarks._gpu_exact import measure_exactness
+from benchmarks._gpu_exact import EDGE, measure_exactness
 from benchmarks._gpu_memory import measure_memory
 from benchmarks.proofs import cpu_model, print_line
 from challenges import digest, prng
@@ -88,9 +88,9 @@ def main() -> int:
         for side in options.sides:
             _measure_matmul(options, side, device)
         for side in options.exact:
-            # Alone on the card: at the largest size it takes 8.6 GB.
-            backend = _matmul_backend(device)
-            measure_exactness(backend, _fitting_n(side, device), device, min(512, side // 2))
+            # A backend each, which nobody keeps: at the largest size it takes 8.6 GB, and memory is measured after it.
+            n = _fitting_n(side, device)
+            measure_exactness(_matmul_backend(device), n, device, min(EDGE, n // 2))
         _measure_memory(options, device)
     return 0
 
