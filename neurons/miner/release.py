@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 from neurons.miner.solver import SolverProcess
 from polarise.errors import Unavailable
@@ -70,7 +71,8 @@ class DeviceRelease:
         if not solver.has_ended(max(0.0, end - time.monotonic())):
             raise _held(device, f"process {solver.pid} runs")
         pause = threading.Event()
-        while solver.pid in self._holders(device):
+        # A process that lives under the number of one that is gone is somebody else's.
+        while solver.pid in self._holders(device) and not Path(f"/proc/{solver.pid}").exists():
             if time.monotonic() >= end:
                 raise _held(device, f"NVML still names process {solver.pid}, which is gone")
             pause.wait(LOOK_SECONDS)

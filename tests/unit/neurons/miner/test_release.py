@@ -70,6 +70,22 @@ def test_memory_that_never_comes_back_keeps_the_device(solver: SolverProcess) ->
             release.check([DEVICE])
 
 
+class Renumbered(SolverProcess):
+    """Gone, and its number given to a process that lives: this one."""
+
+    @property
+    def pid(self) -> int:
+        return os.getpid()
+
+
+def test_a_number_that_somebody_else_has_now_keeps_no_device() -> None:
+    solver = Renumbered(SLEEPING)
+    solver.close()
+    release = DeviceRelease(lambda _device: {os.getpid(): 1 << 30}, release_seconds=60)
+    release.takes(DEVICE, solver)
+    release.check([DEVICE])
+
+
 def test_somebody_elses_process_is_told_and_refuses_nobody(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         DeviceRelease(lambda _device: {4711: 5 << 20}).check([DEVICE])
