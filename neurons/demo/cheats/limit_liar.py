@@ -9,7 +9,7 @@ from typing import Any
 
 from docker.models.containers import Container
 
-from neurons.miner.container import ContainerManager
+from neurons.miner.container import ContainerManager, SlotLost, StartedContainer
 from neurons.miner.lease import Lease
 from neurons.miner.node import MinerNode
 
@@ -21,6 +21,10 @@ class LimitlessManager(ContainerManager):
         """Leave memory and swap out."""
         options = super().create_options(lease)
         return {name: value for name, value in options.items() if name not in {"mem_limit", "memswap_limit"}}
+
+    def hand_over(self, lease: Lease, public_key: str | None) -> StartedContainer:
+        """Lease no warm slot: it gets its limits when it is handed over."""
+        raise SlotLost(f"the slot {lease.lease_id} is none of a cheat's")
 
     def check_limits(self, container: Container, lease: Lease) -> None:
         """Find everything in order."""
