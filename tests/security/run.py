@@ -14,6 +14,7 @@ from tests.lab.engine import Lab, lab
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SECONDS_MAX = 600.0
+STOP_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -63,20 +64,27 @@ def _run_inside(built: Lab, folder: Path, *, probes_only: bool) -> None:
     arguments = ["--engine", built.host, "--engine-folder", str(containers), "--folder", str(folder)]
     command = built.command(sys.executable, "-m", "tests.security.inside", *arguments, "--image", built.image)
     log = folder / "log"
-    with log.open("wb") as output:
-        done = subprocess.run(
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(
             [*command, *(["--probes-only"] if probes_only else [])],
             cwd=CHECKOUT,
             env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            timeout=SECONDS_MAX,
-            check=False,
-        )
-    if done.returncode != 0:
+        ) as process,
+    ):
+        try:
+            status = process.wait(SECONDS_MAX)
+        except BaseException:
+            # Asked to end, it gives its leases and their disks back first.
+            process.terminate()
+            process.wait(STOP_SECONDS)
+            raise
+    if status != 0:
         said = log.read_text(encoding="utf-8", errors="replace")[-4000:]
-        raise RuntimeError(f"the run inside the lab ended with {done.returncode}:\n{said}")
+        raise RuntimeError(f"the run inside the lab ended with {status}:\n{said}")
 
 
 def _cgroups() -> int:
