@@ -119,7 +119,7 @@ def run_join(args: argparse.Namespace) -> int:
     ledger = None if args.offline else ledger_client(started.config, started.data_dir)
     if ledger is not None:
         ledger.checkpoint()
-    print("measuring every device with both proofs, this takes some seconds …")
+    print("measuring every device with all proofs, this takes some seconds …")
     statement = registry_statement(
         started.config,
         started.identity,
