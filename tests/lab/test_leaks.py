@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks.leaks import measure
 
-pytestmark = [pytest.mark.docker, pytest.mark.lab]
+pytestmark = [pytest.mark.docker, pytest.mark.lab, pytest.mark.slow]
 
 # The engine's own connections come and go, and come to rest only after tens of leases.
 RESTLESS = {"files open, dockerd", "files open, miner"}
