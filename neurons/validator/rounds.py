@@ -41,6 +41,8 @@ from polarise.registry import RegistryEntry
 logger = logging.getLogger(__name__)
 
 ADDRESS_SECONDS = 5.0
+# Between the two attempts: a link that was down, or a daemon that is being started again, has a chance to be back.
+AGAIN_AFTER_SECONDS = 20.0
 # How the verdict on a device begins that our own address rule forbids to call.
 UNCALLED = "this validator does not call it: "
 # What a miner can answer a challenge with, instead of proving.
@@ -88,6 +90,7 @@ class ProofRounds:
         engine: Judges them.
         clients: Registry entry -> client.
         same_host: Whether miners on one host prove together or in turn.
+        again_after_seconds: Pause before a second attempt.
     """
 
     def __init__(
@@ -98,12 +101,14 @@ class ProofRounds:
         clients: ClientFactory,
         *,
         same_host: SameHost,
+        again_after_seconds: float = AGAIN_AFTER_SECONDS,
     ) -> None:
         self._generator = generator
         self._wave = wave
         self._engine = engine
         self._clients = clients
         self._same_host = same_host
+        self._again_after_seconds = again_after_seconds
 
     def run(
         self,
@@ -143,6 +148,8 @@ class ProofRounds:
                 "missing_count": counted.missing_count,
             },
         )
+        if stop.wait(self._again_after_seconds):
+            return None
         second = self._attempt(secret, beacon, entries, 1, stop, averages)
         if second is None:
             return None

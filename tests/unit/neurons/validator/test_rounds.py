@@ -95,7 +95,7 @@ def _run(
     def client(entry: RegistryEntry) -> MinerClient:
         return MinerClient(entry.endpoint, entry.node_key, VALIDATOR, timeout_seconds=5)
 
-    rounds = ProofRounds(GENERATOR, wave, engine, client, same_host=same_host)
+    rounds = ProofRounds(GENERATOR, wave, engine, client, same_host=same_host, again_after_seconds=0)
     known = {entry.node_key: _score(entry) for entry in entries if entry.node_key not in {new.node_key for new in met}}
     return rounds.run(_secret(entries), DRAWN_BEACON, entries, stop or threading.Event(), previous=known)
 
@@ -194,7 +194,9 @@ def test_second_attempt_has_seeds_of_its_own(
     secret = _secret([entry])
     with contextlib.ExitStack():
         client = MinerClient(entry.endpoint, entry.node_key, VALIDATOR, timeout_seconds=5)
-        rounds = ProofRounds(GENERATOR, wave, engine, lambda _entry: client, same_host="together")
+        rounds = ProofRounds(
+            GENERATOR, wave, engine, lambda _entry: client, same_host="together", again_after_seconds=0
+        )
         known = {entry.node_key: _score(entry)}
         outcome = rounds.run(secret, DRAWN_BEACON, [entry], threading.Event(), previous=known)
     assert outcome is not None
