@@ -19,6 +19,7 @@ from neurons.setup.environment import build_venv, install_requirements
 from neurons.setup.errors import SetupError
 from neurons.setup.image import base_image_reference, provide_image
 from neurons.setup.image_update import build_twice, describe, update
+from neurons.setup.kernel_settings import raise_settings
 from neurons.setup.packages import install_packages, packages_for
 from neurons.setup.preflight import preflight
 from neurons.setup.progress import ALREADY_THERE, Progress
@@ -27,7 +28,7 @@ from neurons.setup.progress import ALREADY_THERE, Progress
 def run_setup(argv: Sequence[str] | None = None) -> int:
     """Build what this machine lacks; says what it does and changes nothing that is already there."""
     options = setup_parser().parse_args(argv)
-    progress = Progress(step_count=3 if options.no_engine else 6)
+    progress = Progress(step_count=3 if options.no_engine else 7)
     try:
         _set_up(options, Checkout.here(), progress)
     except SetupError as error:
@@ -80,6 +81,11 @@ def setup_parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-engine", action="store_true", help="only .venv: for machines that validate or rent")
     parser.add_argument("--dev", action="store_true", help="also the tools of `make test` and `make lint`")
     parser.add_argument("--image", metavar="REPO@sha256:...", help="use this image instead of building one")
+    parser.add_argument(
+        "--keep-kernel-settings",
+        action="store_true",
+        help="raise no sysctl; `main.py doctor` says what tenants can do then",
+    )
     parser.add_argument("--preflight", action="store_true", help="log in again even if a login is known to work")
     return parser
 
@@ -127,6 +133,8 @@ def _set_up(options: argparse.Namespace, checkout: Checkout, progress: Progress)
 def _set_up_engine(options: argparse.Namespace, checkout: Checkout, progress: Progress) -> None:
     progress.begin("Docker engine")
     progress.end(start_engine(progress))
+    progress.begin("kernel settings")
+    progress.end("left alone, as you said" if options.keep_kernel_settings else raise_settings())
     progress.begin("base image")
     reference, result = provide_image(progress, options.image)
     progress.end(result)

@@ -20,15 +20,17 @@ class Setting:
         name: As `sysctl` writes it.
         least: Least value.
         harm: What happens below it.
+        is_set_up: Whether `setup` raises it, because more of it changes nothing for anybody else.
     """
 
     name: str
     least: int
     harm: str
+    is_set_up: bool = False
 
 
 WANTED = (
-    Setting("fs.inotify.max_user_instances", 2_147_483_647, "one tenant takes them all, and root gets no more"),
+    Setting("fs.inotify.max_user_instances", 2_147_483_647, "one tenant takes them all, and root gets no more", True),
     Setting("kernel.dmesg_restrict", 1, "tenants read the kernel's log"),
     Setting("kernel.unprivileged_bpf_disabled", 1, "tenants load programs into the kernel"),
     Setting("net.bridge.bridge-nf-call-iptables", 1, "containers of one bridge are not kept apart"),
@@ -47,16 +49,21 @@ def measure_settings() -> dict[str, int]:
     return found
 
 
+def low_settings(found: Mapping[str, int]) -> list[Setting]:
+    """Return those that are lower than they should be; what this kernel does not have is not."""
+    return [setting for setting in WANTED if found.get(setting.name, setting.least) < setting.least]
+
+
 def check_settings(found: Mapping[str, int]) -> Check:
     """Judge them together: one line to copy mends all."""
     name, required = "kernel settings", f"{len(WANTED)} against tenants"
-    low = [setting for setting in WANTED if found.get(setting.name, setting.least) < setting.least]
+    low = low_settings(found)
     if not low:
         return met(name, f"{len(found)} of {len(WANTED)} known, all set", required)
     measured = ", ".join(f"{setting.name} {found[setting.name]}" for setting in low)
     cause = "; ".join(setting.harm for setting in low)
     words = " ".join(f"{setting.name}={setting.least}" for setting in low)
-    return warning(name, measured, required, cause, f"sysctl -w {words}, and keep it in /etc/sysctl.d")
+    return warning(name, measured, required, cause, f"make setup, or sysctl -w {words}, kept in /etc/sysctl.d")
 
 
 PROGRAMS = ("iptables-save", "iptables-restore", "ip6tables-save", "ip6tables-restore")
