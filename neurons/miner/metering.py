@@ -78,8 +78,8 @@ class Metering:
 
     def kill(self, lease: Lease) -> bool:
         """Kill the first process of a lease's container, without the engine; returns False when it is not known."""
-        meter = self.book.meter(lease.lease_id)
-        return meter is not None and self._reader.kill(meter.last.source)
+        source = self._known_source(lease)
+        return source is not None and self._reader.kill(source)
 
     def now(self, lease: Lease) -> SignedStatement | None:
         """Return a signed interim statement that reaches to this moment; None when nothing was counted yet."""
@@ -106,8 +106,16 @@ class Metering:
         return known if known is not None else self._read_restarted(lease)
 
     def _read_known(self, lease: Lease) -> Reading | None:
-        meter = self.book.meter(lease.lease_id)
-        return self._reader.read(meter.last.source) if meter is not None else None
+        source = self._known_source(lease)
+        return None if source is None else self._reader.read(source)
+
+    def _known_source(self, lease: Lease) -> str | None:
+        try:
+            meter = self.book.meter(lease.lease_id)
+        except Unavailable as err:
+            logger.warning("usage cannot be read", extra={"lease_id": lease.lease_id, "cause": err.message})
+            return None
+        return None if meter is None else meter.last.source
 
     def _read_restarted(self, lease: Lease) -> Reading | None:
         try:
