@@ -38,20 +38,23 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks._simulated_miners import OWNER, address_of, entry_of, identity_of
 from benchmarks.proofs import cpu_model, print_line
 from challenges import draw
+from challenges.hardware import HardwareTable
+from challenges.proofs import sizes_of
 from config.schema import Config
 from neurons.base.service import Supervisor
 from neurons.ledger.genesis import new_genesis
 from neurons.ledger.node import GENESIS_FILE, LedgerNode
 from neurons.miner.join import post_entry
 from neurons.validator.chain import Beacon, Chain
-from neurons.validator.challenges import ChallengeGenerator, EpochSecret
-from neurons.validator.drawing import Intervals
+from neurons.validator.challenges import KINDS, ChallengeGenerator, EpochSecret, fitted_params
+from neurons.validator.drawing import Intervals, has_window
 from neurons.validator.epoch import EpochService
 from neurons.validator.login_process import LoginProcess
 from neurons.validator.metrics import FILE_NAME, MetricsHandler, StoredScore
@@ -62,6 +65,7 @@ from polarise.evidence import DrawEvidence, read_bundle
 from polarise.genesis import Genesis, Member, write_genesis
 from polarise.http_client import HttpClient
 from polarise.ledger_client import LedgerClient
+from polarise.registry import open_entry
 from polarise.signing import Certificate, Identity, Purpose, SigningKey
 from polarise.ssh_keys import generate_key_pair
 from tests.support.ssh_server import SshServer, answering, running
@@ -69,6 +73,9 @@ from tests.support.ssh_server import SshServer, answering, running
 EPOCHS = 12
 PROVE_EVERY = 12
 TARGET_SECONDS = 3
+OPENINGS = 32
+# A thousand miners' proofs on two cores.
+PROVING_SECONDS = 1800.0
 PER_HOUR = 12
 _VALIDATOR_KEY = SigningKey(b"V" * 32)
 VALIDATOR = Identity(_VALIDATOR_KEY, Certificate.issue(OWNER, _VALIDATOR_KEY.public_key, Purpose.NODE))
@@ -163,7 +170,7 @@ def measure(count: int, epochs: int) -> Cost:
         port = stack.enter_context(_miners(count, control))
         _register(count, port, url, genesis)
         _draw_from_the_key_alone()
-        _tell(control)
+        _tell(control, port)
         node = ValidatorNode(_config(url, folder / "ledger" / GENESIS_FILE), folder / "validator", VALIDATOR)
         _remember(folder / "validator", count)
         cost = _run(node, epochs)
@@ -307,7 +314,7 @@ def _register(count: int, port: int, url: str, genesis: Genesis) -> None:
 def _remember(folder: Path, count: int) -> None:
     """Give every miner a score from before the first epoch; what the parts were worth then decides nothing here."""
     with MetricsHandler(folder / FILE_NAME) as metrics:
-        generator = ChallengeGenerator(VALIDATOR.public_key, target_seconds=TARGET_SECONDS, openings=32)
+        generator = ChallengeGenerator(VALIDATOR.public_key, target_seconds=TARGET_SECONDS, openings=OPENINGS)
         secret = generator.begin_epoch(1, [])
         metrics.begin_epoch(secret, 1)
         undrawn = DrawEvidence(proof_every=PROVE_EVERY, inspect_every=PROVE_EVERY, is_proven=False, is_inspected=False)
@@ -339,9 +346,14 @@ def _draw_from_the_key_alone() -> None:
     draw.draw_positions = known  # type: ignore[assignment]  # of the same shape, but for its ears
 
 
-def _tell(control: Path) -> None:
-    """Write down each epoch's opening key and beacon, where the simulated miners look."""
+def _tell(control: Path, port: int) -> None:
+    """Tell the simulated miners of each common window, and wait until they have made their proofs."""
     honest = Chain.commit
+    device = open_entry(entry_of(0, port)).hardware.devices[0]
+    fitted = partial(
+        fitted_params, target_seconds=TARGET_SECONDS, openings=OPENINGS, hardware=HardwareTable.load(), device_index=0
+    )
+    sizes = {kind.value: sizes_of(fitted(kind, device)) for kind in KINDS}
 
     def commit(
         self: Chain,
@@ -352,9 +364,10 @@ def _tell(control: Path) -> None:
         stop: threading.Event,
     ) -> Beacon | None:
         beacon = honest(self, secret, miners_count, started_unix_ms, intervals, stop)
-        if beacon is not None:
+        if beacon is not None and has_window(beacon.value, intervals):
             told = {"epoch": secret.epoch, "opening_key": secret.opening_key.hex(), "beacon": beacon.value.hex()}
-            control.write_text(json.dumps(told))
+            control.write_text(json.dumps({**told, "sizes": sizes}))
+            HttpClient(f"http://{address_of(0)}:{port}").request("POST", "/prove-all", timeout_seconds=PROVING_SECONDS)
         return beacon
 
     Chain.commit = commit  # type: ignore[method-assign]  # the one thing that a real miner is never told
