@@ -113,8 +113,9 @@ class ResourceAllocator:
         """
         if earlier := self._retries.earlier(request, renter_key, idempotency_key):
             return Granted(earlier, None, is_new=False)
-        self._check_open()
+        # What is wrong with the request is said whatever the engine does.
         valid = self.validate_resources(request, renter_key)
+        self._check_open()
         self.manager.network.guard()
         try:
             return self._allocate(request, valid, renter_key, idempotency_key, consent, may_be_warm=True)
