@@ -28,6 +28,7 @@ from polarise.answers import (
 from polarise.canonical import canonical_bytes
 from polarise.decode import WireModel
 from polarise.errors import AnswerInvalid, ErrorCode, RequestRejected
+from polarise.excuse import ANSWER_BYTES_MAX
 from polarise.http_client import ByteStream, HttpClient, Response
 from polarise.http_signatures import sign_request
 from polarise.http_wire import border, parse_answer
@@ -264,6 +265,9 @@ class MinerClient:
             request: Without its order, which is signed here.
             deadline_seconds: Of this request.
             ordered_unix_ms: Stamp of the order; by this machine's clock when it is left out.
+
+        Raises:
+            AnswerInvalid: The answer is larger than the largest excuse, or no answer.
         """
         order = self._order(
             "prepare",
@@ -278,6 +282,7 @@ class MinerClient:
             messages.PrepareAnswer,
             request.model_copy(update={"order": order}),
             timeout_seconds=deadline_seconds,
+            max_bytes=ANSWER_BYTES_MAX,
         ).answer
 
     def start(

@@ -9,6 +9,11 @@ from polarise.occupied import ORDERS_MAX
 from polarise.rented import LEASES_MAX, ShownLease
 from polarise.statement import SignedStatement
 
+# In canonical form. The most that an honest miner shows is 72 orders, 69 kB, or 16 leases.
+EXCUSE_BYTES_MAX = 96 * 1024
+# With white space, and what stands beside it.
+ANSWER_BYTES_MAX = 128 * 1024
+
 
 class Excuse(WireModel):
     """One or the other; which of them it has to be is said beside it.

@@ -235,15 +235,10 @@ class Examiner:
             self._metrics.mark_seen(bundle.miner_key, now_unix_ms)
 
     def _with_openings(self, bundle: EvidenceBundle) -> EvidenceBundle:
-        """Bring in the openings that lie in files; those of one miner are in memory at a time."""
+        """Bring in the openings and excuses that lie in files; those of one miner are in memory at a time."""
         if self._openings is None:
             return bundle
-        proofs = tuple(
-            proof.model_copy(update={"openings": self._openings.read(proof.challenge_id, proof.openings_digest)})
-            if proof.openings is None and proof.openings_digest is not None
-            else proof
-            for proof in bundle.proofs
-        )
+        proofs = tuple(_whole(proof, self._openings) for proof in bundle.proofs)
         return bundle.model_copy(update={"proofs": proofs})
 
     def _drop_openings(self, bundle: EvidenceBundle) -> None:
@@ -259,6 +254,17 @@ class Examiner:
             logger.warning("openings not kept", extra={"miner_key": bundle.miner_key, "cause": str(err)})
             bare = thrown_away(self._identity, bundle, GoneReason.SIZE, bundle.examined_unix_ms)
             return write_bundle(self._evidence, bare)
+
+
+def _whole(proof: ProofEvidence, folder: OpeningFolder) -> ProofEvidence:
+    """Return a proof with what lies in files of it."""
+    found: dict[str, object] = {}
+    if proof.openings is None and proof.openings_digest is not None:
+        found["openings"] = folder.read(proof.challenge_id, proof.openings_digest)
+    # The stamp of an order is kept where an excuse stands beside it, and nowhere else.
+    if proof.excuse is None and proof.ordered_unix_ms is not None:
+        found["excuse"] = folder.read_excuse(proof.challenge_id)
+    return proof.model_copy(update=found)
 
 
 def _bare(proof: ProofEvidence) -> ProofEvidence:

@@ -1,8 +1,10 @@
-"""Openings on their way from the wave that got them to the bundle that keeps them: a file each, not the daemon's memory.
+"""Openings and excuses on their way from the wave that got them to the bundle that keeps them: a file each, no memory.
 
 Rules:
 - A window of 1,000 devices has 300 MB of openings, tiles and blocks together, which nobody needs but the checker of each
   and, once, its bundle. Only those that are just coming in are in memory, 256 at most.
+- An excuse has some kilobytes, decoded twenty times as many, and each device of a miner that wants to fill this memory can
+  show one per kind of proof, that holds or not.
 - A file holds the canonical bytes whose SHA-256 the bundle names. It is written whole and read by the checker itself.
 - Nothing here outlives its round: a new round, and a new start, begin with an empty folder. What is kept is the bundle.
 """
@@ -17,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from polarise.canonical import canonical_bytes
+from polarise.excuse import Excuse
 
 Openings = tuple[dict[str, object], ...]
 
@@ -40,6 +43,17 @@ class OpeningFile:
             OSError: The file is gone.
         """
         return tuple(json.loads(self.path.read_bytes()))
+
+
+@dataclass(frozen=True, slots=True)
+class ExcuseFile:
+    """What a device showed instead of a proof.
+
+    Attributes:
+        path: Where it is, while the round lasts.
+    """
+
+    path: Path
 
 
 class OpeningFolder:
@@ -81,9 +95,31 @@ class OpeningFolder:
             raise OSError(f"the openings in {self._path(challenge_id)} are not those that were written")
         return tuple(json.loads(raw))
 
+    def keep_excuse(self, challenge_id: str, raw: bytes) -> ExcuseFile:
+        """Write what a device showed, in canonical form.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        path = self._excuse_path(challenge_id)
+        path.write_bytes(raw)
+        return ExcuseFile(path)
+
+    def read_excuse(self, challenge_id: str) -> Excuse:
+        """Return what a device showed.
+
+        Raises:
+            OSError: It is not there: the disk lost it, and no bundle can keep it.
+        """
+        return Excuse.model_validate_json(self._excuse_path(challenge_id).read_bytes(), strict=True)
+
     def drop(self, challenge_id: str) -> None:
-        """Remove the openings of one proof, whose bundle is written."""
+        """Remove what is here of one proof, whose bundle is written."""
         self._path(challenge_id).unlink(missing_ok=True)
+        self._excuse_path(challenge_id).unlink(missing_ok=True)
+
+    def _excuse_path(self, challenge_id: str) -> Path:
+        return self._folder / f"{challenge_id}.excuse.json"
 
     def _path(self, challenge_id: str) -> Path:
         return self._folder / f"{challenge_id}.json"

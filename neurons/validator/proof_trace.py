@@ -12,7 +12,7 @@ from challenges.memory import MemoryCommitment, MemoryParams, check_pass_roots
 from challenges.pow import PowCommitment, PowParams, check_nonces_shape
 from challenges.proofs import ProofParams
 from neurons.validator.challenges import Challenge
-from neurons.validator.opening_files import OpeningFile, Openings
+from neurons.validator.opening_files import ExcuseFile, OpeningFile, Openings
 from polarise.answers import printable
 from polarise.canonical import canonical_bytes
 from polarise.errors import ProofRejected, RejectReason
@@ -39,7 +39,7 @@ class ProofTrace:
     openings: Openings | OpeningFile | None = None
     started_after_ns: int | None = None
     ordered_unix_ms: int | None = None
-    excuse: Excuse | None = None
+    excuse: Excuse | ExcuseFile | None = None
     average: RateAverage | None = None
 
 

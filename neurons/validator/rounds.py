@@ -25,7 +25,7 @@ from neurons.validator.chain import Beacon
 from neurons.validator.challenges import KINDS, Challenge, ChallengeGenerator, EpochSecret
 from neurons.validator.drawing import host_of
 from neurons.validator.missing import Tally, counting, tally
-from neurons.validator.opening_files import OpeningFile, Openings
+from neurons.validator.opening_files import ExcuseFile, OpeningFile, Openings
 from neurons.validator.proof_trace import ProofTrace
 from neurons.validator.scoring.standing_3 import NEUTRAL_REASONS
 from neurons.validator.verification import NO_AVERAGES, Averages, Verdict, VerificationEngine, expected_of
@@ -282,7 +282,8 @@ def proof_evidence(challenge: Challenge, trace: ProofTrace, verdict: Verdict) ->
         attempt=1 if challenge.attempt else 0,
         started_after_ns=trace.started_after_ns,
         ordered_unix_ms=trace.ordered_unix_ms if trace.excuse is not None else None,
-        excuse=trace.excuse,
+        # Likewise.
+        excuse=None if isinstance(trace.excuse, ExcuseFile) else trace.excuse,
         average=trace.average,
         flag=None if verdict.flag is None else verdict.flag.value,
         expected_per_second=None if expectation.model is None else expectation.rate,

@@ -8,7 +8,8 @@ Rules:
   prepare: RENTED or OCCUPIED, or what becomes of it where what it shows does not hold. Once `/challenge/start` has left,
   everything that is no commitment is MISSING, and once positions have left, everything that is no openings is
   OPENING_LATE, whatever the excuse. A proof is never repeated.
-- No answer is read beyond what an honest one of these sizes can have.
+- No answer is read beyond what an honest one of these sizes can have, nor kept where its canonical form is longer: a miner
+  whose evidence fits in no bundle would lose its verdicts with it.
 - Openings have two seconds: whoever sees the questions must not have time to work on the answers.
 - Whose turn does not come because others take long was not measured: a miner keeps what it prepared for a while only, and
   its openings for less. Who is asked first is drawn by lot, in each wave anew.
@@ -27,7 +28,7 @@ from dataclasses import dataclass, field
 from challenges.proofs import sizes_of
 from neurons.base.threads import DaemonThreads
 from neurons.validator.challenges import Challenge
-from neurons.validator.opening_files import OpeningFolder
+from neurons.validator.opening_files import ExcuseFile, OpeningFolder
 from neurons.validator.proof_trace import ProofTrace, check_commitment, signed_bytes
 from neurons.validator.stamper import Stamper, StamperDied
 from neurons.validator.stamper_process import PingJob, Stamped, StampFailure, StartJob, Target
@@ -35,8 +36,7 @@ from polarise.answers import printable
 from polarise.canonical import canonical_bytes
 from polarise.clients import MinerClient
 from polarise.errors import DeadlineExceeded, ErrorCode, ProofRejected, RejectReason, RequestRejected, SubnetError
-from polarise.evidence import openings_digest
-from polarise.excuse import Excuse
+from polarise.excuse import EXCUSE_BYTES_MAX, Excuse
 from polarise.messages import OpenRequest, position_of
 from polarise.occupied import check_occupied
 from polarise.registry import RegistryEntry
@@ -148,12 +148,29 @@ class Wave:
             return
         shown = answer.excuse or Excuse()
         if answer.status == "rented":
-            ask.trace.excuse = _kept_excuse(Excuse(leases=shown.leases))
-            self._check_rented(ask, ask.trace.excuse)
+            shown = Excuse(leases=shown.leases)
+            ask.trace.excuse = self._kept_excuse(ask, shown)
+            self._check_rented(ask, shown)
             raise ProofRejected(RejectReason.RENTED, "rented; its renters' signatures show it")
-        ask.trace.excuse = _kept_excuse(Excuse(orders=shown.orders))
-        self._check_occupied(ask, ask.trace.excuse)
+        shown = Excuse(orders=shown.orders)
+        ask.trace.excuse = self._kept_excuse(ask, shown)
+        self._check_occupied(ask, shown)
         raise ProofRejected(RejectReason.OCCUPIED, "proves for another validator, whose order shows it")
+
+    def _kept_excuse(self, ask: Ask, excuse: Excuse) -> Excuse | ExcuseFile:
+        """Return what a device showed as it is kept until its bundle; no bundle holds what has no or too long a form."""
+        try:
+            raw = canonical_bytes(excuse.to_wire())
+        except ValueError as err:
+            raise _missing("says it cannot prove and shows what has no canonical form", err) from err
+        if len(raw) > EXCUSE_BYTES_MAX:
+            raise ProofRejected(
+                RejectReason.MISSING,
+                "says it cannot prove and shows more than any honest miner can",
+                got=f"{len(raw)} bytes",
+                expected=f"at most {EXCUSE_BYTES_MAX}",
+            )
+        return excuse if self._openings is None else self._openings.keep_excuse(ask.challenge.challenge_id, raw)
 
     def _check_rented(self, ask: Ask, excuse: Excuse) -> None:
         check_rented(
@@ -276,11 +293,15 @@ def _commitment(ask: Ask, stamped: Stamped) -> SignedStatement:
     if stamped.sent_ns is not None and stamped.first_byte_ns is not None and stamped.last_byte_ns is not None:
         trace.first_byte_after_ns = stamped.first_byte_ns - stamped.sent_ns
         trace.last_byte_after_ns = stamped.last_byte_ns - stamped.sent_ns
-    # What has no canonical form can be neither verified nor kept: an auditor would find a verdict without evidence.
+    # What has no canonical form can be neither verified nor kept: an auditor would find a verdict without evidence. One
+    # that is longer than what came, as 1e20 becomes, would make a bundle too large to keep, and its verdicts with it.
     try:
-        signed_bytes(answer.commitment)
+        raw = signed_bytes(answer.commitment)
     except ValueError as err:
         raise _missing("sent no commitment that has a canonical form", err) from err
+    if len(raw) > challenge.commitment_bytes_max:
+        message = f"sent no commitment: its canonical form has {len(raw)} bytes, at most {challenge.commitment_bytes_max} are kept"
+        raise ProofRejected(RejectReason.MISSING, message)
     trace.commitment = answer.commitment
     return answer.commitment
 
@@ -303,20 +324,16 @@ def _open(ask: Ask) -> tuple[dict[str, object], ...]:
         # It has seen the questions: whatever the excuse, another answer would be a second try.
         raise ProofRejected(RejectReason.OPENING_LATE, f"sent no openings in time: {printable(err)}"[:400]) from err
     try:
-        openings_digest(openings)
+        raw = canonical_bytes(list(openings))  # type: ignore[arg-type]  # came through JSON, so it is JSON
     except ValueError as err:
         message = f"sent no openings that have a canonical form: {printable(err)}"[:400]
         raise ProofRejected(RejectReason.OPENING_LATE, message) from err
+    if len(raw) > ask.challenge.openings_bytes_max:
+        message = f"sent no openings: their canonical form has {len(raw)} bytes"
+        raise ProofRejected(
+            RejectReason.OPENING_LATE, f"{message}, at most {ask.challenge.openings_bytes_max} are kept"
+        )
     return openings
-
-
-def _kept_excuse(excuse: Excuse) -> Excuse:
-    """Return what a device showed, unless it has no canonical form: no bundle could hold that."""
-    try:
-        canonical_bytes(excuse.to_wire())
-    except ValueError as err:
-        raise _missing("says it cannot prove and shows what has no canonical form", err) from err
-    return excuse
 
 
 def _settle(work: Sequence[tuple[Ask, Future[None]]]) -> None:

@@ -31,6 +31,8 @@ from polarise.errors import RejectReason
 from polarise.evidence import VerdictRecord, read_bundle
 from polarise.excuse import Excuse
 from polarise.ledger_registry import FOLDER
+from polarise.messages import PrepareAnswer
+from polarise.occupied import sign_order
 from polarise.openings import GoneReason, word_of
 from polarise.registry import STATEMENT_KIND as ENTRY_KIND
 from polarise.registry import RegistryEntry
@@ -326,6 +328,31 @@ def test_miner_that_lets_everything_wait_uses_up_its_own_time(
     assert bundle.inspection is not None
     assert "used up" in bundle.inspection.verdict.message
     assert bundle.inspection.verdict.reason is RejectReason.ALLOCATE_FAILED
+    assert False not in [finding.holds for finding in replay(bundle)]
+
+
+def test_excuse_that_does_not_hold_stands_in_the_bundle(tmp_path: Path, ledger: SmallLedger) -> None:
+    """It lies in a file until then; an auditor finds that it was none."""
+    order = sign_order(
+        ANOTHER,
+        miner_key=MINER.public_key,
+        device="cpu",
+        kind="pow",
+        challenge_id="0" * 32,
+        step="prepare",
+        ordered_unix_ms=1,
+    )
+    node = ValidatorNode(_config(ledger), tmp_path / "node", VALIDATOR)
+    with proving_miner(tmp_path) as miner, _epochs(node) as service:
+        miner.views["/challenge/prepare"] = lambda _caller, _body: PrepareAnswer(
+            status="occupied", excuse=Excuse(orders=(order,))
+        )
+        ledger.register(entry_of(miner.endpoint))
+        service.run_epoch(threading.Event())
+    (path,) = (tmp_path / "node" / "evidence").iterdir()
+    bundle = read_bundle(path)
+    assert [proof.excuse for proof in bundle.proofs] == [Excuse(orders=(order,))] * 2
+    assert {proof.verdict.reason for proof in bundle.proofs} == {RejectReason.DECLINED}
     assert False not in [finding.holds for finding in replay(bundle)]
 
 

@@ -7,21 +7,24 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from flask import Response
 
 from neurons.base.access import Caller
 from neurons.validator.challenges import FILL_SECONDS, PREPARE_SECONDS, START_SECONDS_MAX
+from neurons.validator.opening_files import ExcuseFile, OpeningFolder
 from neurons.validator.proof_trace import signed_bytes
 from neurons.validator.rounds import proof_evidence
 from neurons.validator.stamper import Stamper
 from neurons.validator.verification import Verdict
 from neurons.validator.wave import OPEN_SECONDS, OPEN_TURN_SECONDS, PREPARE_TURN_SECONDS, Ask, Wave
+from polarise.canonical import canonical_bytes
 from polarise.errors import ProofRejected, RejectReason
-from polarise.excuse import Excuse
+from polarise.excuse import ANSWER_BYTES_MAX, EXCUSE_BYTES_MAX, Excuse
 from polarise.messages import OpenRequest, Position, PrepareAnswer
-from polarise.occupied import HOUR_MS, TAKEN_MS, sign_order
+from polarise.occupied import HOUR_MS, ORDERS_MAX, TAKEN_MS, sign_order
 from polarise.registry import STATEMENT_KIND as ENTRY_KIND
 from polarise.registry import RegistryEntry
-from polarise.rented import ShownLease
+from polarise.rented import LEASES_MAX, ShownLease
 from polarise.signing import Identity
 from polarise.statement import SignedStatement
 from tests.support.identities import identity
@@ -78,7 +81,7 @@ def test_second_validator_hears_occupied_with_proof_and_measures_once_the_device
     other.prepare(first.prepare_request(), deadline_seconds=30)
     declined = _asked(wave, miner)
     assert _reason(declined) is RejectReason.OCCUPIED
-    assert declined.trace.excuse is not None
+    assert isinstance(declined.trace.excuse, Excuse)
     (order,) = declined.trace.excuse.orders
     assert (order.signer, order.body["challenge_id"]) == (OTHER_VALIDATOR.public_key, first.challenge_id)
     assert declined.trace.ordered_unix_ms is not None
@@ -87,7 +90,7 @@ def test_second_validator_hears_occupied_with_proof_and_measures_once_the_device
     now_unix_ms = SystemClock().wall_unix_ms()
     started = other.start(first.start_request(), first.ordered_work(now_unix_ms), deadline_seconds=10)
     still = _asked(wave, miner)
-    assert still.trace.excuse is not None
+    assert isinstance(still.trace.excuse, Excuse)
     assert [order.body["step"] for order in still.trace.excuse.orders] == ["start"]
     drawn = first.positions(signed_bytes(started.answer.commitment))
     positions = tuple(Position(round_index=index, tile_row=row, tile_column=column) for index, row, column in drawn)
@@ -202,6 +205,66 @@ def test_excuse_is_kept_with_the_proof_it_stands_for(wave: Wave, miner: ProvingM
     assert evidence.excuse == ask.trace.excuse
     assert evidence.ordered_unix_ms == ask.trace.ordered_unix_ms
     assert len(json.dumps(evidence.to_wire())) < 8192
+
+
+def _filled(chars_count: int) -> SignedStatement:
+    """An order that is none, and as long as its text."""
+    return _order().model_copy(update={"body": {"x": "y" * chars_count}})
+
+
+@pytest.mark.parametrize(("more", "reason"), [(0, RejectReason.DECLINED), (1, RejectReason.MISSING)])
+def test_excuse_one_byte_longer_than_any_honest_one_is_not_kept(
+    wave: Wave, miner: ProvingMiner, more: int, reason: RejectReason
+) -> None:
+    """Each device shows one per kind: with some megabytes each no bundle could hold them, nor what was found otherwise."""
+    used = len(canonical_bytes(Excuse(orders=(_filled(0),)).to_wire()))
+    miner.views["/challenge/prepare"] = _shows(_filled(EXCUSE_BYTES_MAX - used + more))
+    ask = _asked(wave, miner)
+    assert (_reason(ask), ask.trace.excuse is None) == (reason, bool(more))
+
+
+def test_excuse_that_grows_in_its_canonical_form_is_not_kept(wave: Wave, miner: ProvingMiner) -> None:
+    """``1e20`` is written with 21 digits there."""
+    wire = PrepareAnswer(status="occupied", excuse=Excuse(orders=(_filled(0),))).to_wire()
+    body = json.dumps(wire).replace('"x": ""', '"x": [' + ",".join(["1e20"] * 6000) + "]")
+    assert len(body) < EXCUSE_BYTES_MAX
+    miner.views["/challenge/prepare"] = lambda _caller, _body: Response(body, mimetype="application/json")
+    ask = _asked(wave, miner)
+    assert (_reason(ask), ask.trace.excuse) == (RejectReason.MISSING, None)
+
+
+def test_prepare_answer_beyond_the_largest_excuse_is_not_read(wave: Wave, miner: ProvingMiner) -> None:
+    miner.views["/challenge/prepare"] = lambda _caller, _body: Response(
+        b" " * (ANSWER_BYTES_MAX + 1), mimetype="application/json"
+    )
+    ask = _asked(wave, miner)
+    assert ask.rejected is not None
+    assert str(ANSWER_BYTES_MAX) in ask.rejected.message
+
+
+def test_largest_honest_excuses_are_read(wave: Wave, miner: ProvingMiner) -> None:
+    """As many orders as may be shown, of the longest name of a device; as many leases, with all devices of a host."""
+    orders = tuple(_order(device="d" * 96) for _ in range(ORDERS_MAX))
+    lease = Lease(devices=tuple("d" * 80 + str(number) for number in range(10, 26))).shown()
+    for excuse in (Excuse(orders=orders), Excuse(leases=(lease,) * LEASES_MAX)):
+        assert len(canonical_bytes(excuse.to_wire())) <= EXCUSE_BYTES_MAX
+        assert len(json.dumps(PrepareAnswer(excuse=excuse).to_wire())) <= ANSWER_BYTES_MAX
+
+
+def test_excuse_lies_in_a_file_until_its_bundle(stamper: Stamper, miner: ProvingMiner, tmp_path: Path) -> None:
+    """Decoded, that of each device takes twenty times its bytes of memory, whether it holds or not."""
+    folder = OpeningFolder(tmp_path / "openings")
+    miner.views["/challenge/prepare"] = lambda _caller, _body: _shows(_order(MINER))(None, b"")
+    ask = _asked(Wave(stamper, validators=KNOWN, openings=folder), miner)
+    assert isinstance(ask.trace.excuse, ExcuseFile)
+    assert ask.rejected is not None
+    evidence = proof_evidence(ask.challenge, ask.trace, Verdict.of(ask.rejected))
+    assert (evidence.excuse, evidence.ordered_unix_ms) == (None, ask.trace.ordered_unix_ms)
+    (order,) = folder.read_excuse(evidence.challenge_id).orders
+    assert order.signer == MINER.public_key
+    folder.drop(evidence.challenge_id)
+    with pytest.raises(FileNotFoundError):
+        folder.read_excuse(evidence.challenge_id)
 
 
 def test_order_excuses_for_as_long_as_a_validator_can_take() -> None:

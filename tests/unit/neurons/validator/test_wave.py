@@ -144,6 +144,30 @@ def test_certificate_with_a_number_beyond_json_is_refused(wave: Wave, miner: Pro
     assert _rejection(wave, miner.client()).reason in {RejectReason.BAD_SIGNATURE, RejectReason.MISSING}
 
 
+@pytest.mark.parametrize("path", ["/challenge/start", "/challenge/open"])
+def test_answer_that_grows_in_its_canonical_form_is_not_kept(wave: Wave, miner: ProvingMiner, path: str) -> None:
+    """``1e20`` is written with 21 digits there; evidence that fits in no bundle takes the verdicts with it."""
+    _, challenge = challenge_of(entry_of())
+    is_start = path == "/challenge/start"
+    bound = challenge.commitment_bytes_max if is_start else challenge.openings_bytes_max
+    numbers = "[" + ",".join(["1e20"] * (bound // 6)) + "]"
+
+    def answer(_caller: Caller, _body: bytes) -> Response:
+        fields = CommitmentBody(challenge_id=challenge.challenge_id, device="cpu", seed="0" * 64, proof={"roots": []})
+        commitment = sign_statement(MINER, "commitment", fields).to_wire()
+        wire = {"commitment": commitment} if is_start else {"status": "success", "openings": [{"roots": []}]}
+        body = json.dumps(wire).replace("[]", numbers)
+        assert len(body) <= bound
+        return Response(body, mimetype="application/json")
+
+    miner.views[path] = answer
+    ask = _ask(miner.client(), challenge)
+    wave.run([ask])
+    assert ask.rejected is not None
+    assert "canonical form has" in ask.rejected.message
+    assert (ask.trace.commitment if is_start else ask.trace.openings) is None
+
+
 def test_busy_device_that_shows_nothing_has_declined(wave: Wave, miner: ProvingMiner) -> None:
     """Whoever is asked in a window and answers 429 was not there then."""
 
