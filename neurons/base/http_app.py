@@ -120,6 +120,8 @@ class HttpApp:
         streams_per_key_max: int = STREAMS_PER_KEY_MAX,
     ) -> None:
         self.flask = Flask(name, static_folder=None)
+        # Else a path with "//" in it is redirected by an HTML page, past the error handler.
+        self.flask.url_map.merge_slashes = False
         self._gatekeeper = gatekeeper
         self._streams = _Places(streams_max, streams_per_key_max)
         self.flask.register_error_handler(Exception, _answer_error)
@@ -246,7 +248,7 @@ def _answer_http_exception(error: HTTPException) -> Response:
         return _failure(
             ErrorCode.METHOD_NOT_ALLOWED, f"{request.method} is not served here", "README, API reference", 405
         )
-    if status in (308, 404):  # 308: a path with "//" in it, which werkzeug would redirect
+    if status == 404:
         return _failure(ErrorCode.NOT_FOUND, f"there is no {request.path[:100]}", "README, API reference", 404)
     return _failure(ErrorCode.BAD_JSON, error.description or error.name, "README, API reference", status)
 

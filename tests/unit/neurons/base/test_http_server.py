@@ -29,6 +29,7 @@ from utils.clock import SystemClock
 NODE_KEY = "ab" * 32
 TABLE = {
     ("GET", "/public"): RouteAccess(is_public=True),
+    ("GET", "/deep/public"): RouteAccess(is_public=True),
     ("POST", "/body"): RouteAccess(is_public=True),
     ("GET", "/stream"): RouteAccess(is_public=True),
     ("GET", "/slow"): RouteAccess(is_public=True),
@@ -94,6 +95,7 @@ class Site:
         )
         self.app = HttpApp("site", gatekeeper, streams_max=STREAMS_MAX, streams_per_key_max=STREAMS_PER_KEY_MAX)
         self.app.route("GET", "/public", lambda _caller, _body: SuccessAnswer())
+        self.app.route("GET", "/deep/public", lambda _caller, _body: SuccessAnswer())
         self.app.route("POST", "/body", self._body)
         self.app.route("GET", "/stream", self._stream)
         self.app.route("GET", "/own-stream", self._stream)
@@ -180,6 +182,7 @@ def test_answer_names_no_server(site: Site) -> None:
     [
         ("GET", "/nowhere", 404, "NOT_FOUND"),
         ("GET", "/public//", 404, "NOT_FOUND"),
+        ("GET", "/deep//public", 404, "NOT_FOUND"),
         ("GET", "/public/../own", 404, "NOT_FOUND"),
         ("DELETE", "/public", 405, "METHOD_NOT_ALLOWED"),
         ("OPTIONS", "/own", 405, "METHOD_NOT_ALLOWED"),
