@@ -25,6 +25,7 @@ from polarise.errors import ConfigError
 CHECKOUT = Path(__file__).resolve().parent.parent
 PREFIX = "POLARISE_"
 FILE_BYTES_MAX = 512 * 1024
+KEYS_NAMED_MAX = 10
 SECRET_PATHS = frozenset({"security.secret_key"})
 # Variables with our prefix that are not settings; read where they are used.
 OTHER_VARIABLES = frozenset(
@@ -230,9 +231,7 @@ def _problem(item: Mapping[str, object], origins: Mapping[str, str]) -> ConfigEr
     path = ".".join(parts)
     origin = origins.get(path) or next((origins[p] for p in origins if p.startswith(path) or path.startswith(p)), "")
     if item["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(path, setting_paths(), n=1, cutoff=0.5)
-        fix = f"did you mean {close[0]}?" if close else "see docs/configuration.md"
-        return ConfigError("unknown key", origin=origin, key_path=path, allowed=fix)
+        return ConfigError("unknown key", origin=origin, key_path=path, allowed=_nearest(path))
     message = str(item["msg"]).removeprefix("Value error, ")
     problem, _, fix = message.partition("; ")
     found = item.get("input")
@@ -242,6 +241,20 @@ def _problem(item: Mapping[str, object], origins: Mapping[str, str]) -> ConfigEr
     return ConfigError(
         problem, origin=origin, key_path=path, allowed=fix or "a value that docs/configuration.md allows"
     )
+
+
+def _nearest(path: str) -> str:
+    """Say which key was meant: by its name within its section, else by the whole path, else all keys of a small section."""
+    prefix = f"{path.rpartition('.')[0]}." if "." in path else ""
+    name = path.removeprefix(prefix)
+    names = {known.removeprefix(prefix).partition(".")[0]: None for known in setting_paths() if known.startswith(prefix)}
+    if close := difflib.get_close_matches(name, names, n=1):
+        return f"did you mean {prefix}{close[0]}?"
+    if close := difflib.get_close_matches(path, setting_paths(), n=1, cutoff=0.75):
+        return f"did you mean {close[0]}?"
+    if prefix and 0 < len(names) <= KEYS_NAMED_MAX:
+        return f"keys of {prefix[:-1]}: {', '.join(names)}"
+    return "see docs/configuration.md"
 
 
 def _with_absolute_paths(config: Config) -> Config:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from config import reference
+from config.loader import setting_paths
 from neurons.cli import build_parser
 from neurons.miner.access_table import MINER_ACCESS
 from neurons.setup.command import doctor_parser, image_parser, setup_parser
@@ -71,6 +72,17 @@ def test_every_named_command_exists(path: Path) -> None:
         if _lacks_command(parser, rest):
             problems.append(f"{line}: no such command")
     assert problems == []
+
+
+@pytest.mark.parametrize("path", COMMAND_PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_named_setting_exists(path: Path) -> None:
+    """`section.key` of the configuration, in prose or after ``--set``; kinds of events, and files, may look like one."""
+    text = path.read_text(encoding="utf-8")
+    settings = set(setting_paths())
+    sections = "|".join(sorted({name.partition(".")[0] for name in settings if "." in name}))
+    named = set(re.findall(r"--set \"?([a-z_.]+)=", text)) | set(re.findall(rf"`((?:{sections})\.[a-z_]+)`", text))
+    others = (".yaml", ".sqlite", ".json", ".csv", ".py", ".io", "telemetry.sample")
+    assert {name for name in named - settings if not name.endswith(others)} == set()
 
 
 @pytest.mark.parametrize("path", COMMAND_PAGES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -88,5 +88,5 @@ def _keep(session: Session, client: MinerClient, container_id: str, statement: S
         return None
     path: Path = session.usage_folder / f"{container_id}.json"
     write_private(path, json.dumps(statement.to_wire(), indent=2) + "\n")
-    say(f"usage kept in {path}; check it with: polarise verify usage {path}")
+    say(f"usage kept in {path}; check it with: python -m polarise.cli verify usage {path} --key {client.node_key}")
     return usage
