@@ -247,7 +247,9 @@ def _nearest(path: str) -> str:
     """Say which key was meant: by its name within its section, else by the whole path, else all keys of a small section."""
     prefix = f"{path.rpartition('.')[0]}." if "." in path else ""
     name = path.removeprefix(prefix)
-    names = {known.removeprefix(prefix).partition(".")[0]: None for known in setting_paths() if known.startswith(prefix)}
+    names = {
+        known.removeprefix(prefix).partition(".")[0]: None for known in setting_paths() if known.startswith(prefix)
+    }
     if close := difflib.get_close_matches(name, names, n=1):
         return f"did you mean {prefix}{close[0]}?"
     if close := difflib.get_close_matches(path, setting_paths(), n=1, cutoff=0.75):

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from polarise.decode import WireModel
 from polarise.errors import RejectReason
-from polarise.evidence import WINDOWS_SINCE_RULES, Count, Hash, PartScore, ScoreRecord
+from polarise.evidence import WINDOWS_SINCE_RULES, Count, Hash, KindRate, PartScore, ScoreRecord
 from polarise.fixes import FIXES
 from polarise.signing import KEY_PATTERN, Identity, SignatureInvalid
 from polarise.statement import SignedStatement, sign_statement
@@ -96,6 +96,19 @@ def lost_points(score: ScoreRecord) -> list[LostPoints]:
     return lines
 
 
+def message_of(score: ScoreRecord, part: PartScore) -> str:
+    """Return in words why a part is not full: what fell short, what the validator says, what stands of earlier rounds."""
+    short = [f"{name}: {_share(rate)} of the claimed {rate.kind} rate" for name, rate in _short_rates(part)]
+    return "; ".join(text for text in (*short, part.message, standing_text(score, part)) if text)
+
+
+def fixes_of(part: PartScore) -> tuple[str, ...]:
+    """Return what to do about a part, in the order of its reasons; a claim that is held in part is no reason and has a fix."""
+    if not part.reasons and _short_rates(part):
+        return (FIXES[RejectReason.CLAIM_NOT_MET],)
+    return tuple(FIXES[reason] for reason in part.reasons)
+
+
 def standing_text(score: ScoreRecord, part: PartScore) -> str:
     """Return in words what stands of earlier rounds in a part; empty where there is nothing."""
     left_out = {"compute": score.undrawn_count, "memory": score.undrawn_count, "service": score.uninspected_count}.get(
@@ -156,6 +169,18 @@ def _of_part(score: ScoreRecord, part: PartScore, total_ppm: int) -> LostPoints:
         part.name,
         weight_ppm * (PPM - (part.value_ppm or 0)) // PPM,
         part.reasons,
-        "; ".join(text for text in (part.message, standing_text(score, part)) if text),
-        tuple(FIXES[reason] for reason in part.reasons),
+        message_of(score, part),
+        fixes_of(part),
     )
+
+
+def _short_rates(part: PartScore) -> list[tuple[str, KindRate]]:
+    """Return the device and rate of each proof that passed below its claim; none where a reason tells what went wrong."""
+    if part.reasons or part.value_ppm == PPM:
+        return []
+    rates = [(device.device, rate) for device in part.devices for rate in device.rates]
+    return [(name, rate) for name, rate in rates if rate.measured_per_second < rate.claimed_per_second]
+
+
+def _share(rate: KindRate) -> str:
+    return f"{points(rate.measured_per_second * PPM // rate.claimed_per_second)} %"

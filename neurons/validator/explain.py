@@ -10,7 +10,7 @@ from neurons.validator.verification import UNITS
 from polarise.errors import RejectReason
 from polarise.evidence import KindRate, PartScore, ScoreRecord
 from polarise.fixes import FIXES
-from polarise.verdict import gate_text, lost_text, smoothing_text, standing_text, weight_text
+from polarise.verdict import fixes_of, gate_text, lost_text, message_of, smoothing_text, weight_text
 
 PPM = 1_000_000
 _SCALES = ((10**9, "G "), (10**6, "M "))
@@ -98,7 +98,7 @@ def explanation_wire(stored: StoredScore) -> dict[str, object]:
 def _part_line(score: ScoreRecord, part: PartScore, weight_ppm: int) -> Loss:
     lost_ppm = 0 if part.value_ppm is None else weight_ppm * (PPM - part.value_ppm) // PPM
     measured = _measured_text(part)
-    claimed = "" if part.claimed is None else str(part.claimed)
+    claimed = "" if part.claimed is None else f"{part.claimed} containers kept every promise"
     if part.rates and part.value_ppm is not None:
         measured, claimed = f"{points(part.value_ppm)} %", "the claims, by the weakest proof"
         if part.declines_count:
@@ -110,16 +110,16 @@ def _part_line(score: ScoreRecord, part: PartScore, weight_ppm: int) -> Loss:
         weight_ppm,
         lost_ppm,
         part.reasons,
-        "; ".join(text for text in (part.message, standing_text(score, part)) if text),
+        message_of(score, part),
         # A part that nobody measures yet has no fix.
-        _fixes(part.reasons) if part.value_ppm is not None or part.declines_count else (),
+        fixes_of(part) if part.value_ppm is not None or part.declines_count else (),
         tuple(_rate_text(rate) for rate in part.rates),
     )
 
 
 def _measured_text(part: PartScore) -> str:
     if part.measured is not None:
-        return str(part.measured)
+        return f"{part.measured} lines in the log" if part.name == "telemetry" else str(part.measured)
     if part.declines_count and part.value_ppm is not None and part.last_ppm is not None:
         return f"kept from before, {part.declines_count} of {DECLINES_NEUTRAL} declines"
     return "not measured"

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import pytest
 
+from neurons.validator.explain import explain
 from neurons.validator.scoring import ScoringSystem, points, recompute_score
 from neurons.validator.scoring.memory_3 import MEMORY_WEIGHT_PPM, WEAK_WEIGHT_PPM
 from polarise.errors import RejectReason
 from polarise.evidence import DrawEvidence, PartScore, ProofEvidence, ScoreRecord
+from polarise.fixes import FIXES
+from polarise.messages import ProofKind
+from polarise.verdict import lost_points
 from tests.support.evidence import CLAIM, inspection, proof
 
 SCORING = ScoringSystem()
 CARD = "GPU-0"
+KINDS: tuple[ProofKind, ...] = ("pow", "matmul", "memory")
 
 
 def _memory(
@@ -100,6 +105,26 @@ def test_a_proof_that_fails_is_worth_nothing_and_an_untrue_one_closes_the_gate(r
     assert (score.part("memory").value_ppm or 0) < 1000
     assert reason in score.part("memory").reasons
     assert score.part("compute").value_ppm == 1_000_000
+
+
+@pytest.mark.parametrize("kind", ["pow", "matmul", "memory"])
+def test_points_that_a_slow_proof_loses_have_a_cause_and_a_fix(kind: str) -> None:
+    """Between 0.6 and all of the claim there is no reason code: the words have to say it, to validator and miner alike."""
+    name = "memory" if kind == "memory" else "compute"
+    rates = [proof(device="cpu", kind=each, measured=CLAIM * 3 // 4 if each == kind else CLAIM) for each in KINDS]
+    score = SCORING.calculate_score(rates, inspection(), None)
+    (at_miner,) = lost_points(score)
+    (at_validator,) = [line for line in explain(score) if line.lost_ppm]
+    assert (at_miner.part, at_miner.reasons) == (name, ())
+    assert at_miner.message.startswith(f"cpu: 75.00 % of the claimed {kind} rate")
+    assert at_miner.fixes == (FIXES[RejectReason.CLAIM_NOT_MET],)
+    assert (at_validator.message, at_validator.fixes) == (at_miner.message, at_miner.fixes)
+
+
+def test_a_proof_that_holds_its_claim_has_nothing_to_mend() -> None:
+    score = SCORING.calculate_score([proof(device="cpu", kind=kind) for kind in KINDS], inspection(), None)
+    assert not any("claimed" in line.message or line.fixes for line in explain(score) if line.part != "telemetry")
+    assert lost_points(score) == []
 
 
 @pytest.mark.parametrize("reason", [RejectReason.NOT_MEASURED, RejectReason.RENTED, RejectReason.OCCUPIED])
