@@ -15,7 +15,7 @@ from operator import or_
 from pathlib import Path
 
 from neurons.miner.hard_limits import HardLimits, read_limits
-from neurons.miner.profile import LOCKED_BYTES_MAX, OPEN_FILES_MAX, Privileges
+from neurons.miner.profile import LOCKED_BYTES_MAX, OPEN_FILES_MAX, QUEUE_BYTES_MAX, SIGNALS_MAX, Privileges
 from polarise.receipt import Limits
 from utils.host import cpu_numbers
 
@@ -82,6 +82,8 @@ class Enforced:
         for name, got, most in (
             ("open_files", self.process.open_files, OPEN_FILES_MAX),
             ("locked_bytes", self.process.locked_bytes, LOCKED_BYTES_MAX),
+            ("signals_count", self.process.signals_count, SIGNALS_MAX),
+            ("queue_bytes", self.process.queue_bytes, QUEUE_BYTES_MAX),
         ):
             if got is None or got > most:
                 found.append(f"{name} is {got}, asked for at most {most}")

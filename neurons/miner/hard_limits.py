@@ -25,11 +25,15 @@ class HardLimits:
         open_files: Descriptors of one process.
         locked_bytes: Memory that one process may lock.
         core_bytes: Size of a core file.
+        signals_count: Signals and timers that wait, of all processes of its user together.
+        queue_bytes: Of message queues, of all processes of its user together.
     """
 
     open_files: int | None = None
     locked_bytes: int | None = None
     core_bytes: int | None = None
+    signals_count: int | None = None
+    queue_bytes: int | None = None
 
     @staticmethod
     def clamp(wanted: int, most: int | None) -> int:
@@ -59,7 +63,13 @@ def read_limits(pid: int, *, proc: Path = Path("/proc")) -> HardLimits:
         OSError: There is no such process here.
     """
     text = (proc / str(pid) / "limits").read_text(encoding="ascii")
-    names = ("Max open files", "Max locked memory", "Max core file size")
+    names = (
+        "Max open files",
+        "Max locked memory",
+        "Max core file size",
+        "Max pending signals",
+        "Max msgqueue size",
+    )
     return HardLimits(*(_hard(text, name) for name in names))
 
 

@@ -3,7 +3,8 @@
 Rules:
 - Capabilities are dropped but for the few that sshd and apt need; no program gains privileges; the filter of system
   calls is our own (`seccomp`).
-- What a host has only once is bounded: open files, locked memory, core files (none), the engine's copy of a log.
+- What a host has only once is bounded: open files, locked memory, core files (none), signals and timers that wait,
+  message queues, the engine's copy of a log.
 - ``strict``: sshd and everything after it runs as a user of the lease's own, without a capability, also not to be had
   later. Its number is the lease's ssh port: no two leases of a host share it, so that what the kernel counts per user is
   theirs alone, and it fits into a remapped user namespace. Root with five capabilities prepares the container for some
@@ -26,6 +27,10 @@ from utils.host import cpu_numbers
 OPEN_FILES_MAX = 65536
 # What the kernel gives by itself; nothing is ever swapped out here, so that locking memory gains little.
 LOCKED_BYTES_MAX = 8 << 20
+# The kernel adds these up over all processes of a user, and a container's root is the host's. Who asks for more than its
+# own limit is refused, so that tenants never come near what the host's programs may have (32 GB: 128,000 and 819,200).
+SIGNALS_MAX = 4096
+QUEUE_BYTES_MAX = 409_600
 # Three let sshd log anybody in (SETUID, SETGID, SYS_CHROOT), AUDIT_WRITE gives root a terminal, the rest lets apt work.
 CAPABILITIES = {
     "CHOWN": 0,
@@ -94,6 +99,8 @@ class Profile:
                 Ulimit(name="core", soft=0, hard=0),
                 _ulimit("nofile", engine.clamp(OPEN_FILES_MAX, engine.open_files)),
                 _ulimit("memlock", engine.clamp(LOCKED_BYTES_MAX, engine.locked_bytes)),
+                _ulimit("sigpending", engine.clamp(SIGNALS_MAX, engine.signals_count)),
+                _ulimit("msgqueue", engine.clamp(QUEUE_BYTES_MAX, engine.queue_bytes)),
             ],
             # The engine's copy of PID 1's output, which goes to /dev/null; bounded for the line before that.
             "log_config": LogConfig(type="local", config={"max-size": "1m", "max-file": "2"}),

@@ -6,7 +6,14 @@ import pytest
 
 from neurons.miner.enforced import CAPABILITY_SETS, Enforced, read_enforced
 from neurons.miner.hard_limits import HardLimits
-from neurons.miner.profile import CAPABILITY_MASK, LOCKED_BYTES_MAX, OPEN_FILES_MAX, Privileges
+from neurons.miner.profile import (
+    CAPABILITY_MASK,
+    LOCKED_BYTES_MAX,
+    OPEN_FILES_MAX,
+    QUEUE_BYTES_MAX,
+    SIGNALS_MAX,
+    Privileges,
+)
 from polarise.receipt import Limits
 
 PID = 4242
@@ -21,6 +28,8 @@ Limit                     Soft Limit           Hard Limit           Units
 Max core file size        0                    0                    bytes
 Max open files            1024                 {OPEN_FILES_MAX}                files
 Max locked memory         65536                {LOCKED_BYTES_MAX}              bytes
+Max pending signals       {SIGNALS_MAX}                 {SIGNALS_MAX}                 signals
+Max msgqueue size         {QUEUE_BYTES_MAX}               {QUEUE_BYTES_MAX}               bytes
 """
 MOUNTS = (
     "100 99 0:40 / / rw,relatime - overlay overlay rw\n"
@@ -96,7 +105,7 @@ def test_limits_as_asked_for_have_no_difference(kernel: Kernel) -> None:
         512,
         64 << 20,
         CAPABILITY_MASK,
-        HardLimits(OPEN_FILES_MAX, LOCKED_BYTES_MAX, 0),
+        HardLimits(OPEN_FILES_MAX, LOCKED_BYTES_MAX, 0, SIGNALS_MAX, QUEUE_BYTES_MAX),
         frozenset({0, 1, 2, 3, 6}),
         0,
         True,
@@ -200,6 +209,8 @@ def test_capability_in_any_set_is_found(tmp_path: Path, name: str) -> None:
         (f"{OPEN_FILES_MAX} ", f"{OPEN_FILES_MAX + 1} ", "open_files is"),
         (f"{OPEN_FILES_MAX} ", "unlimited ", "open_files is None"),
         (f"{LOCKED_BYTES_MAX} ", f"{LOCKED_BYTES_MAX + 1} ", "locked_bytes is"),
+        (f"{SIGNALS_MAX}                 s", f"{SIGNALS_MAX + 1}                 s", "signals_count is"),
+        (f"{QUEUE_BYTES_MAX}               b", f"{QUEUE_BYTES_MAX + 1}               b", "queue_bytes is"),
         ("0                    0 ", "0                    1 ", "core_bytes is 1, asked for 0"),
     ],
 )

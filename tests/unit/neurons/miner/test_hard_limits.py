@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from neurons.miner.hard_limits import HardLimits, engine_limits, read_limits
-from neurons.miner.profile import LOCKED_BYTES_MAX, OPEN_FILES_MAX, Profile
+from neurons.miner.profile import LOCKED_BYTES_MAX, OPEN_FILES_MAX, QUEUE_BYTES_MAX, SIGNALS_MAX, Profile
 from tests.support.leases import lease
 
 
@@ -35,14 +35,23 @@ def test_unlimited_is_unknown(tmp_path: Path) -> None:
     assert read_limits(7, proc=tmp_path) == HardLimits(4096, None, None)
 
 
+MOST = (OPEN_FILES_MAX, LOCKED_BYTES_MAX, SIGNALS_MAX, QUEUE_BYTES_MAX)
+
+
 @pytest.mark.parametrize(
-    ("engine", "files", "locked"),
-    [
-        (HardLimits(), OPEN_FILES_MAX, LOCKED_BYTES_MAX),
-        (HardLimits(OPEN_FILES_MAX - 1, LOCKED_BYTES_MAX - 1), OPEN_FILES_MAX - 1, LOCKED_BYTES_MAX - 1),
-        (HardLimits(OPEN_FILES_MAX + 1, LOCKED_BYTES_MAX + 1), OPEN_FILES_MAX, LOCKED_BYTES_MAX),
-    ],
+    ("engine", "given"),
+    [((None,) * 4, MOST), (tuple(most - 1 for most in MOST),) * 2, (tuple(most + 1 for most in MOST), MOST)],
 )
-def test_container_gets_no_more_than_the_engine_has(engine: HardLimits, files: int, locked: int) -> None:
-    limits = {limit.name: limit.hard for limit in Profile().options(lease(1), engine)["ulimits"]}
-    assert limits == {"core": 0, "nofile": files, "memlock": locked}
+def test_container_gets_no_more_than_the_engine_has(engine: tuple[int | None, ...], given: tuple[int, ...]) -> None:
+    files, locked, signals, queue = engine
+    limits = Profile().options(lease(1), HardLimits(files, locked, 0, signals, queue))["ulimits"]
+    names = ("core", "nofile", "memlock", "sigpending", "msgqueue")
+    assert {limit.name: limit.hard for limit in limits} == dict(zip(names, (0, *given), strict=True))
+
+
+def test_tenants_stay_below_what_the_host_s_root_may_have() -> None:
+    """The kernel adds up what all processes of a user have, and asks each about its own limit."""
+    signals, _ = resource.getrlimit(resource.RLIMIT_SIGPENDING)
+    queue, _ = resource.getrlimit(resource.RLIMIT_MSGQUEUE)
+    for most, own in ((SIGNALS_MAX, signals), (QUEUE_BYTES_MAX, queue)):
+        assert own == resource.RLIM_INFINITY or most < own
