@@ -9,9 +9,6 @@ Rules:
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import errno
-import os
 import subprocess
 import threading
 import time
@@ -20,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import docker
+from docker.errors import ContainerError
 
 from neurons.miner.login import LOG, MOUNT
 from polarise.errors import RequestRejected, Unavailable
@@ -153,12 +151,27 @@ def flood_log(target: Target) -> Outcome:
 
 def exhaust_inotify(target: Target) -> Outcome:
     """Take every inotify instance the user has; a container's root shares them with the host's root."""
-    with target.login.session() as session:
-        taken = session.ask(f"{PROBES} inotify")
-        is_free = _host_has_inotify()
-    most = Path("/proc/sys/fs/inotify/max_user_instances").read_text(encoding="ascii").strip()
-    said = f"{taken.split()[0]} instances taken (fs.inotify.max_user_instances = {most}); "
-    return is_free, said + ("the host's root has its own" if is_free else "the host's root had none left meanwhile")
+    return _exhaust(target, "inotify", "fs/inotify/max_user_instances", "instances", "the host's root", _host_has)
+
+
+def exhaust_terminals(target: Target) -> Outcome:
+    """Take every pseudo-terminal that the kernel gives to containers; without one nobody logs in to a shell."""
+    return _exhaust(target, "terminal", "kernel/pty/max", "terminals", "another container", _neighbour_has)
+
+
+def exhaust_events(target: Target) -> Outcome:
+    """Take all the events of asynchronous input and output; the kernel counts them once for the whole machine."""
+    return _exhaust(target, "events", "fs/aio-max-nr", "thousand events", "the host's root", _host_has)
+
+
+def exhaust_timers(target: Target) -> Outcome:
+    """Take every timer; each holds a signal, which the kernel counts per user."""
+    return _exhaust(target, "timer", None, "timers", "the host's root", _host_has)
+
+
+def exhaust_queues(target: Target) -> Outcome:
+    """Take every message queue; their bytes are counted per user."""
+    return _exhaust(target, "queue", None, "queues", "the host's root", _host_has)
 
 
 def kill_everything(target: Target) -> Outcome:
@@ -241,6 +254,10 @@ ATTACKS: dict[str, Callable[[Target], Outcome]] = {
         fill_disk,
         flood_log,
         exhaust_inotify,
+        exhaust_terminals,
+        exhaust_events,
+        exhaust_timers,
+        exhaust_queues,
         kill_everything,
         change_login_files,
         link_log_to_host,
@@ -266,13 +283,29 @@ def _tree_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
 
 
-def _host_has_inotify() -> bool:
-    library = ctypes.CDLL(None, use_errno=True)
-    descriptor = library.inotify_init1(0)
-    if descriptor < 0:
-        return ctypes.get_errno() != errno.EMFILE
-    os.close(descriptor)
-    return True
+def _exhaust(
+    target: Target, kind: str, setting: str | None, what: str, whose: str, has_one: Callable[[Target, str], bool]
+) -> Outcome:
+    with target.login.session() as session:
+        taken = session.ask(f"{PROBES} take {kind}").split()[0]
+        is_free = has_one(target, kind)
+    said = f"{taken} {what} taken"
+    if setting is not None:
+        most = (Path("/proc/sys") / setting).read_text(encoding="ascii").strip()
+        said += f" ({setting.replace('/', '.')} = {most})"
+    return is_free, f"{said}; {whose} " + ("has its own" if is_free else "had none left meanwhile")
+
+
+def _host_has(target: Target, kind: str) -> bool:
+    return subprocess.run([target.folder / "probes", "one", kind], check=False, capture_output=True).returncode == 0
+
+
+def _neighbour_has(target: Target, kind: str) -> bool:
+    volumes = {str(target.folder / "probes"): {"bind": "/probes", "mode": "ro"}}
+    with contextlib.suppress(ContainerError):
+        target.client.containers.run(_image_of(target), ["/probes", "one", kind], volumes=volumes, remove=True)
+        return True
+    return False
 
 
 def _within(seconds: float, condition: Callable[[], bool]) -> bool:

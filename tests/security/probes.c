@@ -2,13 +2,14 @@
  *
  * Prints one line per probe: NAME succeeded, or NAME stopped and why. An attempt that succeeds changes nothing lasting:
  * it sets what is there already, asks for what does not exist (any answer but a refusal shows that the way is open),
- * or takes back what it did. `probes inotify` is a tool of an attack on resources.
+ * or takes back what it did. `probes take KIND` and `probes one KIND` are tools of the attacks on what is counted.
  * Build: cc -O1 -static -o probes probes.c
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
+#include <mqueue.h>
 #include <net/if.h>
 #include <netinet/in.h>
 #include <sched.h>
@@ -33,6 +34,7 @@
 #include <sys/utsname.h>
 #include <sys/wait.h>
 #include <sys/xattr.h>
+#include <time.h>
 #include <unistd.h>
 
 #ifndef SYS_memfd_secret
@@ -397,19 +399,57 @@ static void probe(const char *name, int (*attempt)(void)) {
         printf("%s succeeded\n", name);
 }
 
-/* Take every instance that the kernel gives to this user, say how many, and hold them until stdin ends. */
-static int exhaust_inotify(void) {
-    int count = 0;
-    while (inotify_init() >= 0) count++;
-    printf("%d %s\n", count, strerrorname_np(errno));
+/* What the kernel counts per user or once for all. Each takes one more, and returns less than 0 when there is none. */
+static int take_inotify(void) { return inotify_init(); }
+
+static int take_terminal(void) { return open("/dev/ptmx", O_RDWR | O_NOCTTY); }
+
+static int take_timer(void) {
+    timer_t timer;
+    return timer_create(CLOCK_MONOTONIC, NULL, &timer);
+}
+
+static int take_queue(void) {
+    static int count;
+    char name[32];
+    snprintf(name, sizeof name, "/probe-%d-%d", getpid(), count++);
+    int queue = mq_open(name, O_CREAT | O_RDWR, 0600, NULL);
+    if (queue >= 0) mq_unlink(name);
+    return queue;
+}
+
+/* The events that the whole machine may wait for, by the thousand. */
+static int take_events(void) {
+    unsigned long context = 0;
+    return syscall(SYS_io_setup, 1024, &context) < 0 ? -1 : 0;
+}
+
+static const struct {
+    const char *name;
+    int (*take)(void);
+} KINDS[] = {{"inotify", take_inotify}, {"terminal", take_terminal}, {"timer", take_timer},
+             {"queue", take_queue}, {"events", take_events}};
+
+/* Take as many as there are, at most so many; say how many, and hold them until stdin ends. */
+static int take(const char *kind, long most) {
+    long count = 0;
+    struct rlimit files;
+    getrlimit(RLIMIT_NOFILE, &files);
+    files.rlim_cur = files.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &files);
+    for (size_t i = 0; i < sizeof KINDS / sizeof *KINDS; i++)
+        if (strcmp(kind, KINDS[i].name) == 0)
+            while (count < most && KINDS[i].take() >= 0) count++;
+    printf("%ld %s\n", count, count < most ? strerrorname_np(errno) : "0");
     fflush(stdout);
-    while (read(0, memory, 1) > 0) continue;
-    return 0;
+    while (most > 1 && read(0, memory, 1) > 0) continue;
+    return count > 0 ? 0 : 1;
 }
 
 int main(int argc, char **argv) {
     if (argc == 2 && strcmp(argv[1], "am-i-root") == 0) return geteuid() == 0 ? 0 : 1;
-    if (argc == 2 && strcmp(argv[1], "inotify") == 0) return exhaust_inotify();
+    if (argc == 3 && strcmp(argv[1], "take") == 0) return take(argv[2], 1 << 20);
+    if (argc == 3 && strcmp(argv[1], "one") == 0) return take(argv[2], 1);
     for (size_t i = 0; i < sizeof PROBES / sizeof *PROBES; i++) probe(PROBES[i].name, PROBES[i].attempt);
     return 0;
 }

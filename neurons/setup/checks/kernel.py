@@ -29,8 +29,22 @@ class Setting:
     is_set_up: bool = False
 
 
+# What the kernel counts per user, or once for all; with more, a tenant's own memory limit ends it.
+PLENTY = 2_147_483_647
+# The kernel allows no more terminals.
+TERMINALS_MAX = 1_048_576
+
 WANTED = (
-    Setting("fs.inotify.max_user_instances", 2_147_483_647, "one tenant takes them all, and root gets no more", True),
+    Setting("fs.inotify.max_user_instances", PLENTY, "one tenant takes them all, and root gets no more", True),
+    Setting(
+        "fs.inotify.max_user_watches", PLENTY, "one tenant takes them all, and root sees no more files change", True
+    ),
+    Setting(
+        "fs.epoll.max_user_watches", PLENTY, "one tenant takes them all, and root's servers take no connection", True
+    ),
+    Setting("fs.pipe-user-pages-soft", PLENTY, "one tenant takes them all, and others get pipes of 8 KiB", True),
+    Setting("fs.aio-max-nr", PLENTY, "one tenant takes them all, and databases on this host get no more", True),
+    Setting("kernel.pty.max", TERMINALS_MAX, "one tenant takes them all, and nobody else logs in to a shell", True),
     Setting("kernel.dmesg_restrict", 1, "tenants read the kernel's log"),
     Setting("kernel.unprivileged_bpf_disabled", 1, "tenants load programs into the kernel"),
     Setting("net.bridge.bridge-nf-call-iptables", 1, "containers of one bridge are not kept apart"),
