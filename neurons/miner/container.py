@@ -286,6 +286,7 @@ class ContainerManager:
                 *(self.disks.mounts(lease.lease_id) if limits.disk_bytes is not None else ()),
             ],
             "read_only": limits.disk_bytes is not None,
+            "tmpfs": self.disks.covers() if limits.disk_bytes is not None else {},
             "mem_limit": limits.memory_bytes,
             "memswap_limit": limits.memory_bytes + limits.swap_bytes,
             # Not nano_cpus: the engine would not let a slot's be changed.

@@ -11,6 +11,7 @@ Rules:
 - Loop devices are never named here: mount(8) takes one that the kernel frees with the last use of the file system.
 - Nothing below a mount point is ever removed from outside: folders go by rmdir, which refuses as long as one is mounted.
 - What the receipt promises is read back from the kernel after the container started (`differences`).
+- A lease does not see that there are disks of others, nor whose.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ _EXT4_OPTIONS = "loop,nosuid,nodev,noatime,minixdf,noinit_itable,errors=remount-
 _NOT_ON_DISK = frozenset(
     {"tmpfs", "devtmpfs", "ramfs", "proc", "sysfs", "cgroup", "cgroup2", "devpts", "mqueue", "nsfs", "securityfs"}
 )
+# Here every lease would see the names and sizes of all others' disks (loop/backing_file); it is covered by nothing at all.
+HIDDEN = "/sys/devices/virtual/block"
 # The engine mounts these itself.
 _KERNELS = frozenset({"dev", "proc", "sys"})
 
@@ -176,6 +179,11 @@ class LeaseDisks:
         """Return what binds a mounted disk into its container: every folder at the top of it."""
         root = self.files(lease_id).root
         return [Mount(f"/{name}", str(root / name), type="bind", read_only=False) for name in _bound(root)]
+
+    @staticmethod
+    def covers() -> dict[str, str]:
+        """Return what lies empty in a container that has a disk: where -> options of a file system in memory."""
+        return {HIDDEN: "ro,size=4k,mode=555"}
 
     def usage(self, lease_id: LeaseId) -> DiskUsage | None:
         """Return what is taken of a disk; None where the lease has none, or it is not mounted."""
@@ -312,7 +320,7 @@ def _size_differences(root: Path, disk_bytes: int, disk_inodes: int | None) -> l
 
 
 def outside_of(device: str, bound: list[str], mounts: list[MountedAt]) -> Iterator[str]:
-    """Say what of a container can be written, and is not on its disk.
+    """Say what of a container can be written and is not on its disk, and whether it sees those of others.
 
     Args:
         device: The disk's, ``major:minor``.
@@ -328,6 +336,9 @@ def outside_of(device: str, bound: list[str], mounts: list[MountedAt]) -> Iterat
         found = by_point.get(f"/{name}")
         if found is None or found.device != device:
             yield f"/{name} is not on the disk of the lease"
+    hidden = by_point.get(HIDDEN)
+    if hidden is None or hidden.kind != "tmpfs":
+        yield f"{HIDDEN} is not covered: the disks of other leases can be seen"
     for mounted in by_point.values():
         if not mounted.is_read_only and mounted.device != device and mounted.kind not in _NOT_ON_DISK:
             yield f"{mounted.point} ({mounted.kind}) can be written and is not on the disk of the lease"

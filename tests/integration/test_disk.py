@@ -139,6 +139,18 @@ def test_nothing_outside_of_the_disk_can_be_written(miner: RunningMiner, people:
         assert mounts == "0"
 
 
+@pytest.mark.parametrize("isolation", ["standard", "strict"])
+def test_disks_of_other_leases_cannot_be_seen(
+    miner: RunningMiner, people: People, tmp_path: Path, isolation: str
+) -> None:
+    """The kernel tells every container which file lies behind each loop device: node, lease, and how large."""
+    with rented(miner, people, tmp_path, isolation=isolation) as (answer, login):
+        own = str(disk_file(miner, answer))
+        assert own in subprocess.check_output(["losetup", "--all", "--noheadings"], text=True)
+        assert login.run("cat /sys/block/*/loop/backing_file /sys/class/block/*/loop/backing_file").stdout == ""
+        assert login.run(f"grep -rs {own} /sys/devices /sys/block/ /sys/dev").stdout == ""
+
+
 def test_packages_can_be_installed_and_files_copied(miner: RunningMiner, people: People, tmp_path: Path) -> None:
     """What a tenant does first: dpkg, a user of its own, links and folders of the image replaced, sftp."""
     build = (

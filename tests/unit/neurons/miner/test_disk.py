@@ -12,7 +12,7 @@ import pytest
 
 from neurons.miner import disk_offer
 from neurons.miner.admission import DISK_BYTES_MAX, Admission
-from neurons.miner.disk import GRANULE_BYTES, DiskFailed, inodes_of, outside_of, round_size
+from neurons.miner.disk import GRANULE_BYTES, HIDDEN, DiskFailed, inodes_of, outside_of, round_size
 from neurons.miner.lease import LeaseId
 from neurons.setup.check import Status
 from neurons.setup.checks.lease_disk import LeaseDiskFacts, check_lease_disk, obstacle
@@ -145,7 +145,9 @@ def test_engine_that_is_down_is_asked_again(client: docker.DockerClient) -> None
 
 ROOT = MountedAt("0:50", "/", True, "overlay", "overlay")
 USR, VAR = (MountedAt(DISK, point, False, "overlay", "polarise-0-1") for point in ("/usr", "/var"))
+COVER = MountedAt("0:61", HIDDEN, True, "tmpfs", "tmpfs")
 HARMLESS = (
+    COVER,
     MountedAt("0:60", "/dev/shm", False, "tmpfs", "shm"),
     MountedAt("254:0", "/etc/hosts", True, "ext4", "/dev/vda"),
 )
@@ -164,6 +166,11 @@ def test_container_whose_folders_are_all_on_its_disk_is_in_order() -> None:
         ([ROOT, USR, VAR, MountedAt("0:51", "/var", False, "overlay", "other")], "/var is not on the disk"),
         ([ROOT, USR, VAR, MountedAt("254:0", "/var/lib/data", False, "ext4", "/dev/vda")], "/var/lib/data"),
         ([ROOT, USR, VAR, MountedAt("0:70", "/workspace", False, "btrfs", "/dev/sda")], "/workspace"),
+        ([ROOT, USR, VAR], "disks of other leases can be seen"),
+        (
+            [ROOT, USR, VAR, COVER, MountedAt("0:20", HIDDEN, True, "sysfs", "sysfs")],
+            "disks of other leases can be seen",
+        ),
     ],
 )
 def test_what_can_be_written_outside_of_the_disk_is_named(mounts: list[MountedAt], said: str) -> None:
