@@ -7,6 +7,7 @@ Rules:
 - Commitment and beacon come before the first challenge, scores and record after the last.
 - Who is proven and who is inspected follows from the beacon (`drawing`): now and then everybody, in one round. Then
   containers are inspected and logs are read, of several miners at a time.
+- Who earns is examined first, and always; the others as long as there is time for it, else they were not measured.
 - A defect that one miner brings to light costs that miner its examination in this epoch and nobody else's: it is logged
   with its traceback, a score that says so is kept, and the epoch goes on.
 - An epoch that was broken off is recorded as such at the next start, with the miners that were scored.
@@ -16,7 +17,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from challenges.averages import advance
@@ -29,6 +31,7 @@ from neurons.validator.metrics import MetricsHandler
 from neurons.validator.records import EpochRecorder
 from neurons.validator.retention import Retention
 from neurons.validator.rounds import ProofRounds
+from neurons.validator.turns import in_turn
 from neurons.validator.verdicts import VerdictSender
 from neurons.validator.verification import Averages
 from polarise.errors import Unavailable
@@ -40,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 # How long the loop looks after a record; the outbox goes on beyond it.
 POSTED_SECONDS = 30.0
+# So much later than the first, no miner without weight is inspected or read any more: one can take 110 s, and keys cost nothing.
+EXAMINE_TURN_SECONDS = 240.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,18 +143,20 @@ class EpochService:
         """
         began_ns = self._clock.monotonic_ns()
         epoch = self._number()
-        miners = self._chain.miners(_report, self._metrics.standing(WINDOWS_SINCE_RULES), epoch)
+        standing = self._metrics.standing(WINDOWS_SINCE_RULES)
+        earning = frozenset(node for node, had in standing.items() if had.weight_ppm > 0)
+        miners = self._chain.miners(_report, standing, epoch)
         secret = self._begin(epoch, miners)
         intervals = self._intervals()
         beacon = self._commit(secret, len(miners), intervals, stop)
         if beacon is None:
             return
         averages = self._metrics.averages()
-        proven = self._prove(secret, beacon, self._draw(beacon, miners, intervals), averages, stop)
+        proven = self._prove(secret, beacon, self._draw(beacon, miners, intervals), averages, earning, stop)
         if proven is None:
             return
         examined, samples = proven
-        self._examine_all(secret, beacon, examined, stop)
+        self._examine_all(secret, beacon, examined, earning, stop)
         self._retention.prune()
         if stop.is_set():
             return
@@ -217,13 +224,14 @@ class EpochService:
         beacon: Beacon,
         miners: Sequence[Examined],
         averages: Sequence[RateAverage],
+        earning: Collection[str],
         stop: threading.Event,
     ) -> tuple[list[Examined], tuple[RateSample, ...]] | None:
         """Run the round; returns all miners, those drawn with their proofs, and what was learned of usual rates."""
         drawn = [miner.entry for miner in miners if miner.draw.is_proven]
         previous = {miner.entry.node_key: miner.previous for miner in miners}
         known: Averages = {(average.model, str(average.kind)): average for average in averages}
-        outcome = self._rounds.run(secret, beacon, drawn, stop, known, previous=previous)
+        outcome = self._rounds.run(secret, beacon, drawn, stop, known, previous=previous, earning=earning)
         if outcome is None:
             return None
         examined = [
@@ -235,15 +243,26 @@ class EpochService:
         return examined, outcome.samples
 
     def _examine_all(
-        self, secret: EpochSecret, beacon: Beacon, miners: Sequence[Examined], stop: threading.Event
+        self,
+        secret: EpochSecret,
+        beacon: Beacon,
+        miners: Sequence[Examined],
+        earning: Collection[str],
+        stop: threading.Event,
     ) -> None:
+        turns = in_turn(miners, is_earning=lambda miner: miner.entry.node_key in earning)
+        end_ns = time.monotonic_ns() + round(EXAMINE_TURN_SECONDS * 1e9)
         with DaemonThreads("examine", self._pace.parallel) as pool:
-            for miner in miners:
-                pool.submit(self._examine, secret, beacon, miner, stop)
+            for miner in turns:
+                last_ns = None if miner.entry.node_key in earning else end_ns
+                pool.submit(self._examine, secret, beacon, miner, stop, last_ns)
 
-    def _examine(self, secret: EpochSecret, beacon: Beacon, miner: Examined, stop: threading.Event) -> None:
+    def _examine(
+        self, secret: EpochSecret, beacon: Beacon, miner: Examined, stop: threading.Event, last_ns: int | None
+    ) -> None:
+        is_in_time = last_ns is None or time.monotonic_ns() <= last_ns
         try:
-            self._examiner.examine(secret, beacon, miner, stop)
+            self._examiner.examine(secret, beacon, miner, stop, is_called=is_in_time)
         except Exception:  # a supervisor of one examination: a miner that finds a bug must not end it for all others
             logger.exception("examination failed", extra={"epoch": secret.epoch, "miner_key": miner.entry.node_key})
             self._record_defect(secret, beacon, miner)

@@ -131,9 +131,23 @@ class Examiner:
         self._clients = clients
         self._clock = clock
 
-    def examine(self, secret: EpochSecret, beacon: Beacon, miner: Examined, stop: threading.Event) -> None:
-        """Examine, score and keep one miner; returns without a score when ``stop`` is set on the way."""
+    def examine(
+        self, secret: EpochSecret, beacon: Beacon, miner: Examined, stop: threading.Event, *, is_called: bool = True
+    ) -> None:
+        """Examine, score and keep one miner; returns without a score when ``stop`` is set on the way.
+
+        Args:
+            secret: The epoch's key.
+            beacon: The epoch's randomness.
+            miner: As drawn and proven.
+            stop: Whether to give up.
+            is_called: Whether there is time to inspect it and to read its log; if not, neither was measured.
+        """
         if stop.is_set():
+            return
+        if not is_called:
+            logger.info("miner not examined: its turn did not come", extra={"miner_key": miner.entry.node_key})
+            self._keep(secret, beacon, miner, None, None)
             return
         if self._is_refused(miner.entry):
             declined = self._inspector.refused() if self._inspector and miner.draw.is_inspected else None

@@ -4,6 +4,7 @@ Rules:
 - All devices of all drawn miners start in one wave per kind, each with a seed of its own, so that no device can answer
   for two. With ``same_host: in_turn`` miners on one host take turns: for tests and demos on one machine.
 - Nothing is verified before the last wave is over, and then in other processes.
+- Who earns is verified first, and always; what the others sent, as long as there is time for it (NOT_MEASURED).
 - Where more than a fifth of the devices that were measured before are MISSING the validator suspects itself: the whole
   round is run again, once, with new seeds, and the second attempt counts for everybody. Nobody is ever asked again alone,
   and who failed in the first attempt, in whatever way, and declines the second is MISSING.
@@ -13,7 +14,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -28,6 +30,7 @@ from neurons.validator.missing import Tally, counting, tally
 from neurons.validator.opening_files import ExcuseFile, OpeningFile, Openings
 from neurons.validator.proof_trace import ProofTrace
 from neurons.validator.scoring.standing_3 import NEUTRAL_REASONS
+from neurons.validator.turns import in_turn
 from neurons.validator.verification import NO_AVERAGES, Averages, Verdict, VerificationEngine, expected_of
 from neurons.validator.wave import DEFECT, Ask, Wave
 from polarise.answers import printable
@@ -43,6 +46,9 @@ logger = logging.getLogger(__name__)
 ADDRESS_SECONDS = 5.0
 # Between the two attempts: a link that was down, or a daemon that is being started again, has a chance to be back.
 AGAIN_AFTER_SECONDS = 20.0
+# So much later than the first, no proof of a miner is checked any more that earns nothing: what a key without weight sends
+# can take a second of one core per device to check, and keys cost nothing. Two cores check 600 devices at least.
+VERIFY_TURN_SECONDS = 300.0
 # How the verdict on a device begins that our own address rule forbids to call.
 UNCALLED = "this validator does not call it: "
 # What a miner can answer a challenge with, instead of proving.
@@ -77,6 +83,7 @@ class _Proof:
     entry: RegistryEntry
     challenge: Challenge
     trace: ProofTrace
+    is_earning: bool = False
     verdict: Verdict | None = None
     ask: Ask | None = None
 
@@ -119,6 +126,7 @@ class ProofRounds:
         averages: Averages = NO_AVERAGES,
         *,
         previous: Mapping[str, ScoreRecord | None] = NOBODY_SCORED,
+        earning: Collection[str] = (),
     ) -> RoundOutcome | None:
         """Prove every device of these miners.
 
@@ -129,11 +137,12 @@ class ProofRounds:
             stop: Whether to break off, looked at before each wave.
             averages: Usual rates before this epoch.
             previous: Miner key -> its score before; only devices that were measured before make the round suspect.
+            earning: Keys of the miners with weight in the newest complete epoch; they are served first.
 
         Returns:
             What was found, or None when ``stop`` was set first.
         """
-        first = self._attempt(secret, beacon, entries, 0, stop, averages)
+        first = self._attempt(secret, beacon, entries, 0, stop, averages, earning)
         if first is None:
             return None
         found = _evidence(first)
@@ -150,7 +159,7 @@ class ProofRounds:
         )
         if stop.wait(self._again_after_seconds):
             return None
-        second = self._attempt(secret, beacon, entries, 1, stop, averages)
+        second = self._attempt(secret, beacon, entries, 1, stop, averages, earning)
         if second is None:
             return None
         _keep_failed(first, second)
@@ -164,10 +173,11 @@ class ProofRounds:
         attempt: Attempt,
         stop: threading.Event,
         averages: Averages,
+        earning: Collection[str],
     ) -> list[_Proof] | None:
         self._wave.begin_round()
         proofs = [
-            _Proof(entry, challenge, ProofTrace())
+            _Proof(entry, challenge, ProofTrace(), entry.node_key in earning)
             for entry in entries
             for index, device in enumerate(entry.hardware.devices)
             for challenge in self._generator.challenges(
@@ -198,7 +208,7 @@ class ProofRounds:
             except ProofRejected as err:
                 proof.verdict = Verdict.of(err)
                 continue
-            proof.ask = Ask(proof.entry, found, proof.challenge, proof.trace)
+            proof.ask = Ask(proof.entry, found, proof.challenge, proof.trace, is_earning=proof.is_earning)
 
     def _client_or_verdict(self, entry: RegistryEntry) -> MinerClient | Verdict:
         try:
@@ -229,19 +239,23 @@ class ProofRounds:
         return [of_wave[place] for place in sorted(of_wave)]
 
     def _verify(self, proofs: Sequence[_Proof], averages: Averages) -> None:
+        turns = in_turn(proofs, is_earning=_is_earning, ordinal=_ordinal)
+        began_ns = time.monotonic_ns()
         with DaemonThreads("verify", self._engine.workers) as pool:
-            verdicts = [pool.submit(self._verdict, proof, averages) for proof in proofs]
-        for proof, verdict in zip(proofs, verdicts, strict=True):
+            verdicts = [(proof, pool.submit(self._verdict, proof, averages, began_ns)) for proof in turns]
+        for proof, verdict in verdicts:
             proof.verdict = verdict.result()
             _log_verdict(proof.challenge, proof.verdict)
 
-    def _verdict(self, proof: _Proof, averages: Averages) -> Verdict:
+    def _verdict(self, proof: _Proof, averages: Averages, began_ns: int) -> Verdict:
         if proof.verdict is not None:
             return proof.verdict
         if proof.ask is None:
             raise ValueError("a proof without a verdict was asked for")
         if proof.ask.rejected is not None:
             return Verdict.of(proof.ask.rejected)
+        if not proof.is_earning and time.monotonic_ns() - began_ns > VERIFY_TURN_SECONDS * 1e9:
+            return Verdict(RejectReason.NOT_MEASURED, f"{DEFECT}: its turn to be checked did not come in time")
         try:
             return self._engine.verify_resources(
                 proof.challenge, proof.trace, owner_key=proof.entry.owner_key, averages=averages
@@ -294,6 +308,14 @@ def _digest_of(openings: Openings | OpeningFile | None) -> str | None:
     if openings is None:
         return None
     return openings.digest if isinstance(openings, OpeningFile) else openings_digest(openings)
+
+
+def _is_earning(proof: _Proof) -> bool:
+    return proof.is_earning
+
+
+def _ordinal(proof: _Proof) -> int:
+    return proof.challenge.device_index
 
 
 def _turns(asks: Sequence[Ask]) -> dict[str, int]:

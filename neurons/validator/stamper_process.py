@@ -5,6 +5,8 @@ Rules:
   another process, so that no work of ours ever stands between a byte and its stamp.
 - All connections of a wave are open before the first start is sent; then all starts leave within one loop.
 - ``sent_ns`` is taken right before a request is written, ``first_byte_ns`` and ``last_byte_ns`` when bytes are there.
+- Pings go out in the order of their jobs, a few at a time, and for so long only: an endpoint that answers slowly holds up
+  none that comes before it, and not for ever those behind it.
 - Every answer is bounded in bytes and in time; what goes wrong with one connection ends that one only. Who speaks before
   it was asked has answered something else: no stamp of an answer lies before its question.
 - That we have no socket left is our own failure, and no peer's.
@@ -31,6 +33,8 @@ from polarise.http_wire import MAX_HEAD_BYTES
 
 PINGS = 8
 PINGS_SECONDS = 5.0
+# So much later than the first, nobody is pinged any more: what all others prepared must not grow old meanwhile.
+PING_TURN_SECONDS = 40.0
 CONNECT_SECONDS = 5.0
 # More pings at once would measure this loop and not the way there.
 PINGED_AT_ONCE = 32
@@ -50,6 +54,7 @@ class StampFailure(StrEnum):
     BROKEN_OFF = "the connection ended before the answer"
     TOO_LARGE = "the answer is larger than an honest one"
     EARLY = "the answer began before the question"
+    NO_TURN = "its turn to be pinged did not come in time"
     EXHAUSTED = "this validator has no socket left"
 
 
@@ -134,17 +139,23 @@ def _send(connection: Connection, answers: queue.SimpleQueue[Stamped | None]) ->
 
 
 async def _run(jobs: Sequence[PingJob | StartJob], answers: queue.SimpleQueue[Stamped | None]) -> None:
+    began_ns = time.monotonic_ns()
     pings = [job for job in jobs if isinstance(job, PingJob)]
     starts = [job for job in jobs if isinstance(job, StartJob)]
     at_once = asyncio.Semaphore(PINGED_AT_ONCE)
-    await asyncio.gather(*(_ping(job, at_once, answers) for job in pings))
+    await asyncio.gather(*(_ping(job, at_once, began_ns, answers) for job in pings))
     await _start_together(starts, answers)
 
 
-async def _ping(job: PingJob, at_once: asyncio.Semaphore, answers: queue.SimpleQueue[Stamped | None]) -> None:
+async def _ping(
+    job: PingJob, at_once: asyncio.Semaphore, began_ns: int, answers: queue.SimpleQueue[Stamped | None]
+) -> None:
     trips: list[int] = []
     failure: StampFailure | None = None
     async with at_once:
+        if time.monotonic_ns() - began_ns > PING_TURN_SECONDS * 1e9:
+            answers.put(Stamped(job.number, StampFailure.NO_TURN))
+            return
         try:
             async with asyncio.timeout(PINGS_SECONDS):
                 while len(trips) < PINGS and failure is None:

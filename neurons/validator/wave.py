@@ -12,14 +12,13 @@ Rules:
   whose evidence fits in no bundle would lose its verdicts with it.
 - Openings have two seconds: whoever sees the questions must not have time to work on the answers.
 - Whose turn does not come because others take long was not measured: a miner keeps what it prepared for a while only, and
-  its openings for less. Who is asked first is drawn by lot, in each wave anew.
+  its openings for less. Who comes first says `neurons.validator.turns`: who earns does not wait for who does not.
 - A defect of ours with one device is that device's NOT_MEASURED and nobody else's.
 """
 
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
@@ -32,6 +31,7 @@ from neurons.validator.opening_files import ExcuseFile, OpeningFolder
 from neurons.validator.proof_trace import ProofTrace, check_commitment, signed_bytes
 from neurons.validator.stamper import Stamper, StamperDied
 from neurons.validator.stamper_process import PingJob, Stamped, StampFailure, StartJob, Target
+from neurons.validator.turns import in_turn
 from polarise.answers import printable
 from polarise.canonical import canonical_bytes
 from polarise.clients import MinerClient
@@ -67,6 +67,7 @@ class Ask:
         trace: What it answered, filled by the wave.
         rejected: Why nothing is left to verify; None while everything went as it should.
         target: Where its endpoint leads.
+        is_earning: Whether the miner had weight in the newest complete epoch.
     """
 
     entry: RegistryEntry
@@ -75,6 +76,7 @@ class Ask:
     trace: ProofTrace = field(default_factory=ProofTrace)
     rejected: ProofRejected | None = None
     target: Target | None = None
+    is_earning: bool = False
 
     @property
     def fields(self) -> dict[str, object]:
@@ -121,12 +123,12 @@ class Wave:
         """
         if not asks:
             return
+        turns = in_turn(asks, is_earning=_is_earning, ordinal=_ordinal)
         with DaemonThreads("wave", min(len(asks), THREADS_MAX)) as pool:
-            turns = random.SystemRandom().sample(asks, len(asks))
             began_ns = time.monotonic_ns()
             _settle([(ask, pool.submit(self._prepare, ask, began_ns)) for ask in turns])
-            self._ping([ask for ask in asks if ask.rejected is None])
-            self._start([ask for ask in asks if ask.rejected is None], pool)
+            self._ping([ask for ask in turns if ask.rejected is None])
+            self._start([ask for ask in turns if ask.rejected is None], pool)
 
     def _prepare(self, ask: Ask, began_ns: int) -> None:
         _check_turn("to get ready", began_ns, PREPARE_TURN_SECONDS)
@@ -357,6 +359,14 @@ def _count_from_first_start(asks: Sequence[Ask]) -> None:
             ask.trace.started_after_ns -= first_ns
 
 
+def _is_earning(ask: Ask) -> bool:
+    return ask.is_earning
+
+
+def _ordinal(ask: Ask) -> int:
+    return ask.challenge.device_index
+
+
 def _target(ask: Ask) -> Target:
     if ask.target is None:
         raise ValueError("an endpoint that was prepared has its addresses")
@@ -370,7 +380,7 @@ def _check_turn(what: str, since_ns: int, seconds_max: float) -> None:
 
 
 def _unanswered(what: str, failure: StampFailure) -> ProofRejected:
-    if failure is StampFailure.EXHAUSTED:
+    if failure in {StampFailure.EXHAUSTED, StampFailure.NO_TURN}:
         return ProofRejected(RejectReason.NOT_MEASURED, f"{DEFECT}: {failure}")
     return ProofRejected(RejectReason.MISSING, f"{what}: {failure}")
 

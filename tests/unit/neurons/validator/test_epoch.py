@@ -331,6 +331,25 @@ def test_miner_that_lets_everything_wait_uses_up_its_own_time(
     assert False not in [finding.holds for finding in replay(bundle)]
 
 
+def test_who_earns_is_examined_however_long_the_others_take(
+    tmp_path: Path, ledger: SmallLedger, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A new key can keep an inspection and the reading of its log waiting for 110 s, in every epoch."""
+    monkeypatch.setattr("neurons.validator.epoch.EXAMINE_TURN_SECONDS", -1.0)
+    node = ValidatorNode(_config(ledger), tmp_path / "node", VALIDATOR)
+    left_out = []
+    with proving_miner(tmp_path) as miner, _epochs(node) as service, caplog.at_level(logging.INFO):
+        ledger.register(entry_of(miner.endpoint))
+        for _ in range(2):
+            caplog.clear()
+            service.run_epoch(threading.Event())
+            left_out.append(any("its turn did not come" in record.message for record in caplog.records))
+    # It was new in the first one, and has all of the weight by then.
+    assert left_out == [True, False]
+    for path in (tmp_path / "node" / "evidence").iterdir():
+        assert False not in [finding.holds for finding in replay(read_bundle(path))]
+
+
 def test_excuse_that_does_not_hold_stands_in_the_bundle(tmp_path: Path, ledger: SmallLedger) -> None:
     """It lies in a file until then; an auditor finds that it was none."""
     order = sign_order(

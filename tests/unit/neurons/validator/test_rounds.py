@@ -89,6 +89,7 @@ def _run(
     same_host: SameHost = "together",
     stop: threading.Event | None = None,
     met: Sequence[RegistryEntry] = (),
+    earning: Sequence[RegistryEntry] = (),
 ) -> RoundOutcome | None:
     """Run a round; all miners but those that are ``met`` in it were measured before."""
 
@@ -97,7 +98,8 @@ def _run(
 
     rounds = ProofRounds(GENERATOR, wave, engine, client, same_host=same_host, again_after_seconds=0)
     known = {entry.node_key: _score(entry) for entry in entries if entry.node_key not in {new.node_key for new in met}}
-    return rounds.run(_secret(entries), DRAWN_BEACON, entries, stop or threading.Event(), previous=known)
+    keys = {entry.node_key for entry in earning}
+    return rounds.run(_secret(entries), DRAWN_BEACON, entries, stop or threading.Event(), previous=known, earning=keys)
 
 
 def _score(entry: RegistryEntry) -> ScoreRecord:
@@ -174,6 +176,21 @@ def test_new_devices_that_are_silent_make_nobody_suspect_its_network(
     again = _run(wave, engine, [here, *new], met=new[1:])
     assert again is not None
     assert (again.evidence.attempt, again.evidence.devices_count, again.evidence.missing_count) == (1, 2, 1)
+
+
+def test_who_earns_is_checked_however_long_the_others_proofs_take(
+    wave: CountingWave, engine: VerificationEngine, miner: ProvingMiner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key without weight can send what takes a second per device to check."""
+    monkeypatch.setattr("neurons.validator.rounds.VERIFY_TURN_SECONDS", -1.0)
+    entry = _entry(miner.endpoint)
+    late = _run(wave, engine, [entry])
+    assert late is not None
+    assert [proof.verdict.message for proof in late.proofs[entry.node_key]] == [
+        "this validator failed; nothing was measured: its turn to be checked did not come in time"
+    ] * 2
+    assert _reasons(late) == {entry.node_key: {RejectReason.NOT_MEASURED}}
+    assert _reasons(_run(wave, engine, [entry], earning=[entry])) == {entry.node_key: {None}}
 
 
 def test_second_attempt_has_seeds_of_its_own(

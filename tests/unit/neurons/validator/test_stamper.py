@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import queue
 import resource
 import signal
 import socket
@@ -24,6 +25,7 @@ from neurons.validator.stamper_process import (
     Target,
     _connect,
     _Exchange,
+    _run,
 )
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
@@ -124,6 +126,33 @@ def test_starts_of_one_wave_leave_together_although_connecting_takes_its_time(st
     assert [outcome.failure for outcome in outcomes] == [None] * 20
     assert sorted(outcome.number for outcome in outcomes) == list(range(20))
     assert all(outcome.sent_ns is not None for outcome in outcomes)
+
+
+@pytest.mark.parametrize(
+    ("is_slow_first", "failures"),
+    [(True, {0: StampFailure.LATE, 1: StampFailure.NO_TURN}), (False, {0: StampFailure.LATE, 1: None})],
+)
+def test_pings_end_although_endpoints_let_them_wait(
+    monkeypatch: pytest.MonkeyPatch, is_slow_first: bool, failures: dict[int, StampFailure | None]
+) -> None:
+    """Whoever comes first is pinged, and what others prepared does not grow old behind those that hang."""
+    monkeypatch.setattr("neurons.validator.stamper_process.PINGED_AT_ONCE", 1)
+    monkeypatch.setattr("neurons.validator.stamper_process.PINGS_SECONDS", 1.0)
+    monkeypatch.setattr("neurons.validator.stamper_process.PING_TURN_SECONDS", 0.5)
+    released = threading.Event()
+
+    def hang(_connection: socket.socket) -> None:
+        released.wait(10)
+
+    slow, quick = Peer(hang), Peer(lambda peer: peer.sendall(ANSWER))
+    jobs = [PingJob(0, slow.target, REQUEST), PingJob(1, quick.target, REQUEST)]
+    answers: queue.SimpleQueue[Stamped | None] = queue.SimpleQueue()
+    asyncio.run(_run(jobs if is_slow_first else jobs[::-1], answers))
+    released.set()
+    stamped = [answers.get_nowait() for _ in jobs]
+    assert {answer.number: answer.failure for answer in stamped if answer is not None} == failures
+    slow.close()
+    quick.close()
 
 
 def test_pings_are_of_connections_of_their_own_and_the_smallest_counts(stamper: Stamper) -> None:

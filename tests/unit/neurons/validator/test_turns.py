@@ -1,0 +1,67 @@
+"""Who is served first: miners that hang must cost nobody who earns anything, however many they are."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from flask import Response
+
+from neurons.base.access import Caller
+from neurons.validator.stamper import Stamper
+from neurons.validator.turns import in_turn
+from neurons.validator.wave import Ask, Wave
+from polarise.errors import RejectReason
+from polarise.registry import STATEMENT_KIND, RegistryEntry
+from tests.support.proving_miner import ProvingMiner, challenge_of, entry_of, proving_miner
+
+
+def test_who_earns_comes_first_then_first_devices_then_lots() -> None:
+    items = [(miner, device) for miner in ("new", "earns", "also new") for device in range(3)]
+    orders = {
+        tuple(in_turn(items, is_earning=lambda item: item[0] == "earns", ordinal=lambda item: item[1]))
+        for _ in range(50)
+    }
+    for order in orders:
+        assert order[:3] == (("earns", 0), ("earns", 1), ("earns", 2))
+        assert [device for _, device in order[3:]] == [0, 0, 1, 1, 2, 2]
+    assert len(orders) > 1
+
+
+@pytest.fixture
+def wave() -> Iterator[Wave]:
+    with Stamper() as stamper:
+        yield Wave(stamper)
+
+
+def _ask(miner: ProvingMiner, *, is_earning: bool) -> Ask:
+    entry = entry_of(miner.endpoint).open(STATEMENT_KIND, RegistryEntry)
+    return Ask(entry, miner.client(), challenge_of(entry_of())[1], is_earning=is_earning)
+
+
+def test_miners_that_hang_take_no_turn_from_one_that_earns(
+    wave: Wave, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More of them than there are threads, and none answers before nobody's turn comes any more."""
+    monkeypatch.setattr("neurons.validator.wave.THREADS_MAX", 2)
+    monkeypatch.setattr("neurons.validator.wave.PREPARE_TURN_SECONDS", 1.0)
+    monkeypatch.setattr("neurons.validator.challenges.PREPARE_SECONDS", 3.0)
+    (tmp_path / "hanging").mkdir()
+    released = threading.Event()
+
+    def hang(_caller: Caller, _body: bytes) -> Response:
+        released.wait(30)
+        return Response("{}", mimetype="application/json")
+
+    with proving_miner(tmp_path) as honest, proving_miner(tmp_path / "hanging") as hanging:
+        hanging.views["/challenge/prepare"] = hang
+        earning = _ask(honest, is_earning=True)
+        others = [_ask(hanging, is_earning=False) for _ in range(8)]
+        wave.run([*others, earning])
+        released.set()
+    assert earning.rejected is None
+    reasons = Counter(ask.rejected.reason for ask in others if ask.rejected is not None)
+    assert reasons == {RejectReason.MISSING: 2, RejectReason.NOT_MEASURED: 6}
