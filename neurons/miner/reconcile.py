@@ -8,6 +8,7 @@ Rules:
 - A container, folder or disk of this node without a row is removed; things of other nodes are never looked at.
 - After a reboot the disk of a lease is mounted again before its container is started again.
 - An engine that cannot be asked changes nothing. A lease that somebody holds is left to the next time, never waited for.
+- A lease that cannot be settled, for want of a clean GPU or because its disk stays mounted, keeps no other from it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from neurons.miner.lease import Lease, LeaseId, LeaseState
 from neurons.miner.locks import LeaseBusy
 from polarise.errors import Unavailable
 from utils.clock import Clock
-from utils.docker_utils import engine_errors, remove_container
+from utils.docker_utils import check_engine, engine_errors, remove_container
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +77,10 @@ class Reconciler:
                 self._settle(lease_id, containers)
             except LeaseBusy:
                 logger.debug("lease is held, left to the next time", extra={"lease_id": lease_id})
+            except Unavailable as err:
+                # An engine that is down has the same answer for all the others.
+                check_engine(self._allocator.manager.client)
+                logger.warning("lease not settled yet", extra={"lease_id": lease_id, "cause": err.message})
         for container in containers:
             self._remove_if_unknown(container)
         self._remove_unknown_folders()

@@ -107,6 +107,19 @@ def test_interrupted_lease_is_finished(miner: RunningMiner, state: LeaseState) -
     assert journal_and_engine_agree(miner)
 
 
+def test_lease_that_cannot_be_settled_keeps_no_other_from_it(miner: RunningMiner) -> None:
+    """A card that is broken is never clean again, and its row stays; the leases behind it are none the worse."""
+    journal = miner.allocator.journal
+    stuck = journal.reserve(lambda _leases: lease(5, state=LeaseState.DELETING, devices=("GPU-gone",)))
+    other = journal.reserve(lambda _leases: lease(6, state=LeaseState.DELETING))
+    try:
+        miner.reconcile()
+        assert journal.by_id(other.lease_id) is None
+        assert journal.by_id(stuck.lease_id) is not None
+    finally:
+        journal.forget(stuck.lease_id, 0)
+
+
 class ListedEarlier(ContainerManager):
     """Lets a whole allocation happen between the engine's list and everything that follows from it."""
 
