@@ -3,7 +3,8 @@
 Rules:
 - Slots do not outlive the process: after a crash they are rows that nobody is making, and reconcile removes them.
 - A slot whose image is not the one that leases get today, or whose container stopped, is thrown away.
-- Leases come first: slots and leases together are never more than the leases a node may have.
+- Leases come first: slots and leases together are never more than the leases a node may have, and one port stays free for
+  a lease that no slot fits. Slots that are too many go.
 """
 
 from __future__ import annotations
@@ -78,23 +79,27 @@ class SlotKeeper:
         return slots_of(self._allocator.journal.all())
 
     def keep(self) -> bool:
-        """Throw away what is stale and make at most one slot; returns whether there are as many as wanted.
+        """Throw away what is stale or too many, and make at most one slot; returns whether there are as many as wanted.
 
         Raises:
             Unavailable: Engine, image, agent or sshd failed.
             RequestRejected: NO_CAPACITY, no port is free.
         """
-        count = 0
+        wanted, count = self._wanted(), 0
         for slot in self.slots():
-            if self._allocator.manager.is_current(slot):
+            if count < wanted and self._allocator.manager.is_current(slot):
                 count += 1
             else:
                 self.drop(slot)
-        leases = sum(not lease.is_slot for lease in self._allocator.journal.all())
-        if count >= min(self._count, self._allocator.inventory.leases_max - leases):
+        if count >= wanted:
             return True
         self.build()
         return False
+
+    def _wanted(self) -> int:
+        inventory = self._allocator.inventory
+        leases = sum(not lease.is_slot for lease in self._allocator.journal.all())
+        return min(self._count, inventory.leases_max - leases, len(inventory.ssh_ports) - leases - 1)
 
     def build(self) -> None:
         """Make one slot; it stays in flight, so that no reconcile takes it for a lease nobody got.

@@ -11,6 +11,7 @@ import pytest
 
 from neurons.miner.lease import Lease
 from neurons.miner.node import MinerNode
+from neurons.miner.slot_keeper import SlotKeeper
 from neurons.miner.slots import slots_of
 from polarise.messages import AllocateAnswer, AllocateRequest
 from polarise.receipt import Receipt
@@ -22,6 +23,7 @@ from tests.support.http import send
 from tests.support.identities import People, fresh_node_identity
 from tests.support.miners import RunningMiner, miner_config, running, wait_until
 from tests.support.ssh import Login
+from utils.clock import SystemClock
 
 pytestmark = pytest.mark.docker
 
@@ -110,6 +112,21 @@ def test_other_limits_get_a_container_of_their_own(miner: RunningMiner, people: 
     assert answer.container_id != slot.container_id
     assert Login.to(answer, tmp_path, private_key=private).output("id -un").strip() == "root"
     give_back(miner, people, answer)
+
+
+def test_slots_leave_a_port_to_a_lease_that_none_of_them_fits(people: People, tmp_path: Path) -> None:
+    """With as many slots as ports, whoever asks for a GPU or a strict lease would never get one."""
+    config = miner_config(people, docker={"warm_slots": 0, "ssh_port_count": 2})
+    with running(MinerNode(config, tmp_path / "miner", fresh_node_identity(people.owner))) as miner:
+        allocator = miner.allocator
+        keeper = SlotKeeper(allocator, allocator._admission, miner.key, SystemClock(), count=2)
+        for slots_count in (1, 0):
+            while not keeper.keep():
+                pass
+            assert len(keeper.slots()) == slots_count
+            rent(miner, people, isolation="strict", ssh_public_key=generate_key_pair()[1])
+        for held in miner.client(people.renter).containers():
+            miner.client(people.renter).terminate(held.container_id)
 
 
 def test_slot_that_died_makes_the_lease_cold(miner: RunningMiner, people: People) -> None:
