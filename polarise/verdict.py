@@ -15,7 +15,7 @@ from pydantic import Field
 
 from polarise.decode import WireModel
 from polarise.errors import RejectReason
-from polarise.evidence import WINDOWS_SINCE_RULES, Count, Hash, KindRate, PartScore, ScoreRecord
+from polarise.evidence import WINDOWS_SINCE_RULES, Count, DeviceScore, Hash, KindRate, PartScore, ScoreRecord
 from polarise.fixes import FIXES
 from polarise.signing import KEY_PATTERN, Identity, SignatureInvalid
 from polarise.statement import SignedStatement, sign_statement
@@ -145,10 +145,15 @@ def weight_text(score: ScoreRecord) -> str:
     words = []
     if service.last_ppm is None and service.declines_count:
         words.append("no weight until a container was inspected: keep room for one")
-    measured = [device for device in devices if device.last_ppm]
-    if waiting_count := sum(device.window_ppm is None for device in measured):
+    measured: dict[str, list[DeviceScore]] = {device.device: [device] for device in devices if device.last_ppm}
+    for memory in score.part("memory").devices:
+        if memory.last_ppm and memory.device in measured:
+            measured[memory.device].append(memory)
+    shown = measured.values()
+    if waiting_count := sum(any(part.window_ppm is None for part in parts) for parts in shown):
         words.append(f"{waiting_count} of {len(devices)} devices count from their next common window on")
-    if halved_count := sum((device.window_ppm or 0) < (device.last_ppm or 0) for device in measured) - waiting_count:
+    in_part = (any((part.window_ppm or 0) < (part.last_ppm or 0) for part in parts) for parts in shown)
+    if halved_count := sum(in_part) - waiting_count:
         words.append(f"{halved_count} of {len(devices)} devices count in part until their next common window")
     return "; ".join(words)
 

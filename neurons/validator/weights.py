@@ -66,7 +66,7 @@ def worth_ppb(prices: PriceList, hardware: HardwareClaim, score: ScoreRecord) ->
 def _device_worth_ppb(prices: PriceList, claim: DeviceClaim, computing: DeviceScore, memory: DeviceScore | None) -> int:
     """Return what one device counts for: its price, times its weakest proof."""
     rates = computing.rates + (memory.rates if memory else ())
-    weakest_ppm = worth_ppm(computing) if memory is None else min(worth_ppm(computing), device_ppm(memory))
+    weakest_ppm = worth_ppm(computing) if memory is None else min(worth_ppm(computing), worth_ppm(memory))
     return prices.price_ppb(claim, rates) * weakest_ppm // PPM
 
 

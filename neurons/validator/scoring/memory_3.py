@@ -9,6 +9,8 @@ Rules:
   that says little never decides much.
 - A device weighs its claim, one whose proof says little half of it. A missing, declined or rejected proof is 0; excuses,
   standing reasons and withdrawn devices are as in `neurons.validator.scoring.compute_3`.
+- For weights a device's memory counts for what it showed in the newest common window, as its computing does: one that
+  computes in each window and has a lease for each proof of memory would keep what a larger card once showed for it.
 - Who claims no bandwidth is not asked: the part is left out. What stands against a device stays all the same.
 """
 
@@ -20,6 +22,7 @@ from challenges.bands import LOW_PPM
 from challenges.memory_fit import CPU_SCORE_CAP_PPM
 from challenges.timing import PPM
 from neurons.validator.scoring.compute_2 import _rates, _ratio_ppm, _withdrawn, device_ppm, sentence
+from neurons.validator.scoring.compute_3 import _alone_ppm, _excused_ppm
 from neurons.validator.scoring.standing import distinct, standing_after
 from neurons.validator.scoring.standing_3 import NEUTRAL_REASONS
 from polarise.errors import RejectReason
@@ -30,15 +33,16 @@ WEAK_WEIGHT_PPM = MEMORY_WEIGHT_PPM * CPU_SCORE_CAP_PPM // PPM
 WEAK = "a processor, or a card nobody knows, shows a rate and no memory: the part weighs half"
 
 
-def score_memory(proofs: Sequence[ProofEvidence], last: PartScore | None) -> PartScore:
+def score_memory(proofs: Sequence[ProofEvidence], last: PartScore | None, *, is_common: bool) -> PartScore:
     """Score the memory of all devices that claim a bandwidth.
 
     Args:
         proofs: One of memory per device.
         last: The part before; None for a miner never scored.
+        is_common: Whether every miner of the epoch was asked, all in one window.
     """
     before = {device.device: device for device in last.devices} if last else {}
-    claimed = tuple(_device(proof, before.get(proof.device)) for proof in proofs)
+    claimed = tuple(_device(proof, before.get(proof.device), is_common=is_common) for proof in proofs)
     measured = [proof for proof in proofs if is_measured(proof)]
     names = {proof.device for proof in proofs}
     devices = claimed if measured else (*claimed, *_withdrawn(before, names))
@@ -65,17 +69,21 @@ def is_measured(proof: ProofEvidence) -> bool:
     return proof.verdict.reason not in NEUTRAL_REASONS
 
 
-def _device(proof: ProofEvidence, before: DeviceScore | None) -> DeviceScore:
+def _device(proof: ProofEvidence, before: DeviceScore | None, *, is_common: bool) -> DeviceScore:
+    shown = before.window_ppm if before else None
     if not is_measured(proof):
         if before is None:
             return DeviceScore(device=proof.device, last_ppm=None, declines_count=1)
-        return before.model_copy(update={"declines_count": before.declines_count + 1})
+        window_ppm = _excused_ppm([proof], before) if is_common else shown
+        return before.model_copy(update={"declines_count": before.declines_count + 1, "window_ppm": window_ppm})
+    measured_ppm = _worth_ppm(proof)
     return DeviceScore(
         device=proof.device,
-        last_ppm=_worth_ppm(proof),
+        last_ppm=measured_ppm,
         declines_count=0,
         standing=standing_after(before.standing if before else None, proof.verdict.reason),
         rates=_rates([proof]),
+        window_ppm=measured_ppm if is_common else _alone_ppm(measured_ppm, shown),
     )
 
 

@@ -79,7 +79,7 @@ class ScoringSystem:
         is_left_out = draw is not None and not draw.is_inspected and draw.inspect_every > 0
         parts = (
             _compute(proofs, previous, is_common=is_common) if is_proven else _undrawn("compute", previous),
-            _memory(proofs, previous) if is_proven else _undrawn("memory", previous),
+            _memory(proofs, previous, is_common=is_common) if is_proven else _undrawn("memory", previous),
             _service(inspection, previous, draw),
             _telemetry(telemetry, previous),
         )
@@ -123,9 +123,9 @@ def _compute(proofs: Sequence[ProofEvidence], previous: ScoreRecord | None, *, i
     return _with_average(part, previous, is_measured=is_any_measured(computing))
 
 
-def _memory(proofs: Sequence[ProofEvidence], previous: ScoreRecord | None) -> PartScore:
+def _memory(proofs: Sequence[ProofEvidence], previous: ScoreRecord | None, *, is_common: bool) -> PartScore:
     of_memory = [proof for proof in proofs if proof.kind == "memory"]
-    part = score_memory(of_memory, _last("memory", previous))
+    part = score_memory(of_memory, _last("memory", previous), is_common=is_common)
     return _with_average(part, previous, is_measured=any(map(is_measured, of_memory)))
 
 

@@ -13,7 +13,7 @@ from polarise.evidence import DrawEvidence, InspectionEvidence, ProofEvidence, S
 from polarise.fixes import FIXES
 from polarise.hardware import DeviceClaim, HardwareClaim
 from polarise.verdict import lost_points, weight_text
-from tests.support.evidence import inspection, proof
+from tests.support.evidence import CLAIM, inspection, proof
 
 SCORING, PRICES = ScoringSystem(), PriceList.load()
 # A processor that claims what a thousandth of an H100 does.
@@ -138,6 +138,28 @@ def test_window_without_a_proof_costs_worth(excuse: RejectReason, worths: list[i
         record = _scored(record, draw=_draw(window=False, proven=False))
         found.append(_worth(record))
     assert found == worths
+
+
+@pytest.mark.parametrize(
+    ("excuse", "window", "worths"),
+    [
+        (RejectReason.RENTED, True, [HALF, HALF // 2]),
+        (RejectReason.NOT_MEASURED, True, [HALF, HALF // 2]),
+        (RejectReason.OCCUPIED, True, [WHOLE, HALF]),
+        (RejectReason.RENTED, False, [WHOLE, WHOLE]),
+    ],
+)
+def test_window_without_a_proof_of_memory_costs_worth(excuse: RejectReason, window: bool, worths: list[int]) -> None:
+    """Else a device computes in each window and shows a lease for its memory, which a larger one has proven once."""
+    claim = CPU.model_copy(update={"memory_bytes_per_second": CLAIM})
+    hardware = HardwareClaim(cpu_model="a processor", cpu_milli=2000, memory_bytes=1 << 30, devices=(claim,))
+    score = _scored(None, *_proofs(), proof(kind="memory"))
+    found = []
+    for _ in worths:
+        score = _scored(score, *_proofs(), proof(excuse, kind="memory", measured=0), draw=_draw(window=window))
+        found.append(worth_ppb(PRICES, hardware, score))
+    assert found == worths
+    assert ("in part until their next common window" in weight_text(score)) is (found[-1] < WHOLE)
 
 
 def test_order_after_another_excuse_is_not_spared() -> None:
