@@ -61,6 +61,7 @@ from neurons.validator.metrics import FILE_NAME, MetricsHandler, StoredScore
 from neurons.validator.node import ValidatorNode
 from neurons.validator.probe_text import probe_text
 from neurons.validator.scoring import ScoringSystem
+from neurons.validator.verification import ONE_THREAD
 from polarise.evidence import DrawEvidence, read_bundle
 from polarise.genesis import Genesis, Member, write_genesis
 from polarise.http_client import HttpClient
@@ -291,7 +292,9 @@ def _miners(count: int, control: Path) -> Iterator[int]:
     port = _free_port()
     arguments = [str(count), str(port), VALIDATOR.public_key, str(control)]
     command = [sys.executable, "-m", "benchmarks._simulated_miners", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
+    # Each of its workers has a core to itself: more threads than cores spin and wait for each other.
+    environ = {**os.environ, **dict.fromkeys(ONE_THREAD, "1")}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True, env=environ) as process:
         _others.add(process.pid)
         try:
             if process.stdout is None or process.stdout.readline() != b"ready\n":
