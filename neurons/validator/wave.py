@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -124,11 +124,13 @@ class Wave:
         if not asks:
             return
         turns = in_turn(asks, is_earning=_is_earning, ordinal=_ordinal)
-        with DaemonThreads("wave", min(len(asks), THREADS_MAX)) as pool:
+        threads_count = min(len(asks), THREADS_MAX)
+        # Commitments come in the order in which miners send them: those of who earns have threads of their own.
+        with DaemonThreads("wave", threads_count) as pool, DaemonThreads("wave-earning", threads_count) as earning:
             began_ns = time.monotonic_ns()
             _settle([(ask, pool.submit(self._prepare, ask, began_ns)) for ask in turns])
             self._ping([ask for ask in turns if ask.rejected is None])
-            self._start([ask for ask in turns if ask.rejected is None], pool)
+            self._start([ask for ask in turns if ask.rejected is None], {False: pool, True: earning})
 
     def _prepare(self, ask: Ask, began_ns: int) -> None:
         _check_turn("to get ready", began_ns, PREPARE_TURN_SECONDS)
@@ -210,7 +212,7 @@ class Wave:
 
         self._stamp(jobs, groups, take)
 
-    def _start(self, asks: Sequence[Ask], pool: DaemonThreads) -> None:
+    def _start(self, asks: Sequence[Ask], pools: Mapping[bool, DaemonThreads]) -> None:
         now_unix_ms = self._clock.wall_unix_ms()
         jobs = [
             StartJob(
@@ -229,6 +231,7 @@ class Wave:
         def take(stamped: Stamped) -> None:
             ask = asks[stamped.number]
             ask.trace.started_after_ns = stamped.sent_ns  # made relative below, once the first one is known
+            pool = pools[ask.is_earning]
             opening.append((ask, pool.submit(self._take_answer, ask, stamped, time.monotonic_ns())))
 
         self._stamp(jobs, [[ask] for ask in asks], take)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from flask import Response
 
+from challenges.matmul_messages import MatmulParams
 from neurons.base.access import Caller
+from neurons.validator.challenges import Challenge
 from neurons.validator.stamper import Stamper
 from neurons.validator.turns import in_turn
 from neurons.validator.wave import Ask, Wave
 from polarise.errors import RejectReason
+from polarise.messages import CommitAnswer, CommitmentBody, PrepareAnswer
 from polarise.registry import STATEMENT_KIND, RegistryEntry
-from tests.support.proving_miner import ProvingMiner, challenge_of, entry_of, proving_miner
+from polarise.statement import sign_statement
+from tests.support.proving_miner import MINER, ProvingMiner, challenge_of, entry_of, proving_miner
 
 
 def test_who_earns_comes_first_then_first_devices_then_lots() -> None:
@@ -35,6 +40,24 @@ def test_who_earns_comes_first_then_first_devices_then_lots() -> None:
 def wave() -> Iterator[Wave]:
     with Stamper() as stamper:
         yield Wave(stamper)
+
+
+def _invented(challenges: Sequence[Challenge]) -> Callable[[Caller, bytes], CommitAnswer]:
+    """Commit to nothing, in the right shape."""
+    of_id = {challenge.challenge_id: challenge for challenge in challenges}
+
+    def start(_caller: Caller, body: bytes) -> CommitAnswer:
+        challenge = of_id[json.loads(body)["challenge_id"]]
+        assert isinstance(challenge.params, MatmulParams)
+        fields = CommitmentBody(
+            challenge_id=challenge.challenge_id,
+            device="cpu",
+            seed=challenge.seed.hex(),
+            proof={"roots": ["0" * 64] * challenge.params.rounds},
+        )
+        return CommitAnswer(commitment=sign_statement(MINER, "commitment", fields))
+
+    return start
 
 
 def _ask(miner: ProvingMiner, *, is_earning: bool) -> Ask:
@@ -65,3 +88,37 @@ def test_miners_that_hang_take_no_turn_from_one_that_earns(
     assert earning.rejected is None
     reasons = Counter(ask.rejected.reason for ask in others if ask.rejected is not None)
     assert reasons == {RejectReason.MISSING: 2, RejectReason.NOT_MEASURED: 6}
+
+
+def test_openings_of_who_earns_wait_for_nobody_elses(
+    wave: Wave, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever works for nothing answers first, and can let each of its openings wait for two seconds."""
+    monkeypatch.setattr("neurons.validator.wave.THREADS_MAX", 2)
+    monkeypatch.setattr("neurons.validator.wave.OPEN_TURN_SECONDS", 1.0)
+    (tmp_path / "hanging").mkdir()
+    released, answered = threading.Event(), threading.Event()
+
+    def hang(_caller: Caller, _body: bytes) -> Response:
+        answered.set()
+        released.wait(10)
+        return Response("{}", mimetype="application/json")
+
+    with proving_miner(tmp_path) as honest, proving_miner(tmp_path / "hanging") as hanging:
+        start = honest.views["/challenge/start"]
+
+        def late(caller: Caller, body: bytes) -> object:
+            answered.wait(10)
+            return start(caller, body)
+
+        honest.views["/challenge/start"] = late  # type: ignore[assignment]
+        hanging.views["/challenge/prepare"] = lambda _caller, _body: PrepareAnswer()
+        hanging.views["/challenge/open"] = hang
+        earning = _ask(honest, is_earning=True)
+        others = [_ask(hanging, is_earning=False) for _ in range(4)]
+        hanging.views["/challenge/start"] = _invented([ask.challenge for ask in others])
+        wave.run([*others, earning])
+        released.set()
+    assert earning.rejected is None
+    reasons = Counter(ask.rejected.reason for ask in others if ask.rejected is not None)
+    assert reasons == {RejectReason.OPENING_LATE: 2, RejectReason.NOT_MEASURED: 2}
