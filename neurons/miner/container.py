@@ -277,6 +277,9 @@ class ContainerManager:
         return {
             "name": f"{self.settings.name_prefix}{lease.lease_id[:12]}",
             "hostname": lease.lease_id[:12],
+            # Not the image's: a tenant may put a link in its place, and the engine would enter it, as the host's root, to
+            # start the container again or a program in it. sshd begins at home anyhow.
+            "working_dir": "/",
             "labels": {NODE_LABEL: self.settings.node_id, LEASE_LABEL: lease.lease_id},
             "network": self.network.bridge(lease.ssh_port).name,
             "ports": {SSH_PORT_INSIDE: (self.settings.bind_address, lease.ssh_port)},

@@ -15,14 +15,16 @@ from neurons.miner.container import ContainerManager
 from neurons.miner.keeper import LeaseKeeper
 from neurons.miner.lease import Expiry, Lease, LeaseState
 from neurons.miner.login import LOG
+from neurons.miner.node import MinerNode
 from neurons.miner.running import RunningLeases
+from neurons.setup.image import base_image_reference
 from polarise.errors import RequestRejected, Unavailable
 from polarise.messages import AllocateAnswer, AllocateRequest
 from polarise.ssh_keys import generate_key_pair
 from tests.support.engine import engine
 from tests.support.http import send
-from tests.support.identities import People
-from tests.support.miners import RunningMiner, can_connect, wait_until
+from tests.support.identities import People, fresh_node_identity
+from tests.support.miners import RunningMiner, can_connect, miner_config, running, wait_until
 from tests.support.ssh import Login
 from utils.clock import SystemClock
 
@@ -31,6 +33,7 @@ pytestmark = pytest.mark.docker
 DRIPPING = "#!/bin/sh\nwhile :; do echo x; sleep 0.1; done\n"
 FLOODING = "#!/bin/sh\nexec cat /dev/zero\n"
 PROGRAMS = "chpasswd|cat|dd"
+WORKING_FOLDER = "/home/app"
 MUTE = "#!/bin/sh\nexec dd if=/dev/zero of=/dev/null bs=1 >/dev/null 2>&1\n"
 
 
@@ -220,3 +223,36 @@ def test_leases_due_together_are_all_killed_before_one_is_removed(miner: Running
     for row in due:
         miner.allocator._in_flight.discard(row.lease_id)
         assert journal.by_id(row.lease_id) is None
+
+
+@pytest.fixture(name="image")
+def image_with_a_working_folder() -> Iterator[str]:
+    with engine() as client:
+        made = client.containers.create(base_image_reference(), ["true"])
+        try:
+            found = made.commit(changes=f"WORKDIR {WORKING_FOLDER}")
+        finally:
+            made.remove()
+        yield str(found.id)
+        client.images.remove(str(found.id), force=True)
+
+
+def test_link_in_place_of_the_image_s_working_folder_is_never_entered(
+    people: People, tmp_path: Path, image: str
+) -> None:
+    """The engine enters that folder before it starts anything, with the host's rights still at hand."""
+    config = miner_config(people, docker={"allowed_images": [image]})
+    with running(MinerNode(config, tmp_path / "miner", fresh_node_identity(people.owner))) as miner:
+        client = miner.client(people.renter)
+        answer = client.allocate(AllocateRequest(image=image, memory="64m", cpu_count=0.25))
+        try:
+            inside(answer.container_id, f"rmdir {WORKING_FOLDER} && ln -s /dev/null {WORKING_FOLDER}")
+            assert inside(answer.container_id, "pwd") == "/"
+            with engine() as docker_client:
+                docker_client.api.kill(answer.container_id)
+                docker_client.api.wait(answer.container_id, timeout=10)
+            miner.reconcile()
+            assert inside(answer.container_id, "pwd") == "/"
+        finally:
+            with contextlib.suppress(RequestRejected):
+                client.terminate(answer.container_id)
