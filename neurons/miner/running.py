@@ -94,7 +94,8 @@ class RunningLeases:
         """
         if CONTAINER_ID_PATTERN.fullmatch(container_id):
             lease = self.journal.by_container(container_id)
-            if lease is not None and may_see(lease.renter_key):
+            # A slot is nobody's: nothing of it is counted.
+            if lease is not None and not lease.is_slot and may_see(lease.renter_key):
                 if (usage := self.metering.now(lease)) is None:
                     raise Unavailable("nothing was counted yet", retry_after_seconds=5)
                 return usage

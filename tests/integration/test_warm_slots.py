@@ -13,6 +13,7 @@ from neurons.miner.lease import Lease
 from neurons.miner.node import MinerNode
 from neurons.miner.slot_keeper import SlotKeeper
 from neurons.miner.slots import slots_of
+from polarise.errors import RequestRejected
 from polarise.messages import AllocateAnswer, AllocateRequest
 from polarise.receipt import Receipt
 from polarise.signing import Identity
@@ -100,6 +101,9 @@ def test_slot_is_nobody_s_lease_and_takes_nothing_that_is_for_lease(miner: Runni
     status = client.status()
     assert (status.leases_count, status.memory_bytes_free) == (0, miner.allocator.inventory.memory_bytes)
     assert miner.client(people.owner).containers() == ()
+    with pytest.raises(RequestRejected, match="you have no container"):
+        miner.client(people.owner).usage(str(slot.container_id))
+    assert miner.allocator.leases.metering.book.meter(slot.lease_id) is None
     miner.reconcile()
     assert slot_of(miner).container_id == slot.container_id
 
