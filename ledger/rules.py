@@ -127,7 +127,7 @@ class Rules:
         if "validator" in found and sender not in self._validators:
             raise _refused(f"{sender[:12]} is no validator of this ledger", "the genesis lists the validators")
         if rule.registered and sender not in self._validators and not state.exists(f"/registry/{sender}"):
-            raise _refused(f"{sender[:12]} stands not in the registry", "register the node first")
+            raise _refused(f"{sender[:12]} stands not in the registry", "register the node first: python main.py join")
 
 
 def _check_order(state: StateReader, path: str, rule: Rule, found: Mapping[str, str], *, is_removal: bool) -> None:

@@ -165,7 +165,8 @@ class Outbox(Database):
             if err.code not in _SIGN_ANEW:
                 self._update(row["id"], state=EntryState.REFUSED, reason=f"{err.code}: {err.message}")
                 logger.warning(
-                    "ledger refused", extra={"entry": row["key"], "code": str(err.code), "cause": err.message}
+                    "ledger refused",
+                    extra={"entry": row["key"], "code": str(err.code), "cause": err.message, "hint": err.hint},
                 )
                 return True
             self._update(row["id"], raw=None, hash=None)

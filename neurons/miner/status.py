@@ -179,7 +179,7 @@ def _log_lines(log: dict[str, object]) -> list[str]:
 
 def _verdict_lines(verdict: dict[str, object]) -> list[str]:
     lost = cast(list[dict[str, object]], verdict["lost"])
-    undrawn = f"  not drawn for {verdict['undrawn_count']} epochs" if verdict["undrawn_count"] else ""
+    undrawn = f"  epochs without a draw: {verdict['undrawn_count']}" if verdict["undrawn_count"] else ""
     lines = [
         f"  validator {str(verdict['validator_key'])[:12]}  epoch {verdict['epoch']}  score {verdict['score']}  "
         f"received {verdict['received_at']}{undrawn}",

@@ -79,6 +79,18 @@ def test_putting_twice_writes_once(outbox: Outbox, tmp_path: Path, port: int) ->
         assert node.ledger.log.size == 2
 
 
+def test_a_refusal_is_logged_with_what_to_do(
+    outbox: Outbox, tmp_path: Path, port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running(tmp_path / "ledger", port):
+        outbox.put(SetValue(path="/roots/" + VALIDATOR.public_key + "/system", value="a"))
+        outbox.put(SetValue(path="/nowhere", value="a"))
+        drain(outbox)
+    refused = [record for record in caplog.records if record.message == "ledger refused"]
+    assert refused
+    assert all(getattr(record, "hint", "") for record in refused)
+
+
 def test_a_refusal_ends_the_entry_and_not_those_behind_it(outbox: Outbox, tmp_path: Path, port: int) -> None:
     with running(tmp_path / "ledger", port) as (node, _):
         keys = [outbox.put(op) for op in (commit(2), commit(1), commit(3))]
