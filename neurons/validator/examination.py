@@ -275,6 +275,9 @@ def _whole(proof: ProofEvidence, folder: OpeningFolder) -> ProofEvidence:
     found: dict[str, object] = {}
     if proof.openings is None and proof.openings_digest is not None:
         found["openings"] = folder.read(proof.challenge_id, proof.openings_digest)
+    # Both stamps are kept where a commitment came that can be kept, and nowhere else.
+    if proof.commitment is None and proof.last_byte_after_ns is not None:
+        found["commitment"] = folder.read_commitment(proof.challenge_id)
     # The stamp of an order is kept where an excuse stands beside it, and nowhere else.
     if proof.excuse is None and proof.ordered_unix_ms is not None:
         found["excuse"] = folder.read_excuse(proof.challenge_id)

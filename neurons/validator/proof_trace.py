@@ -12,7 +12,7 @@ from challenges.memory import MemoryCommitment, MemoryParams, check_pass_roots
 from challenges.pow import PowCommitment, PowParams, check_nonces_shape
 from challenges.proofs import ProofParams
 from neurons.validator.challenges import Challenge
-from neurons.validator.opening_files import ExcuseFile, OpeningFile, Openings
+from neurons.validator.opening_files import CommitmentFile, ExcuseFile, OpeningFile, Openings
 from polarise.answers import printable
 from polarise.canonical import canonical_bytes
 from polarise.errors import ProofRejected, RejectReason
@@ -34,7 +34,7 @@ class ProofTrace:
     rtt_min_ns: int | None = None
     first_byte_after_ns: int | None = None
     last_byte_after_ns: int | None = None
-    commitment: SignedStatement | None = None
+    commitment: SignedStatement | CommitmentFile | None = None
     positions: tuple[tuple[int, ...], ...] = ()
     openings: Openings | OpeningFile | None = None
     started_after_ns: int | None = None

@@ -27,7 +27,7 @@ from neurons.validator.chain import Beacon
 from neurons.validator.challenges import KINDS, Challenge, ChallengeGenerator, EpochSecret
 from neurons.validator.drawing import host_of
 from neurons.validator.missing import Tally, counting, tally
-from neurons.validator.opening_files import ExcuseFile, OpeningFile, Openings
+from neurons.validator.opening_files import CommitmentFile, ExcuseFile, OpeningFile, Openings
 from neurons.validator.proof_trace import ProofTrace
 from neurons.validator.scoring.standing_3 import NEUTRAL_REASONS
 from neurons.validator.turns import in_turn
@@ -284,9 +284,10 @@ def proof_evidence(challenge: Challenge, trace: ProofTrace, verdict: Verdict) ->
         rtt_min_ns=trace.rtt_min_ns,
         first_byte_after_ns=trace.first_byte_after_ns,
         last_byte_after_ns=trace.last_byte_after_ns,
-        commitment=trace.commitment,
-        positions=tuple(position_of(numbers) for numbers in trace.positions),
         # What lies in a file comes into the bundle when that is written.
+        commitment=None if isinstance(trace.commitment, CommitmentFile) else trace.commitment,
+        positions=tuple(position_of(numbers) for numbers in trace.positions),
+        # Likewise.
         openings=None if isinstance(trace.openings, OpeningFile) else trace.openings,
         openings_digest=_digest_of(trace.openings),
         measured_per_second=verdict.measured_per_second,

@@ -29,7 +29,7 @@ from challenges.pow import PowCommitment, PowParams, check_shares
 from challenges.proofs import ProofParams
 from challenges.timing import PPM, duration_ns, judge_rate, pow_rate_lower_bound, rate_per_second
 from neurons.validator.challenges import Challenge
-from neurons.validator.opening_files import OpeningFile
+from neurons.validator.opening_files import CommitmentFile, OpeningFile
 from neurons.validator.proof_trace import ProofCommitment, ProofTrace, check_commitment
 from polarise.errors import ProofRejected, RejectReason
 from polarise.evidence import COUNT_MAX
@@ -121,7 +121,8 @@ class VerificationEngine:
         """
         if trace.commitment is None or (challenge.has_openings and trace.openings is None):
             raise ValueError("a proof without commitment or openings has its verdict already")
-        commitment = check_commitment(challenge, trace.commitment)
+        kept = trace.commitment
+        commitment = check_commitment(challenge, kept.read() if isinstance(kept, CommitmentFile) else kept)
         checked = self._check(challenge, commitment, trace)
         verify_ms = round(checked.verify_ns / 1e6, 2)
         if checked.reason is not None:

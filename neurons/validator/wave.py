@@ -240,7 +240,7 @@ class Wave:
 
     def _take_answer(self, ask: Ask, stamped: Stamped, came_ns: int) -> None:
         """Read one commitment and have it opened."""
-        statement = _commitment(ask, stamped)
+        statement = _commitment(ask, stamped, self._openings)
         logger.info(
             "proof answered",
             extra={
@@ -277,7 +277,7 @@ class Wave:
                     ask.rejected = ProofRejected(RejectReason.NOT_MEASURED, f"{DEFECT}: {err}")
 
 
-def _commitment(ask: Ask, stamped: Stamped) -> SignedStatement:
+def _commitment(ask: Ask, stamped: Stamped, folder: OpeningFolder | None) -> SignedStatement:
     challenge, trace = ask.challenge, ask.trace
     if stamped.failure is StampFailure.LATE:
         raise ProofRejected(
@@ -295,9 +295,6 @@ def _commitment(ask: Ask, stamped: Stamped) -> SignedStatement:
         answer = ask.client.commit_answer(stamped.raw, max_bytes=challenge.commitment_bytes_max)
     except (SubnetError, ValueError) as err:
         raise _missing("sent no commitment", err) from err
-    if stamped.sent_ns is not None and stamped.first_byte_ns is not None and stamped.last_byte_ns is not None:
-        trace.first_byte_after_ns = stamped.first_byte_ns - stamped.sent_ns
-        trace.last_byte_after_ns = stamped.last_byte_ns - stamped.sent_ns
     # What has no canonical form can be neither verified nor kept: an auditor would find a verdict without evidence. One
     # that is longer than what came, as 1e20 becomes, would make a bundle too large to keep, and its verdicts with it.
     try:
@@ -307,7 +304,10 @@ def _commitment(ask: Ask, stamped: Stamped) -> SignedStatement:
     if len(raw) > challenge.commitment_bytes_max:
         message = f"sent no commitment: its canonical form has {len(raw)} bytes, at most {challenge.commitment_bytes_max} are kept"
         raise ProofRejected(RejectReason.MISSING, message)
-    trace.commitment = answer.commitment
+    trace.commitment = answer.commitment if folder is None else folder.keep_commitment(challenge.challenge_id, raw)
+    if stamped.sent_ns is not None and stamped.first_byte_ns is not None and stamped.last_byte_ns is not None:
+        trace.first_byte_after_ns = stamped.first_byte_ns - stamped.sent_ns
+        trace.last_byte_after_ns = stamped.last_byte_ns - stamped.sent_ns
     return answer.commitment
 
 
@@ -347,10 +347,16 @@ def _settle(work: Sequence[tuple[Ask, Future[None]]]) -> None:
         try:
             future.result()
         except ProofRejected as err:
-            ask.rejected = err
+            ask.rejected = _alone(err)
         except Exception:  # a supervisor of one proof: a miner that finds a bug must not end the wave for all others
             logger.exception("proof failed", extra=ask.fields)
             ask.rejected = ProofRejected(RejectReason.NOT_MEASURED, DEFECT)
+
+
+def _alone(err: ProofRejected) -> ProofRejected:
+    """Return an error without the calls it came from: they hold all that the miner sent, for as long as the round lasts."""
+    err.__cause__ = err.__context__ = None
+    return err.with_traceback(None)
 
 
 def _count_from_first_start(asks: Sequence[Ask]) -> None:

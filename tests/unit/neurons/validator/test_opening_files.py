@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from challenges.hardware import HardwareTable
-from neurons.validator.opening_files import OpeningFile, OpeningFolder
+from neurons.validator.opening_files import CommitmentFile, OpeningFile, OpeningFolder
+from neurons.validator.proof_trace import signed_bytes
 from neurons.validator.rounds import proof_evidence
 from neurons.validator.stamper import Stamper
 from neurons.validator.verification import VerificationEngine
@@ -72,8 +73,11 @@ def test_the_checker_reads_the_file_and_the_proof_names_it(
         ask = Ask(entry, miner.client(timeout_seconds=60), challenge)
         Wave(stamper, openings=folder).run([ask])
     assert isinstance(ask.trace.openings, OpeningFile)
+    assert isinstance(ask.trace.commitment, CommitmentFile)
     verdict = engine.verify_resources(challenge, ask.trace)
     assert verdict.reason is None
     proof = proof_evidence(challenge, ask.trace, verdict)
     assert (proof.openings, proof.openings_digest) == (None, ask.trace.openings.digest)
+    assert proof.commitment is None
+    assert ask.trace.positions == challenge.positions(signed_bytes(folder.read_commitment(proof.challenge_id)))
     assert openings_digest(folder.read(proof.challenge_id, ask.trace.openings.digest)) == proof.openings_digest

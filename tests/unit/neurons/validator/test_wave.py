@@ -33,7 +33,7 @@ from polarise.evidence import COUNT_MAX
 from polarise.messages import CommitAnswer, CommitmentBody, OpenRequest, Position, PrepareRequest
 from polarise.registry import STATEMENT_KIND as ENTRY_KIND
 from polarise.registry import RegistryEntry
-from polarise.statement import sign_statement
+from polarise.statement import SignedStatement, sign_statement
 from tests.support.proving_miner import (
     CPU,
     FORGING,
@@ -220,6 +220,15 @@ def test_answer_one_byte_longer_than_its_sizes_allow_is_not_read(
     assert str(bound) not in _rejection(wave, miner.client(), challenge_of(entry_of())[1]).message
 
 
+def test_rejection_holds_nothing_of_what_was_sent(wave: Wave, miner: ProvingMiner) -> None:
+    """Its traceback would hold the frames of the calls, and those a megabyte of each device that was rejected."""
+    miner.views["/challenge/open"] = lambda _caller, _body: Response(b"[", mimetype="application/json")
+    rejected = _rejection(wave, miner.client())
+    assert rejected.reason is RejectReason.OPENING_LATE
+    # Where it is raised again, its frames are new ones.
+    assert (rejected.__traceback__, rejected.__cause__, rejected.__context__) == (None, None, None)
+
+
 def test_refusal_after_prepare_is_missing_even_as_429(wave: Wave, miner: ProvingMiner) -> None:
     """Once the nonce is out, "busy" is no excuse: it would buy a second draw."""
 
@@ -268,7 +277,7 @@ def test_commitment_that_waits_too_long_for_its_questions_was_not_measured(
     assert ask.rejected is not None
     assert (ask.rejected.reason, asked) == (RejectReason.NOT_MEASURED, [])
     # An auditor draws them from the commitment all the same.
-    assert ask.trace.commitment is not None
+    assert isinstance(ask.trace.commitment, SignedStatement)
     assert ask.trace.positions == ask.challenge.positions(signed_bytes(ask.trace.commitment))
 
 
