@@ -128,7 +128,7 @@ def rejection_of(model: type[BaseModel], err: ValidationError) -> RequestRejecte
         return RequestRejected(
             ErrorCode.INVALID_FIELD,
             f"{err.error_count()} fields are wrong",
-            hint="README, API reference, lists each field with its type",
+            hint="docs/api.md lists each field with its type",
         )
     complaints = err.errors(include_url=False)
     # Each branch of a union complains; the one that read furthest is the one that was meant.
@@ -147,7 +147,7 @@ def rejection_of(model: type[BaseModel], err: ValidationError) -> RequestRejecte
     return RequestRejected(
         ErrorCode.INVALID_FIELD,
         f"{message}{shown}",
-        hint="README, API reference, lists each field with its type",
+        hint="docs/api.md lists each field with its type",
         field=field and field[:FIELD_CHARS_MAX],
     )
 

@@ -47,7 +47,7 @@ def check_names(model: type[BaseModel], value: JsonValue, place: str = "") -> No
             raise RequestRejected(
                 ErrorCode.INVALID_FIELD,
                 "Field required",
-                hint="README, API reference, lists each field with its type",
+                hint="docs/api.md lists each field with its type",
                 field=place + name,
             )
     if model.model_config.get("extra") == "forbid":

@@ -16,7 +16,7 @@ from neurons.validator.access_table import VALIDATOR_ACCESS
 from polarise.errors import ErrorCode, RejectReason
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+API = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 PACKAGES = ("polarise", "utils", "tlog", "challenges", "telemetry", "ledger", "config", "neurons")
 PACKAGE_FILES = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("__init__.py"))
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")])
@@ -92,19 +92,19 @@ def test_every_named_make_target_exists(path: Path) -> None:
     assert named <= targets
 
 
-def test_readme_lists_every_route() -> None:
+def test_api_page_lists_every_route() -> None:
     rows = {(method, re.sub(r"<\w+>", "{id}", rule)) for method, rule in (*MINER_ACCESS, *VALIDATOR_ACCESS)}
-    listed = set(re.findall(r"^\| `([A-Z]+) (/\S*)`", README, re.MULTILINE))
+    listed = set(re.findall(r"^\| `([A-Z]+) (/\S*)`", API, re.MULTILINE))
     assert listed == rows
 
 
-def test_readme_marks_the_routes_that_need_a_signature() -> None:
+def test_api_page_marks_the_routes_that_need_a_signature() -> None:
     signed = {re.sub(r"<\w+>", "{id}", rule) for (_, rule), access in MINER_ACCESS.items() if access.needs_signature}
-    assert set(re.findall(r"^\| `[A-Z]+ (/\S*)` \*signed\*", README, re.MULTILINE)) == signed
+    assert set(re.findall(r"^\| `[A-Z]+ (/\S*)` \*signed\*", API, re.MULTILINE)) == signed
 
 
-def test_readme_lists_every_error_code() -> None:
-    listed = set(re.findall(r"`([A-Z][A-Z_]+)`", README))
+def test_api_page_lists_every_error_code() -> None:
+    listed = set(re.findall(r"`([A-Z][A-Z_]+)`", API))
     assert {str(code) for code in ErrorCode} <= listed
 
 

@@ -245,12 +245,10 @@ def _answer_error(error: Exception) -> Response:
 def _answer_http_exception(error: HTTPException) -> Response:
     status = error.code or 500
     if status == 405:
-        return _failure(
-            ErrorCode.METHOD_NOT_ALLOWED, f"{request.method} is not served here", "README, API reference", 405
-        )
+        return _failure(ErrorCode.METHOD_NOT_ALLOWED, f"{request.method} is not served here", "see docs/api.md", 405)
     if status == 404:
-        return _failure(ErrorCode.NOT_FOUND, f"there is no {request.path[:100]}", "README, API reference", 404)
-    return _failure(ErrorCode.BAD_JSON, error.description or error.name, "README, API reference", status)
+        return _failure(ErrorCode.NOT_FOUND, f"there is no {request.path[:100]}", "see docs/api.md", 404)
+    return _failure(ErrorCode.BAD_JSON, error.description or error.name, "see docs/api.md", status)
 
 
 def _failure(code: ErrorCode, message: str, hint: str, status: int, *, field: str | None = None) -> Response:
