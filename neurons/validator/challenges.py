@@ -20,7 +20,7 @@ from challenges.draw import ChallengeKind, SeedInputs
 from challenges.hardware import HardwareTable
 from challenges.matmul_messages import MatmulParams
 from challenges.memory_digest import DIGEST_BYTES
-from challenges.memory_fit import fit_cpu_memory_params, fit_gpu_memory_params
+from challenges.memory_fit import GPU_SECONDS_MIN, fit_cpu_memory_params, fit_gpu_memory_params
 from challenges.memory_messages import LEAF_BLOCKS, MemoryParams
 from challenges.pow_messages import PowParams
 from challenges.proofs import ProofParams, bounds_of, kind_of, sizes_of
@@ -36,6 +36,8 @@ START_SECONDS_MAX = 180.0
 START_SLACK_SECONDS = 10.0
 # Below 0.6 of the claim the epoch is lost anyhow; waiting twice as long tells the operator how far off the claim is.
 WORTH_WAITING_FOR = 0.3
+# Sizes are rounded, to half as much again at most. A wave waits for the slowest, so that one tiny claim would hold up all.
+TARGETS_WORTH_WAITING_FOR = 2
 # From prepare to ready. Filling a card takes some seconds, 64 MiB on one slow and busy core most of a minute.
 PREPARE_SECONDS = 60.0
 FILL_SECONDS = 90.0
@@ -80,6 +82,7 @@ class Challenge:
         attempt: 1 in a round that is run again; nonce and positions follow from it.
         fill_nonce: 32 bytes that `/challenge/prepare` tells of a memory proof; empty for other kinds.
         fill_seed: 32 bytes that follow from it, what the memory is filled from; empty for other kinds.
+        patience_seconds: How long its commitment is waited for at most, whatever the claim.
     """
 
     challenge_id: str
@@ -95,6 +98,7 @@ class Challenge:
     attempt: int = 0
     fill_nonce: bytes = b""
     fill_seed: bytes = b""
+    patience_seconds: float = START_SECONDS_MAX
 
     @property
     def kind(self) -> ChallengeKind:
@@ -119,7 +123,7 @@ class Challenge:
     @property
     def start_deadline_seconds(self) -> float:
         """How long the commitment is waited for."""
-        return min(self.expected_seconds / WORTH_WAITING_FOR + START_SLACK_SECONDS, START_SECONDS_MAX)
+        return min(self.expected_seconds / WORTH_WAITING_FOR + START_SLACK_SECONDS, self.patience_seconds)
 
     @property
     def commitment_bytes_max(self) -> int:
@@ -240,7 +244,7 @@ class ChallengeGenerator:
             device_index: Its place there.
             attempt: 1 in a round that is run again.
         """
-        return tuple(
+        found = (
             recompute(
                 challenge_id=secrets.token_hex(16),
                 epoch=secret.epoch,
@@ -255,6 +259,8 @@ class ChallengeGenerator:
             )
             for kind in kinds_of(device)
         )
+        patience_seconds = patience(self._target_seconds)
+        return tuple(replace(challenge, patience_seconds=patience_seconds) for challenge in found)
 
     def check_work(self, challenge: Challenge) -> None:
         """Check that the device's claim carries a proof of its own rate; otherwise nothing need be sent.
@@ -279,6 +285,12 @@ class ChallengeGenerator:
             openings=self._openings,
             hardware=self._hardware,
         )
+
+
+def patience(target_seconds: int) -> float:
+    """Return how long any commitment is waited for: who claims an operation a second has the smallest proof, of weeks."""
+    longest = TARGETS_WORTH_WAITING_FOR * max(target_seconds, GPU_SECONDS_MIN)
+    return min(longest / WORTH_WAITING_FOR + START_SLACK_SECONDS, START_SECONDS_MAX)
 
 
 def kinds_of(device: DeviceClaim, kinds: tuple[ChallengeKind, ...] = KINDS) -> tuple[ChallengeKind, ...]:

@@ -13,7 +13,7 @@ from flask import Response
 
 from challenges.matmul_messages import MatmulParams
 from neurons.base.access import Caller
-from neurons.validator.challenges import Challenge
+from neurons.validator.challenges import START_SECONDS_MAX, Challenge, ChallengeGenerator
 from neurons.validator.stamper import Stamper
 from neurons.validator.turns import in_turn
 from neurons.validator.wave import Ask, Wave
@@ -21,7 +21,16 @@ from polarise.errors import RejectReason
 from polarise.messages import CommitAnswer, CommitmentBody, PrepareAnswer
 from polarise.registry import STATEMENT_KIND, RegistryEntry
 from polarise.statement import sign_statement
-from tests.support.proving_miner import MINER, ProvingMiner, challenge_of, entry_of, proving_miner
+from tests.support.proving_miner import (
+    BEACON,
+    CPU,
+    MINER,
+    VALIDATOR,
+    ProvingMiner,
+    challenge_of,
+    entry_of,
+    proving_miner,
+)
 
 
 def test_who_earns_comes_first_then_first_devices_then_lots() -> None:
@@ -122,3 +131,21 @@ def test_openings_of_who_earns_wait_for_nobody_elses(
     assert earning.rejected is None
     reasons = Counter(ask.rejected.reason for ask in others if ask.rejected is not None)
     assert reasons == {RejectReason.OPENING_LATE: 2, RejectReason.NOT_MEASURED: 2}
+
+
+@pytest.mark.parametrize("target_seconds", [1, 3, 10, 60])
+def test_claim_of_one_operation_holds_up_no_wave(target_seconds: int) -> None:
+    """Its smallest proof would take months; an honest claim of any size is waited for as long as it is worth."""
+    generator = ChallengeGenerator(VALIDATOR.public_key, target_seconds=target_seconds, openings=32)
+    secret = generator.begin_epoch(7, [])
+    longest = 2 * max(target_seconds, 5) / 0.3 + 10
+    tiny = {"matmul_ops_per_second": 1, "pow_hashes_per_second": 1, "memory_bytes_per_second": 1}
+    for challenge in generator.challenges(secret, BEACON, MINER.public_key, CPU.model_copy(update=tiny), 0):
+        assert challenge.start_deadline_seconds <= min(longest, START_SECONDS_MAX)
+    for size in (1, 30, 1000, 10**5):
+        # No processor reads less than 100 MB a second; four passes over 64 MiB take three seconds then.
+        claim = {name: size * 10**7 for name in tiny} | {"memory_bytes": 1 << 36}
+        claim["memory_bytes_per_second"] = max(size * 10**7, 10**8)
+        for challenge in generator.challenges(secret, BEACON, MINER.public_key, CPU.model_copy(update=claim), 0):
+            wanted = challenge.expected_seconds / 0.3 + 10
+            assert challenge.start_deadline_seconds == min(wanted, START_SECONDS_MAX)
