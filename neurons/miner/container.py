@@ -30,6 +30,7 @@ from neurons.miner.lease import Lease, LeaseId
 from neurons.miner.login import MOUNT, LoginFiles, start_command
 from neurons.miner.network import NodeNetwork
 from neurons.miner.profile import Profile
+from neurons.miner.socket_memory import hold_socket_memory
 from polarise.errors import SubnetError, Unavailable
 from polarise.receipt import Limits
 from utils.docker_utils import check_engine, engine_errors, find_container, labelled_containers, remove_container
@@ -247,7 +248,7 @@ class ContainerManager:
         return find_container(self.client, lease.container_id) if lease.container_id else None
 
     def check_limits(self, container: Container, lease: Lease) -> None:
-        """Read the limits from the kernel and compare with those of the lease.
+        """Set the one limit that the engine cannot, read all from the kernel and compare with those of the lease.
 
         Raises:
             LimitNotApplied: One differs, or cannot be read.
@@ -255,7 +256,8 @@ class ContainerManager:
         pid = _pid_of(container)
         try:
             allowed = self.settings.profile.privileges(lease)
-            differences = read_enforced(pid).differences(lease.limits, allowed) + self.disks.differences(lease, pid)
+            differences = hold_socket_memory(pid, lease.limits.memory_bytes)
+            differences += read_enforced(pid).differences(lease.limits, allowed) + self.disks.differences(lease, pid)
         except (OSError, KeyError, ValueError) as err:
             raise LimitNotApplied(f"the limits of the container cannot be read back: {err}") from err
         if differences:

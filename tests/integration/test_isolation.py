@@ -15,11 +15,13 @@ from neurons.miner.hard_limits import HardLimits, engine_limits
 from neurons.miner.login import LOG
 from neurons.miner.node import MinerNode
 from neurons.miner.profile import CAPABILITY_MASK, OPEN_FILES_MAX
+from neurons.miner.socket_memory import LIMIT, socket_bytes
 from polarise.errors import ConfigError, RequestRejected, Unavailable
 from polarise.messages import AllocateAnswer, AllocateRequest
 from polarise.receipt import STATEMENT_KIND, Receipt
 from polarise.signing import Identity
 from polarise.ssh_keys import generate_key_pair
+from telemetry.usage import cgroup_folders
 from tests.support.engine import engine
 from tests.support.http import signed
 from tests.support.identities import People
@@ -93,6 +95,40 @@ def test_standard_lease_is_root_under_our_filter_and_can_work(
         works = "useradd bob && su bob -c 'id -un' && mkfifo /tmp/pipe && dpkg --audit && ulimit -Hn && ulimit -c"
         assert login.output(works).split() == ["bob", str(files), "0"]
         assert login.run("unshare --user true").returncode != 0
+
+
+FILL_SOCKETS = """
+import socket, time
+held = []
+for _ in range(800):
+    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    made.bind(("127.0.0.1", 0))
+    held.append(made)
+    for _ in range(3):
+        made.sendto(bytes(60000), made.getsockname())
+print("full", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("isolation", ["standard", "strict"])
+def test_unread_packets_hold_no_more_than_a_quarter_of_the_memory(
+    miner: RunningMiner, people: People, tmp_path: Path, isolation: str
+) -> None:
+    """140 MB of packets to itself; control groups v2 count them as memory, where the lease's own limit holds."""
+    with leased(miner, people, tmp_path, isolation=isolation) as (answer, login):
+        with engine() as client:
+            pid = client.api.inspect_container(answer.container_id)["State"]["Pid"]
+        most = socket_bytes(answer.limits.memory_bytes)
+        counted = cgroup_folders(pid).get("memory")
+        login.put(FILL_SOCKETS.encode(), "/tmp/fill.py")
+        with login.session() as session:
+            assert session.ask("python3 /tmp/fill.py &") == "full"
+            if counted is not None:
+                assert int((counted / LIMIT).read_text()) == most
+                used = int((counted / LIMIT.replace("limit", "usage")).read_text())
+                # Packets of a page or less on each CPU may go beyond it.
+                assert most // 2 < used < most * 5 // 4
 
 
 def test_strict_lease_has_no_root_and_no_capability_at_all(miner: RunningMiner, people: People, tmp_path: Path) -> None:
