@@ -138,7 +138,8 @@ def not_found(prefix: str) -> RequestRejected:
     return RequestRejected(
         ErrorCode.NOT_FOUND,
         f"no lease {prefix[:80]!r} is kept on this machine",
-        hint="`python main.py renter ps` lists what a miner has of yours; --state-dir says where leases are kept",
+        hint="`python main.py renter ps` lists what a miner has of yours; a lease made with curl, or on another machine, is "
+        "logged into from there (README, With curl); --state-dir says where leases are kept",
         field="id",
         status=404,
     )

@@ -175,7 +175,9 @@ def _telemetry(miner_key: str, telemetry: TelemetryEvidence) -> Iterator[Finding
         yield Finding(f"{name}: signed by the miner's log key", False, printable(err))
         return
     if telemetry.verdict.reason is not RejectReason.LOG_FORK:
-        yield Finding(f"{name}: lines", None, f"{telemetry.verdict.reason or 'verified'}: the validator's word")
+        yield Finding(
+            f"{name}: lines", None, f"event log {telemetry.verdict.reason or 'verified'}: the validator's word"
+        )
 
 
 def _fork(name: str, telemetry: TelemetryEvidence, log: NoteVerifier) -> Finding:
