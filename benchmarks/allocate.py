@@ -73,7 +73,7 @@ def main() -> int:
 def _settings(leases: int, *, slots: int) -> dict[str, dict[str, object]]:
     # A lease of the size that is asked for, so that the slot fits it in all that cannot be changed.
     docker = {"default_memory": MEMORY, "warm_slots": slots, "max_leases": 2 * leases, "reserve_memory": "64m"}
-    return {"docker": docker, "network": {"threads": 2 * leases + 8}}
+    return {"docker": docker, "network": {"threads": 2 * leases + 8}, "access": {"quota_leases": 2 * leases}}
 
 
 def _client(market: Market) -> MinerClient:
