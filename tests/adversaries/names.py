@@ -133,7 +133,8 @@ class OneNameAtATime(Cheat):
         """Gather ten names that passed, bring all of them at once, and begin again after the next window."""
         market, shares, number, harvests_count = Market(rng), list[float](), 0, 0
         names = [f"name-{number}" for number in range(10)]
-        for _ in range(2 * EPOCHS):
+        # Windows come by lot: ten of them may take longer.
+        while len(shares) < 2 * EPOCHS or not harvests_count:
             is_harvest = number == len(names)
             standing = names if is_harvest else [names[number]]
             share, is_common = market.run_epoch(standing, _any(rng), RejectReason.MISSING)
@@ -142,7 +143,7 @@ class OneNameAtATime(Cheat):
                 number = 0 if is_harvest else number + 1
             harvests_count += is_harvest
         gain = max(shares)
-        return Outcome(harvests_count > 0 and gain <= ROUNDING, RejectReason.MISSING, gain - 1)
+        return Outcome(gain <= ROUNDING, RejectReason.MISSING, gain - 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
