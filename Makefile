@@ -4,7 +4,7 @@ VENV   := .venv/bin
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-crash test-unit test-kernels test-gpu test-security test-setup fuzz lint format bench bench-gpu clean
+.PHONY: help setup setup-dev demo test test-crash test-unit test-kernels test-gpu test-security test-setup fuzz lint lock audit-packages format bench bench-gpu clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +56,13 @@ lint: $(VENV)/ruff ## ruff, mypy --strict, import rules, spelling
 
 $(VENV)/ruff:
 	@$(PYTHON) main.py setup --dev --no-engine
+
+lock: $(VENV)/ruff ## renew requirements*.lock and sbom.cdx.json after a change of a requirement file (ARGS=--upgrade)
+	$(VENV)/python deploy/lock.py $(ARGS)
+	$(VENV)/python deploy/sbom.py > sbom.cdx.json
+
+audit-packages: $(VENV)/ruff ## look every locked version up in the feed of known vulnerabilities (needs the feed)
+	$(VENV)/pip-audit --strict --disable-pip --require-hashes -r requirements.lock $(ARGS)
 
 format: $(VENV)/ruff ## let ruff format and fix what it can
 	$(VENV)/ruff format .

@@ -2,6 +2,7 @@
 
 Rules:
 - A `.pth` file puts the checkout on the venv's path, so that nothing of ours touches `sys.path`.
+- Everything but torch comes from a lock file, by version and hash; torch comes last, as the operator's index has it.
 - A stamp names the requirement files as they were installed, by hash, and the Python; equal stamp, nothing to do.
 - An environment whose interpreter is gone or too old is rebuilt, not repaired.
 """
@@ -23,7 +24,8 @@ VENV_TIMEOUT_SECONDS = 300.0
 STAMP_NAME = "polarise-requirements.json"
 PTH_NAME = "polarise-checkout.pth"
 REQUIREMENTS = "requirements.txt"
-DEVELOPMENT = "requirements-dev.txt"
+LOCK = "requirements.lock"
+DEVELOPMENT_LOCK = "requirements-dev.lock"
 _IDENTIFY = "import json,sys,sysconfig;print(json.dumps([sys.version.split()[0],sysconfig.get_path('purelib')]))"
 
 
@@ -62,23 +64,32 @@ def install_requirements(checkout: Checkout, progress: Progress, *, development:
     Raises:
         SetupError: pip failed.
     """
-    names = [REQUIREMENTS, DEVELOPMENT] if development else [REQUIREMENTS]
-    wanted = {name: _sha256(checkout.root / name) for name in names}
+    lock = DEVELOPMENT_LOCK if development else LOCK
+    wanted = {name: _sha256(checkout.root / name) for name in (lock, REQUIREMENTS)}
     wanted["python"] = str(venv_version(checkout))
-    installed = read_stamp(checkout)
-    if wanted.items() <= installed.items():
+    if wanted.items() <= read_stamp(checkout).items():
         return ALREADY_THERE
-    arguments = [argument for name in names for argument in ("-r", str(checkout.root / name))]
-    command = [str(checkout.venv_python), "-m", "pip", "install", "--disable-pip-version-check", *arguments]
-    outcome = progress.run(command, timeout_seconds=PIP_TIMEOUT_SECONDS, environment={"PYTHONUNBUFFERED": "1"})
-    if not outcome.ok:
-        raise SetupError(
-            f"pip could not install {' and '.join(names)}:\n{outcome.tail()}",
-            "check that this machine reaches a Python package index (pip config list), then run it again",
-        )
+    _install(checkout, progress, "--require-hashes", "--no-deps", "-r", lock)
+    _install(checkout, progress, "-r", REQUIREMENTS)
     stamp = json.dumps(wanted, indent=1, sort_keys=True)
     (checkout.venv / STAMP_NAME).write_text(stamp + "\n", encoding="utf-8")
-    return f"installed {' and '.join(names)}"
+    return f"installed {lock} and {REQUIREMENTS}"
+
+
+def _install(checkout: Checkout, progress: Progress, *arguments: str) -> None:
+    """Have pip install a file of the checkout, the last of its arguments."""
+    *options, name = arguments
+    command = [str(checkout.venv_python), "-m", "pip", "install", "--disable-pip-version-check", *options]
+    outcome = progress.run(
+        [*command, str(checkout.root / name)],
+        timeout_seconds=PIP_TIMEOUT_SECONDS,
+        environment={"PYTHONUNBUFFERED": "1"},
+    )
+    if not outcome.ok:
+        raise SetupError(
+            f"pip could not install {name}:\n{outcome.tail()}",
+            "check that this machine reaches a Python package index (pip config list), then run it again",
+        )
 
 
 def venv_version(checkout: Checkout) -> str | None:
