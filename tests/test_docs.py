@@ -57,6 +57,22 @@ def test_every_relative_link_leads_somewhere(path: Path) -> None:
     assert broken == []
 
 
+def test_every_warning_that_a_daemon_logs_has_a_row() -> None:
+    logged = {text for name in PACKAGES for path in (ROOT / name).rglob("*.py") for text in _warnings_of(path)}
+    page = (ROOT / "docs" / "warnings.md").read_text(encoding="utf-8")
+    explained = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
+    assert sorted(logged) == sorted(explained)
+
+
+def test_every_test_that_a_document_names_exists() -> None:
+    named = {
+        (path.name, found)
+        for path in COMMAND_PAGES
+        for found in re.findall(r"`(tests/[A-Za-z0-9_/.]+)`", path.read_text(encoding="utf-8"))
+    }
+    assert [name for name in sorted(named) if not (ROOT / name[1]).exists()] == []
+
+
 @pytest.mark.parametrize("path", COMMAND_PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_named_command_exists(path: Path) -> None:
     """`python main.py a b --flag` is a command of the parser that has this flag."""
@@ -143,3 +159,16 @@ def _lacks_command(parser: argparse.ArgumentParser, rest: list[str]) -> bool:
         return False
     is_word = bool(rest) and not rest[0].startswith(("-", "#"))
     return is_word or any(action.required for action in actions)
+
+
+def _warnings_of(path: Path) -> list[str]:
+    """Return the constant messages that a file logs above INFO."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    return [
+        str(ast.literal_eval(call.args[0]))
+        for call in calls
+        if isinstance(call.func, ast.Attribute)
+        and call.func.attr in {"warning", "error", "exception", "critical"}
+        and isinstance(call.func.value, ast.Name)
+        and call.func.value.id == "logger"
+    ]
