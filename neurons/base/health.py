@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from flask import Response, jsonify
 
 from polarise.errors import SubnetError
+from polarise.node_messages import HealthAnswer, ReadyAnswer
 
 
 class Health:
@@ -21,12 +22,12 @@ class Health:
 
     def healthz(self) -> Response:
         """Answer 200: the process serves requests."""
-        return jsonify({"status": "success"})
+        return jsonify(HealthAnswer().to_wire())
 
     def readyz(self) -> Response:
         """Answer 200 when every check passes, else 503 with the cause of each that does not."""
         causes = {name: cause for name, check in self._checks.items() if (cause := _cause(check))}
-        response = jsonify({"status": "failure" if causes else "success", "causes": causes})
+        response = jsonify(ReadyAnswer(status="failure" if causes else "success", causes=causes).to_wire())
         if causes:
             response.status_code = 503
             response.headers["Retry-After"] = "5"

@@ -27,6 +27,7 @@ from neurons.base.tokens import TokenIssuer
 from polarise.decode import WireModel, decode_model
 from polarise.errors import ErrorCode, RequestRejected, Unavailable
 from polarise.http_signatures import verify_request
+from polarise.node_messages import Refusal
 from utils.clock import Clock, utc_now
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,11 @@ class Gatekeeper:
         self._nonces = nonces
         self._tokens = tokens
         self._clock = clock
+
+    def check_listed(self, method: str, rule: str) -> None:
+        """Raise `RuntimeError` for a route that the table does not name: our own bug, said before the port opens."""
+        if (method, rule) not in self._table:
+            raise RuntimeError(f"{method} {rule} has no row in the access table")
 
     def admit(self, method: str, rule: str, body: bytes) -> Caller | None:
         """Return the caller of the current request, None on a public route.
@@ -127,7 +133,12 @@ class HttpApp:
         self.flask.register_error_handler(Exception, _answer_error)
 
     def route(self, method: str, rule: str, view: Callable[..., WireModel | Response]) -> None:
-        """Register one route; ``view(caller, body, **path_variables)`` returns a model or a response."""
+        """Register one route; ``view(caller, body, **path_variables)`` returns a model or a response.
+
+        Raises:
+            RuntimeError: It has no row in the access table.
+        """
+        self._gatekeeper.check_listed(method, rule)
 
         def handle(**path_variables: str) -> Response:
             body = request.get_data(cache=False)
@@ -245,16 +256,18 @@ def _answer_error(error: Exception) -> Response:
 def _answer_http_exception(error: HTTPException) -> Response:
     status = error.code or 500
     if status == 405:
-        return _failure(ErrorCode.METHOD_NOT_ALLOWED, f"{request.method} is not served here", "see docs/api.md", 405)
+        response = _failure(
+            ErrorCode.METHOD_NOT_ALLOWED, f"{request.method} is not served here", "see GET /openapi", 405
+        )
+        response.headers["Allow"] = ", ".join(sorted(getattr(error, "valid_methods", None) or ()))
+        return response
     if status == 404:
-        return _failure(ErrorCode.NOT_FOUND, f"there is no {request.path[:100]}", "see docs/api.md", 404)
+        return _failure(ErrorCode.NOT_FOUND, f"there is no {request.path[:100]}", "see GET /openapi", 404)
     return _failure(ErrorCode.BAD_JSON, error.description or error.name, "see docs/api.md", status)
 
 
 def _failure(code: ErrorCode, message: str, hint: str, status: int, *, field: str | None = None) -> Response:
-    body = {"status": "failure", "code": str(code), "message": message, "hint": hint}
-    if field is not None:
-        body["field"] = field
-    response = jsonify(body)
+    refusal = Refusal(code=code, message=message, hint=hint, field=field).to_wire()
+    response = jsonify({name: value for name, value in refusal.items() if value is not None})
     response.status_code = status
     return response

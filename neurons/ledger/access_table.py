@@ -6,6 +6,7 @@ Only the counters are for the owner; what they count says who runs how much.
 from __future__ import annotations
 
 from neurons.base.access import Role, RouteAccess, Scope
+from neurons.base.operation import COMMON_ACCESS
 
 _PUBLIC = (
     ("POST", "/submit"),
@@ -24,11 +25,10 @@ _PUBLIC = (
     ("GET", "/tile/<path:tile>"),
     ("GET", "/genesis"),
     ("GET", "/status"),
-    ("GET", "/healthz"),
-    ("GET", "/readyz"),
 )
 
 LEDGER_ACCESS: dict[tuple[str, str], RouteAccess] = {
+    **COMMON_ACCESS,
     **{route: RouteAccess(is_public=True) for route in _PUBLIC},
     ("GET", "/metrics"): RouteAccess({Role.OWNER: Scope.ANY}),
 }

@@ -14,11 +14,13 @@ from neurons.base.http_server import HttpService
 from neurons.base.metrics import MetricsTracker
 from neurons.base.node import BaseNode
 from neurons.base.nonces import NonceStore
+from neurons.base.openapi_routes import OpenApiRoutes
 from neurons.base.service import Service
 from neurons.base.tokens import TokenIssuer, load_token_secrets
 from neurons.ledger.access_table import LEDGER_ACCESS
 from neurons.ledger.block_maker import BlockMaker
 from neurons.ledger.http_server import LedgerRoutes
+from neurons.ledger.operations import ledger_document
 from neurons.ledger.state_routes import StateRoutes
 from polarise.genesis import Genesis, read_genesis
 from polarise.signing import Identity, Purpose
@@ -78,6 +80,7 @@ class LedgerNode(BaseNode):
         metrics.gauge("polarise_ledger_height", lambda: float(self.ledger.last_block.block.height))
         LedgerRoutes(self.identity.public_key, self.ledger, Health({"blocks": blocks.check}), metrics).register(app)
         StateRoutes(self.ledger).register(app)
+        OpenApiRoutes(ledger_document).register(app)
         self.http = HttpService(
             app.flask,
             config.network.host,

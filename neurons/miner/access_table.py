@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from neurons.base.access import Role, RouteAccess, Scope
+from neurons.base.operation import COMMON_ACCESS
 from neurons.miner.telemetry_routes import TELEMETRY_ACCESS
 
 _RENTERS = {Role.OWNER: Scope.ANY, Role.RENTER: Scope.OWN, Role.VALIDATOR: Scope.OWN}
 _EVERY_ROLE = {**_RENTERS, Role.AUDITOR: Scope.OWN}
 
 MINER_ACCESS: dict[tuple[str, str], RouteAccess] = {
+    **COMMON_ACCESS,
     **TELEMETRY_ACCESS,
     ("POST", "/token"): RouteAccess(_EVERY_ROLE, needs_signature=True),
     ("POST", "/allocate"): RouteAccess({Role.RENTER: Scope.OWN, Role.VALIDATOR: Scope.OWN, Role.OWNER: Scope.OWN}),
@@ -34,7 +36,5 @@ MINER_ACCESS: dict[tuple[str, str], RouteAccess] = {
     ("POST", "/challenge/open"): RouteAccess({Role.VALIDATOR: Scope.OWN}, needs_signature=True),
     ("POST", "/challenge/verdict"): RouteAccess({Role.VALIDATOR: Scope.OWN}, needs_signature=True),
     ("GET", "/status"): RouteAccess(is_public=True),
-    ("GET", "/healthz"): RouteAccess(is_public=True),
-    ("GET", "/readyz"): RouteAccess(is_public=True),
     ("GET", "/metrics"): RouteAccess({Role.OWNER: Scope.ANY, Role.VALIDATOR: Scope.ANY}),
 }

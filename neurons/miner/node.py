@@ -15,6 +15,7 @@ from neurons.base.ledger_access import ledger_client
 from neurons.base.metrics import MetricsTracker
 from neurons.base.node import BaseNode
 from neurons.base.nonces import NonceStore
+from neurons.base.openapi_routes import OpenApiRoutes
 from neurons.base.outbox import Outbox
 from neurons.base.service import Service
 from neurons.base.tokens import TokenIssuer, load_token_secrets
@@ -40,6 +41,7 @@ from neurons.miner.lease_events import LeaseEvents
 from neurons.miner.metering import Metering
 from neurons.miner.monitor import ResourceMonitor
 from neurons.miner.network import NodeNetwork
+from neurons.miner.operations import miner_document
 from neurons.miner.orders import OrderBook
 from neurons.miner.pow import ChallengeHandler
 from neurons.miner.pow_library import solver_command
@@ -204,6 +206,7 @@ class MinerNode(BaseNode):
             drain,
         ).register(app)
         TelemetryRoutes(agent).register(app)
+        OpenApiRoutes(miner_document).register(app)
         self.http = HttpService(
             app.flask,
             config.network.host,

@@ -6,6 +6,7 @@ The counters are the owner's. A test walks every cell.
 from __future__ import annotations
 
 from neurons.base.access import Role, RouteAccess, Scope
+from neurons.base.operation import COMMON_ACCESS
 
 _PUBLIC = (
     ("GET", "/"),
@@ -17,11 +18,10 @@ _PUBLIC = (
     ("GET", "/witness"),
     ("GET", "/witness/<name>"),
     ("GET", "/status"),
-    ("GET", "/healthz"),
-    ("GET", "/readyz"),
 )
 
 VALIDATOR_ACCESS: dict[tuple[str, str], RouteAccess] = {
+    **COMMON_ACCESS,
     **{route: RouteAccess(is_public=True) for route in _PUBLIC},
     ("GET", "/metrics"): RouteAccess({Role.OWNER: Scope.ANY}),
 }

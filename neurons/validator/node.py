@@ -17,6 +17,7 @@ from neurons.base.ledger_access import ledger_client
 from neurons.base.metrics import MetricsTracker
 from neurons.base.node import BaseNode
 from neurons.base.nonces import NonceStore
+from neurons.base.openapi_routes import OpenApiRoutes
 from neurons.base.outbox import Outbox
 from neurons.base.service import Service
 from neurons.base.tokens import TokenIssuer, load_token_secrets
@@ -31,6 +32,7 @@ from neurons.validator.http_server import ValidatorRoutes
 from neurons.validator.inspection import Inspector
 from neurons.validator.metrics import FILE_NAME, MetricsHandler
 from neurons.validator.opening_files import OpeningFolder
+from neurons.validator.operations import validator_document
 from neurons.validator.readiness import Readiness
 from neurons.validator.records import EpochRecorder, RecordFacts
 from neurons.validator.retention import Retention
@@ -207,6 +209,7 @@ class ValidatorNode(BaseNode):
         ).register(app)
         certificate = self.identity.subkey(Purpose.WITNESS).certificate
         WitnessRoutes(witness, certificate, counters, clock).register(app)
+        OpenApiRoutes(validator_document).register(app)
         return HttpService(
             app.flask,
             config.network.host,

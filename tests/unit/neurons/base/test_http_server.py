@@ -430,6 +430,17 @@ def test_no_http_behind_a_request_at_work_ends_the_connection(site: Site, caplog
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
+def test_method_that_is_not_served_is_told_which_are(site: Site) -> None:
+    answer = send(site.url, "PATCH", "/public")
+    answer.assert_refused(405, "METHOD_NOT_ALLOWED")
+    assert answer.headers["allow"] == "GET, HEAD"
+
+
+def test_route_without_a_row_in_the_table_is_not_registered(site: Site) -> None:
+    with pytest.raises(RuntimeError, match="PATCH /public has no row"):
+        site.app.route("PATCH", "/public", lambda _caller, _body: SuccessAnswer())
+
+
 def test_one_caller_takes_no_more_streams_than_its_own(site: Site) -> None:
     one, other = identity("one"), identity("other")
     headers = sign_request(one, "GET", f"{site.url}/own-stream", b"", audience=NODE_KEY)
