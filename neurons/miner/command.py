@@ -23,11 +23,18 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     add_daemon_options(parser)
     parser.set_defaults(handler=run_miner)
-    verbs = parser.add_subparsers(dest="verb", metavar="[status|drain|self-test]")
+    verbs = parser.add_subparsers(dest="verb", metavar="[status|usage|drain|self-test]")
     status = verbs.add_parser("status", help="leases, newest challenges and verdicts, how far the log is cosigned")
     add_config_options(status)
     status.add_argument("-o", "--output", choices=("table", "json"), default="table", help="how to print")
     status.set_defaults(handler=run_status)
+    usage = verbs.add_parser("usage", help="what leases have used, summed per renter")
+    add_config_options(usage)
+    usage.add_argument(
+        "--days", type=int, choices=range(1, 91), default=90, metavar="N", help="leases that ended since, 1 to 90 (90)"
+    )
+    usage.add_argument("-o", "--output", choices=("table", "json"), default="table", help="how to print")
+    usage.set_defaults(handler=run_usage)
     drain = verbs.add_parser("drain", help="grant no new leases; those that run go on")
     add_config_options(drain)
     drain.add_argument("--off", action="store_true", help="grant leases again")
@@ -68,6 +75,22 @@ def run_status(args: argparse.Namespace) -> int:
 
     status = read_status(data_dir_of(args, RoleName.MINER))
     print(json.dumps(status, indent=2) if args.output == "json" else render(status))
+    return 0
+
+
+def run_usage(args: argparse.Namespace) -> int:
+    """Print what leases have used; works beside a running daemon and without one."""
+    from dataclasses import asdict
+
+    from config.schema import RoleName
+    from neurons.base.startup import data_dir_of
+    from neurons.miner.usage_report import read_usage, render, total
+    from utils.clock import SystemClock
+
+    since_unix_ms = SystemClock().wall_unix_ms() - args.days * 86_400_000
+    usages = read_usage(data_dir_of(args, RoleName.MINER), since_unix_ms=since_unix_ms)
+    wire = {"renters": [asdict(usage) for usage in usages], "total": asdict(total(usages))}
+    print(json.dumps(wire, indent=2) if args.output == "json" else render(usages))
     return 0
 
 
