@@ -1,7 +1,7 @@
 """What every test may ask for: ``--require``, ``--part``, the people of a test, a running miner.
 
 Rules:
-- A test marked ``docker``, ``disk``, ``lab``, ``gpu``, ``kernels`` or ``compiler`` is skipped, with the reason, where the thing is missing;
+- A test marked ``docker``, ``disk``, ``lab``, ``gpu``, ``kernels``, ``compiler`` or ``installing`` is skipped, with the reason, where the thing is missing;
   ``--require docker`` turns that into a failure of the whole run, so that a green run says what it looked at.
 - ``--part`` takes one half of the tests: those that bear others beside them, or those marked ``alone``. tests/run needs it.
 - Nothing here needs more than requirements.txt installs.
@@ -23,6 +23,7 @@ from tests.lab.engine import why_no_lab
 from tests.support.disks import why_no_disks
 from tests.support.engine import remove_everything_of, why_no_engine
 from tests.support.identities import People, fresh_node_identity
+from tests.support.installed import why_no_installing
 from tests.support.miners import RunningMiner, engineless, miner_config, running
 from utils.gpu import list_gpus
 
@@ -48,6 +49,7 @@ REQUIREMENTS: dict[str, Callable[[], str | None]] = {
     "lab": why_no_lab,
     "gpu": why_no_gpu,
     "compiler": why_no_compiler,
+    "installing": why_no_installing,
     "kernels": why_no_triton,
 }
 

@@ -30,7 +30,8 @@ def read_passphrase(flag: Path | None, environ: Mapping[str, str], *, confirm: b
         ("systemd credential", _path(environ.get("CREDENTIALS_DIRECTORY"), CREDENTIAL_NAME)),
     ):
         if path is not None and (path.exists() or origin != "systemd credential"):
-            return read_secret_file(path)
+            # systemd may let the service's user in by an access list, which shows as a mode of 0440.
+            return read_secret_file(path, others=0o077 if origin != "systemd credential" else 0o037)
     if sys.stdin.isatty():
         return _prompt(confirm=confirm)
     raise ConfigError(
@@ -40,8 +41,12 @@ def read_passphrase(flag: Path | None, environ: Mapping[str, str], *, confirm: b
     )
 
 
-def read_secret_file(path: Path) -> bytes:
+def read_secret_file(path: Path, *, others: int = 0o077) -> bytes:
     """Read a secret without its trailing line feed.
+
+    Args:
+        path: The file.
+        others: Which bits of its mode nobody may have.
 
     Raises:
         ConfigError: Not readable, empty, or readable by others.
@@ -53,7 +58,7 @@ def read_secret_file(path: Path) -> bytes:
         raise ConfigError(
             f"cannot read the secret: {err.strerror}", origin=str(path), allowed="a readable file"
         ) from err
-    if os.name == "posix" and mode & 0o077:
+    if os.name == "posix" and mode & others:
         raise ConfigError(
             f"the secret has mode {mode & 0o777:04o}", origin=str(path), allowed=f"0600: chmod 600 {path}"
         )

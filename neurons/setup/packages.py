@@ -46,6 +46,8 @@ def packages_for(*, with_engine: bool, builds_image: bool, development: bool = F
         return packages
     if development:
         packages.append(Package("rsync", lambda: find_program("rsync") is not None))
+        # Looks at the units of deploy/; it brings no service manager to life.
+        packages.append(Package("systemd", lambda: find_program("systemd-analyze") is not None))
     if builds_image:
         packages.append(Package("mmdebstrap", lambda: bool(find_program("mmdebstrap") or find_program("debootstrap"))))
     return [
