@@ -2,7 +2,7 @@
 # shellcheck shell=sh
 
 CODE="main.py polarise neurons challenges tlog telemetry ledger config utils deploy
-      requirements.txt requirements-validator.txt LICENSE README.md CHANGELOG.md"
+      requirements.lock requirements.txt requirements-validator.txt LICENSE README.md CHANGELOG.md"
 
 say() {
     echo "$*"

@@ -53,6 +53,19 @@ def test_passphrase_is_taken_from_flag_then_variable_then_credential(tmp_path: P
     assert read_passphrase(None, environ) == b"from-credential"
 
 
+@pytest.mark.parametrize("mode", [0o404, 0o450, 0o460])
+def test_a_credential_may_show_its_access_list_and_nothing_more(tmp_path: Path, mode: int) -> None:
+    """A service manager lets a service's user in by an access list, which `stat` shows as rights of the group."""
+    environ = {"CREDENTIALS_DIRECTORY": str(tmp_path)}
+    credential = secret_file(tmp_path / "polarise-passphrase", mode=0o440)
+    assert read_passphrase(None, environ) == b"hunter2"
+    with pytest.raises(ConfigError, match="mode 0440"):
+        read_secret_file(credential)
+    credential.chmod(mode)
+    with pytest.raises(ConfigError, match=f"mode 0{mode:o}"):
+        read_passphrase(None, environ)
+
+
 def test_named_file_that_is_missing_is_not_passed_over(tmp_path: Path) -> None:
     secret_file(tmp_path / "polarise-passphrase")
     environ = {PASSPHRASE_VARIABLE: str(tmp_path / "missing"), "CREDENTIALS_DIRECTORY": str(tmp_path)}
