@@ -4,7 +4,7 @@ VENV   := .venv/bin
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-crash test-unit test-kernels test-gpu test-security test-setup fuzz lint lock audit-packages format bench bench-gpu clean
+.PHONY: help setup setup-dev demo test test-crash test-unit test-api test-kernels test-gpu test-security test-setup fuzz lint lock audit-packages format bench bench-gpu clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ test-crash: $(VENV)/ruff ## kill -9 at each named step, at random moments, and i
 test-unit: $(VENV)/ruff ## the tests that need nothing but .venv (python main.py setup --dev --no-engine)
 	@$(VENV)/python -c 'import xdist' 2>/dev/null || $(PYTHON) main.py setup --dev --no-engine
 	tests/run tests/unit -m "not docker" $(ARGS)
+
+test-api: $(VENV)/ruff ## requests of all kinds, made from the OpenAPI documents, at running daemons (Docker; API_EXAMPLES=50; minutes)
+	API_EXAMPLES=$(or $(API_EXAMPLES),50) WORKERS=1 tests/run --require docker --timeout 3600 tests/api $(ARGS)
 
 test-kernels: $(VENV)/ruff ## the GPU kernels without a GPU: interpreted, compiled, compared (fetches Triton, 200 MB)
 	@$(VENV)/python -c 'import triton' 2>/dev/null || \

@@ -273,13 +273,18 @@ def _json_schema(answer: Answer) -> dict[str, JsonValue]:
 def _media(answer: Answer) -> dict[str, JsonValue]:
     if answer.is_binary:
         return {}
-    media: dict[str, JsonValue] = {"schema": {"type": "string"}}
-    if answer.events:
-        media["x-events"] = {
-            name: {"type": "string"} if model is None else {"$ref": _MODELS + model.__name__}
-            for name, model in answer.events.items()
-        }
-    return media
+    if not answer.events:
+        return {"schema": {"type": "string"}}
+    # OpenAPI 3.1 has no word for the items of a stream; what reads them takes the schema for that of one event.
+    return {"schema": {"oneOf": [_event(name, model) for name, model in answer.events.items()]}}
+
+
+def _event(name: str, model: type[BaseModel] | None) -> dict[str, JsonValue]:
+    data: dict[str, JsonValue] = {"type": "string"}
+    if model is not None:
+        data |= {"contentMediaType": JSON, "contentSchema": {"$ref": _MODELS + model.__name__}}
+    fields: dict[str, JsonValue] = {"event": {"const": name}, "data": data, "id": {"type": "string"}}
+    return {"type": "object", "properties": fields, "required": ["event", "data"], "additionalProperties": False}
 
 
 def _refused(found: Iterable[Mapping[int, tuple[ErrorCode, ...]]]) -> dict[str, JsonValue]:

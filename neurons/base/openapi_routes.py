@@ -104,8 +104,11 @@ def _style() -> str:
 
 def _shape(schema: Mapping[str, Any]) -> str:
     """Return the name of the model that a schema points at, or what it says itself."""
-    if "anyOf" in schema:
-        return " or ".join(_shape(part) for part in schema["anyOf"])
+    for word in ("anyOf", "oneOf"):
+        if word in schema:
+            return " or ".join(_shape(part) for part in schema[word])
+    if "event" in schema.get("properties", {}):
+        return f"event {schema['properties']['event']['const']}"
     if "$ref" in schema:
         return str(schema["$ref"]).rpartition("/")[2]
     rest = [f"{name} {value}" for name, value in schema.items() if name not in {"type", "title", "description"}]

@@ -1,0 +1,124 @@
+"""The running daemons against their own documents: requests of all kinds, as everybody; `make test-api` makes many more."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+
+import pytest
+import requests
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+
+from neurons.base.access import RouteAccess
+from neurons.base.openapi import path_of
+from neurons.base.operation import Route
+from neurons.ledger.access_table import LEDGER_ACCESS
+from neurons.miner.access_table import MINER_ACCESS
+from neurons.validator.access_table import VALIDATOR_ACCESS
+from tests.api.daemons import Caller, Daemon, Daemons, running_daemons
+from tests.api.generated import AnyCase, AnyOperation, Exchange, check, is_stream, operations_of, send
+from tests.support.identities import People
+
+# Of each kind and route. Without the variable they are the same in every run.
+EXAMPLES = int(os.environ.get("API_EXAMPLES", "1"))
+STREAM_EXAMPLES_MAX = 5
+ACCESS: dict[str, Mapping[Route, RouteAccess]] = {
+    "ledger": LEDGER_ACCESS,
+    "miner": MINER_ACCESS,
+    "validator": VALIDATOR_ACCESS,
+}
+# Read as GET /witness/<name>.
+ANOTHER_ROUTE = ("GET", "/witness/add-checkpoint")
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
+
+pytestmark = [pytest.mark.docker, pytest.mark.e2e, pytest.mark.slow]
+
+
+@pytest.fixture(name="daemons", scope="module")
+def started_daemons(people: People) -> Iterator[Daemons]:
+    """Ledger, miner and validator, started as an operator does."""
+    yield from running_daemons(people)
+
+
+@pytest.mark.parametrize("role", sorted(ACCESS))
+def test_no_answer_that_the_document_does_not_announce(daemons: Daemons, role: str) -> None:
+    """Requests that follow the document and requests that break it, as every caller; nothing succeeds for nobody."""
+    daemon = daemons.all[role]
+    operations = operations_of(requests.get(f"{daemon.url}/openapi", timeout=30).json())
+    wrong: list[str] = []
+    for (method, rule), access in ACCESS[role].items():
+        operation = operations[method, path_of(rule)]
+        for given_path in _paths(daemons, rule):
+            for mode in GenerationMode:
+                wrong += _answers_of(daemons, daemon, operation, access, mode, given_path)
+    assert wrong == []
+    daemons.clear()
+    assert daemons.client(daemons.market.owner).containers() == ()
+
+
+def _paths(daemons: Daemons, rule: str) -> list[dict[str, str] | None]:
+    """Return what to put into the path: what schemathesis makes up, and a container that is there."""
+    return [None, {"container_id": daemons.lease()}] if "<container_id>" in rule else [None]
+
+
+def _answers_of(
+    daemons: Daemons,
+    daemon: Daemon,
+    operation: AnyOperation,
+    access: RouteAccess,
+    mode: GenerationMode,
+    path_parameters: dict[str, str] | None,
+) -> list[str]:
+    """Send requests to one route, and return what is wrong with the answers."""
+    if mode is GenerationMode.NEGATIVE and not _can_be_broken(operation, is_path_given=path_parameters is not None):
+        return []
+    wrong: list[str] = []
+
+    @settings(
+        max_examples=min(EXAMPLES, STREAM_EXAMPLES_MAX) if is_stream(operation) else EXAMPLES,
+        deadline=None,
+        database=None,
+        derandomize="API_EXAMPLES" not in os.environ,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(
+        case=operation.as_strategy(generation_mode=mode, path_parameters=path_parameters),
+        caller=st.sampled_from(daemon.callers),
+    )
+    def ask(case: AnyCase, caller: Caller) -> None:
+        exchange = send(case, caller, daemon)
+        _take_away(daemons, exchange)
+        try:
+            check(exchange, access, is_negative=mode is GenerationMode.NEGATIVE)
+        except BaseException as err:  # noqa: BLE001  schemathesis raises groups, and all of them are shown
+            wrong.append(f"{exchange}\n{err}")
+
+    ask()
+    return wrong
+
+
+def _can_be_broken(operation: AnyOperation, *, is_path_given: bool) -> bool:
+    raw = operation.definition.raw
+    return "requestBody" in raw or any(not is_path_given or p["in"] != "path" for p in raw.get("parameters", []))
+
+
+def _take_away(daemons: Daemons, exchange: Exchange) -> None:
+    if exchange.answer.status_code == 200 and str(exchange.answer.url).endswith("/allocate"):
+        daemons.client(daemons.market.owner).terminate(exchange.answer.json()["container_id"])
+
+
+@pytest.mark.parametrize("role", sorted(ACCESS))
+def test_method_that_no_row_names_is_refused_with_those_that_are(daemons: Daemons, role: str) -> None:
+    url = daemons.all[role].url
+    for rule in {rule for _, rule in ACCESS[role]}:
+        served = {method for method, other in ACCESS[role] if other == rule}
+        target = url + path_of(rule).replace("{container_id}", "a" * 12).replace("{", "").replace("}", "")
+        for method in METHODS:
+            if method in served or (method, rule) == ANOTHER_ROUTE:
+                continue
+            answer = requests.request(method, target, timeout=30)
+            assert (answer.status_code, answer.json()["code"]) == (405, "METHOD_NOT_ALLOWED"), (method, rule)
+            assert set(answer.headers["Allow"].split(", ")) >= served
