@@ -30,7 +30,7 @@ from polarise.decode import WireModel
 from polarise.errors import AnswerInvalid, ErrorCode, RequestRejected
 from polarise.excuse import ANSWER_BYTES_MAX
 from polarise.http_client import ByteStream, HttpClient, Response
-from polarise.http_signatures import sign_request
+from polarise.http_signatures import IDEMPOTENCY_HEADER, IDEMPOTENCY_KEY, sign_request
 from polarise.http_wire import border, parse_answer
 from polarise.occupied import Step, sign_order
 from polarise.receipt import ID_PATTERN, Isolation
@@ -172,11 +172,23 @@ class MinerClient:
             timeout_seconds: Deadline of this request.
 
         Raises:
+            RequestRejected: The key is none; or what the miner says.
             AnswerInvalid: The receipt does not hold, says something else than the answer, or has another isolation.
         """
-        headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
+        if idempotency_key is not None and not IDEMPOTENCY_KEY.fullmatch(idempotency_key):
+            raise RequestRejected(
+                ErrorCode.INVALID_FIELD,
+                f"{idempotency_key[:80]!r} is not a usable key",
+                hint="1 to 64 letters, digits, _ or -",
+                field=IDEMPOTENCY_HEADER,
+            )
         answer = self._call(
-            "POST", "/allocate", messages.AllocateAnswer, request, headers=headers, timeout_seconds=timeout_seconds
+            "POST",
+            "/allocate",
+            messages.AllocateAnswer,
+            request,
+            idempotency_key=idempotency_key,
+            timeout_seconds=timeout_seconds,
         ).answer
         self._check_allocation(answer, request.isolation or "standard")
         return answer
@@ -359,7 +371,7 @@ class MinerClient:
         model: type[AnswerT],
         request: WireModel | None = None,
         *,
-        headers: dict[str, str] | None = None,
+        idempotency_key: str | None = None,
         timeout_seconds: float | None = None,
         max_bytes: int = MAX_ANSWER_BYTES,
     ) -> Timed[AnswerT]:
@@ -367,7 +379,7 @@ class MinerClient:
         response = self._http.request(
             method,
             target,
-            headers={**(headers or {}), **self._signed(method, target, body)},
+            headers=self._signed(method, target, body, idempotency_key),
             body=body,
             timeout_seconds=self._timeout_seconds if timeout_seconds is None else timeout_seconds,
             max_bytes=min(max_bytes, MAX_ANSWER_BYTES),
@@ -375,10 +387,13 @@ class MinerClient:
         answer = decoded(model, response)
         return Timed(answer, response.sent_ns, response.first_byte_ns, response.last_byte_ns)
 
-    def _signed(self, method: str, target: str, body: bytes) -> dict[str, str]:
+    def _signed(self, method: str, target: str, body: bytes, idempotency_key: str | None = None) -> dict[str, str]:
         headers = {"User-Agent": f"polarise/{__version__}", "Content-Type": "application/json"} if body else {}
         url = self._http.base_url + target
-        return {**headers, **sign_request(self._identity, method, url, body, audience=self.node_key)}
+        signed = sign_request(
+            self._identity, method, url, body, audience=self.node_key, idempotency_key=idempotency_key
+        )
+        return {**headers, **signed}
 
     def _check_allocation(self, answer: messages.AllocateAnswer, isolation: Isolation) -> None:
         receipt = open_receipt(answer.receipt, node_key=self.node_key, renter_key=self._identity.public_key)

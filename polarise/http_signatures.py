@@ -1,7 +1,8 @@
 """Signed HTTP requests (RFC 9421): who asks, for which node, with which body, and only once.
 
 Rules:
-- Covered: method, authority, path, query, content-digest, the audience and the certificate header.
+- Covered: method, authority, path, query, content-digest, the audience and the certificate header; where the request has an
+  `Idempotency-Key`, that header too: whoever could swap it would hand out the lease of another request.
 - ``created`` may be 30 s off either way; the refusal says by how much the caller's clock is off.
 - The caller signs with its request subkey and sends the node key's certificate of it along, so a node's allow-list
   holds node keys only.
@@ -11,6 +12,7 @@ Rules:
 from __future__ import annotations
 
 import base64
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -36,6 +38,8 @@ TAG = "polarise-request-1"
 WINDOW_SECONDS = 30
 AUDIENCE_HEADER = "Polarise-Audience"
 CERTIFICATE_HEADER = "Polarise-Certificate"
+IDEMPOTENCY_HEADER = "Idempotency-Key"
+IDEMPOTENCY_KEY = re.compile(r"[A-Za-z0-9_\-]{1,64}")
 MAX_HEADER_CHARS = 4096
 COVERED = (
     "@method",
@@ -73,9 +77,16 @@ class VerifiedRequest:
 
 
 def sign_request(
-    identity: Identity, method: str, url: str, body: bytes, *, audience: str, now: datetime | None = None
+    identity: Identity,
+    method: str,
+    url: str,
+    body: bytes,
+    *,
+    audience: str,
+    idempotency_key: str | None = None,
+    now: datetime | None = None,
 ) -> dict[str, str]:
-    """Return the headers that sign one request.
+    """Return the headers that sign one request, with those that it signs.
 
     Args:
         identity: Who asks.
@@ -83,11 +94,14 @@ def sign_request(
         url: Absolute URL as it will be sent.
         body: Exact bytes of the body; empty for none.
         audience: Node key of the node that is meant to answer.
+        idempotency_key: Value of the `Idempotency-Key` header; None sends none.
         now: Wall clock, for tests; defaults to now.
     """
     subkey = identity.subkey(Purpose.REQUEST)
     certificate = base64.b64encode(canonical_bytes(subkey.certificate.to_wire())).decode()
     message = HttpMessage(method, url, {AUDIENCE_HEADER: audience, CERTIFICATE_HEADER: certificate})
+    if idempotency_key is not None:
+        message.headers[IDEMPOTENCY_HEADER] = idempotency_key
     signer = HTTPMessageSigner(signature_algorithm=rfc9421_algorithms.ED25519, key_resolver=_OwnKey(subkey))
     signer.sign(
         message,
@@ -96,7 +110,7 @@ def sign_request(
         nonce=secrets.token_hex(16),
         label="polarise",
         tag=TAG,
-        covered_component_ids=COVERED,
+        covered_component_ids=_covered(message.headers),
         body=body,
     )
     return message.headers
@@ -129,10 +143,17 @@ def verify_request(
     return VerifiedRequest(caller=certificate.issuer, nonce=result.nonce, created_unix_s=created)
 
 
+def _covered(headers: Mapping[str, str]) -> tuple[str, ...]:
+    """Return what the signature of a request with these headers must cover."""
+    has_key = IDEMPOTENCY_HEADER.lower() in {name.lower() for name in headers}
+    return (*COVERED, IDEMPOTENCY_HEADER.lower()) if has_key else COVERED
+
+
 def _verify(message: HttpMessage, subject: str, body: bytes) -> VerifyResult:
     verifier = _Verifier(signature_algorithm=rfc9421_algorithms.ED25519, key_resolver=_CallersKey(subject))
     try:
-        results = verifier.verify(message, max_age=None, expect_tag=TAG, require_components=COVERED, body=body)
+        required = _covered(message.headers)
+        results = verifier.verify(message, max_age=None, expect_tag=TAG, require_components=required, body=body)
     except (InvalidSignature, HTTPMessageSignaturesException, ValueError, KeyError) as err:
         raise _bad(
             f"the signature does not hold: {err}", "sign the request exactly as it is sent", "Signature"

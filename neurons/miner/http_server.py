@@ -21,6 +21,7 @@ from neurons.miner.rented import RentedDevices
 from neurons.miner.running import not_found
 from neurons.miner.verdicts import VerdictBook
 from polarise.decode import WireModel
+from polarise.http_signatures import IDEMPOTENCY_HEADER
 from polarise.messages import (
     AllocateRequest,
     CommitAnswer,
@@ -128,7 +129,7 @@ class MinerRoutes:
         """Grant a lease."""
         wanted = decode_body(AllocateRequest, body)
         granted = self._allocator.allocate_resources(
-            wanted, caller.key, request.headers.get("Idempotency-Key"), consent=caller.consent
+            wanted, caller.key, request.headers.get(IDEMPOTENCY_HEADER), consent=caller.consent
         )
         if granted.is_new:
             self._metrics.count("polarise_leases_granted_total")

@@ -9,18 +9,14 @@ Rules:
 
 from __future__ import annotations
 
-import re
-
 from neurons.miner.admission import rejected
 from neurons.miner.journal import Journal
 from neurons.miner.lease import Lease, LeaseState
 from polarise.canonical import digest_hex
 from polarise.errors import ErrorCode, RequestRejected
+from polarise.http_signatures import IDEMPOTENCY_HEADER, IDEMPOTENCY_KEY
 from polarise.messages import AllocateRequest
 from utils.clock import Clock
-
-KEY_PATTERN = re.compile(r"[A-Za-z0-9_\-]{1,64}")
-FIELD = "Idempotency-Key"
 
 
 class Retries:
@@ -51,14 +47,19 @@ class Retries:
         """
         if key is None:
             return None
-        if not KEY_PATTERN.fullmatch(key):
-            raise rejected(ErrorCode.INVALID_FIELD, FIELD, "not a usable key", "1 to 64 letters, digits, _ or -")
+        if not IDEMPOTENCY_KEY.fullmatch(key):
+            raise rejected(
+                ErrorCode.INVALID_FIELD,
+                IDEMPOTENCY_HEADER,
+                "not a usable key",
+                "1 to 64 letters, digits, _ or -",
+            )
         lease = self._journal.by_idempotency_key(renter_key, key)
         used_for = lease.request_digest if lease else self._spent(renter_key, key)
         if used_for is not None and used_for != request_digest(request):
             raise rejected(
                 ErrorCode.IDEMPOTENCY_KEY_REUSED,
-                FIELD,
+                IDEMPOTENCY_HEADER,
                 "the key was used for another request",
                 "send the first request unchanged, or a fresh key with this one",
             )
@@ -84,5 +85,10 @@ def granted_meanwhile() -> RequestRejected:
 
 def _conflict(message: str, hint: str, *, retry_after_seconds: int | None = None) -> RequestRejected:
     return RequestRejected(
-        ErrorCode.CONFLICT, message, hint=hint, field=FIELD, status=409, retry_after_seconds=retry_after_seconds
+        ErrorCode.CONFLICT,
+        message,
+        hint=hint,
+        field=IDEMPOTENCY_HEADER,
+        status=409,
+        retry_after_seconds=retry_after_seconds,
     )

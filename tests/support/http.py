@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import urlsplit
 
-from polarise.http_signatures import sign_request
+from polarise.http_signatures import IDEMPOTENCY_HEADER, sign_request
 from polarise.signing import Identity
 
 
@@ -71,7 +71,8 @@ def signed(
     now: datetime | None = None,
 ) -> Answer:
     """Send one properly signed request."""
-    signature = sign_request(who, method, url + target, body, audience=node_key, now=now)
+    key = (headers or {}).get(IDEMPOTENCY_HEADER)
+    signature = sign_request(who, method, url + target, body, audience=node_key, idempotency_key=key, now=now)
     return send(url, method, target, headers={**(headers or {}), **signature}, body=body)
 
 

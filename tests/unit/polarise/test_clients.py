@@ -30,6 +30,14 @@ def client(miner: SmallMiner, who: int = 2) -> MinerClient:
     return MinerClient(miner.endpoint, MINER.public_key, identity(who), timeout_seconds=5)
 
 
+@pytest.mark.parametrize("key", ["", "a" * 65, "a b", "a\r\nX: y", "ä"])
+def test_an_unusable_idempotency_key_is_never_sent(miner: SmallMiner, key: str) -> None:
+    with pytest.raises(RequestRejected, match="not a usable key") as caught:
+        client(miner).allocate(AllocateRequest(), idempotency_key=key)
+    assert caught.value.field == "Idempotency-Key"
+    assert miner.seen == []
+
+
 def test_a_lease_from_beginning_to_end(miner: SmallMiner) -> None:
     renter = client(miner)
     _, line = generate_key_pair()

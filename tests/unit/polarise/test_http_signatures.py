@@ -17,6 +17,7 @@ from polarise.http_signatures import (
     AUDIENCE_HEADER,
     CERTIFICATE_HEADER,
     COVERED,
+    IDEMPOTENCY_HEADER,
     TAG,
     WINDOW_SECONDS,
     HttpMessage,
@@ -102,6 +103,30 @@ def test_a_rewritten_audience_is_refused() -> None:
     """Signed for one node, relayed to another that rewrites the header."""
     headers = {**signed(), AUDIENCE_HEADER: OTHER.public_key}
     assert refusal(headers, audience=OTHER.public_key).code is ErrorCode.BAD_SIGNATURE
+
+
+def with_key(key: str | None) -> dict[str, str]:
+    return sign_request(CALLER, "POST", URL, BODY, audience=NODE.public_key, idempotency_key=key, now=NOW)
+
+
+def test_an_idempotency_key_is_signed_with_the_request() -> None:
+    assert check(with_key("once")).caller == CALLER.public_key
+    assert check({name.lower(): value for name, value in with_key("once").items()}).caller == CALLER.public_key
+
+
+@pytest.mark.parametrize("value", ["twice", "Once", "once0", "once, once", ""])
+def test_a_swapped_idempotency_key_is_refused(value: str) -> None:
+    """Who swaps it between caller and node would let another request's lease be the answer."""
+    assert refusal({**with_key("once"), IDEMPOTENCY_HEADER: value}).code is ErrorCode.BAD_SIGNATURE
+
+
+@pytest.mark.parametrize("name", [IDEMPOTENCY_HEADER, IDEMPOTENCY_HEADER.lower(), IDEMPOTENCY_HEADER.upper()])
+def test_an_idempotency_key_that_is_added_or_taken_away_is_refused(name: str) -> None:
+    added = refusal({**with_key(None), name: "once"})
+    assert added.code is ErrorCode.BAD_SIGNATURE
+    assert "idempotency-key" in added.message
+    taken = {header: value for header, value in with_key("once").items() if header != IDEMPOTENCY_HEADER}
+    assert refusal(taken).code is ErrorCode.BAD_SIGNATURE
 
 
 @pytest.mark.parametrize("part", ["created=1767268800", 'nonce="', f'tag="{TAG}"', 'keyid="'])

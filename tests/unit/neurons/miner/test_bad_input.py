@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from neurons.miner.lease import LeaseState
+from polarise.http_signatures import sign_request
 from polarise.ssh_keys import generate_key_pair
 from tests.support.http import Answer, raw_exchange, send, signed
 from tests.support.identities import People
@@ -180,11 +181,17 @@ def test_id_with_a_path_in_it_leads_nowhere(
     answer.assert_refused(404, "NOT_FOUND")
 
 
-@pytest.mark.parametrize("key", ["", " ", "a" * 65, "a b", "a;b", "ä"])
+@pytest.mark.parametrize("key", ["", " ", "a" * 65, "a b", "a;b"])
 def test_unusable_idempotency_key_is_refused(miner: RunningMiner, people: People, key: str) -> None:
-    headers = {"Idempotency-Key": key.encode().decode("latin-1")}
-    answer = signed(miner.url, miner.key, people.renter, "POST", "/allocate", headers=headers)
+    answer = signed(miner.url, miner.key, people.renter, "POST", "/allocate", headers={"Idempotency-Key": key})
     answer.assert_refused(422, "INVALID_FIELD", "Idempotency-Key")
+
+
+@pytest.mark.parametrize("key", ["once", "ä"])
+def test_idempotency_key_that_nobody_signed_is_refused(miner: RunningMiner, people: People, key: str) -> None:
+    headers = sign_request(people.renter, "POST", f"{miner.url}/allocate", b"", audience=miner.key)
+    headers["Idempotency-Key"] = key.encode().decode("latin-1")
+    send(miner.url, "POST", "/allocate", headers=headers).assert_refused(401, "BAD_SIGNATURE", "Signature")
 
 
 @pytest.mark.parametrize(
