@@ -142,16 +142,22 @@ class Inventory:
         return named
 
     def pick_port(self, leases: Sequence[Lease], excluded: Collection[int]) -> int:
-        """Return the first port no lease has.
+        """Return the first port no lease has; after refusals one further and further on.
+
+        Whoever holds a refused port, another node of the same block for one, mostly holds those beside it too.
+
+        Args:
+            leases: All rows.
+            excluded: Ports that were tried for this lease and are taken by somebody else.
 
         Raises:
             RequestRejected: NO_CAPACITY (409).
         """
         taken = {lease.ssh_port for lease in leases} | set(excluded)
-        for port in self.ssh_ports:
-            if port not in taken:
-                return port
-        raise _no_capacity(None, f"no ssh port between {self.ssh_ports[0]} and {self.ssh_ports[-1]} is free")
+        free = [port for port in self.ssh_ports if port not in taken]
+        if not free:
+            raise _no_capacity(None, f"no ssh port between {self.ssh_ports[0]} and {self.ssh_ports[-1]} is free")
+        return free[min((1 << len(excluded)) - 1, len(free) - 1)]
 
     def _select(self, selector: DeviceSelector, free: tuple[str, ...], proving: Collection[str]) -> tuple[str, ...]:
         fitting = [gpu for gpu in self.gpus if selector.model is None or selector.model.lower() in gpu.name.lower()]

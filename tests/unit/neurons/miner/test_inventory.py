@@ -2,6 +2,7 @@
 
 import pytest
 
+from neurons.miner.allocate import PORT_ATTEMPTS
 from neurons.miner.inventory import Inventory
 from polarise.errors import ErrorCode, RequestRejected
 from polarise.messages import DeviceSelector
@@ -136,6 +137,16 @@ def test_port_is_the_first_that_nobody_has() -> None:
     with pytest.raises(RequestRejected) as caught:
         stock().pick_port(leases, {20_001, 20_002})
     assert refused(caught) == (ErrorCode.NO_CAPACITY, 409, None)
+
+
+def test_refused_ports_are_left_behind_further_and_further() -> None:
+    """Another node with the same block holds its first 90 ports: the one of us that comes second still finds one."""
+    held = range(20_000, 20_090)
+    block = stock(ssh_ports=range(20_000, 20_100))
+    refused_ports: set[int] = set()
+    while (port := block.pick_port([], refused_ports)) in held:
+        refused_ports.add(port)
+    assert len(refused_ports) < PORT_ATTEMPTS
 
 
 def test_free_is_what_is_left() -> None:
