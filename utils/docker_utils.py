@@ -84,14 +84,16 @@ def find_container(client: docker.DockerClient, container_id: str) -> Container 
             return None
 
 
-def labelled_containers(client: docker.DockerClient, label: str) -> list[Container]:
-    """Return all containers, running or not, that carry ``label`` (``name=value``).
+def labelled_containers(client: docker.DockerClient, *labels: str) -> list[Container]:
+    """Return all containers, running or not, that carry each of ``labels`` (``name=value``).
+
+    The engine is asked once for the list, and once more for each container on it: name as many labels as are known.
 
     Raises:
         Unavailable: The engine cannot be asked, or failed at it.
     """
     with engine_errors(), _refusals_are_outages():
-        return list(client.containers.list(all=True, filters={"label": label}, ignore_removed=True))
+        return list(client.containers.list(all=True, filters={"label": list(labels)}, ignore_removed=True))
 
 
 def remove_container(client: docker.DockerClient, container_id: str) -> None:

@@ -236,8 +236,7 @@ class ContainerManager:
 
     def containers_of(self, lease_id: LeaseId) -> list[Container]:
         """Return whatever the engine holds for a lease, running or not."""
-        mine = labelled_containers(self.client, self.settings.label)
-        return [container for container in mine if container.labels.get(LEASE_LABEL) == lease_id]
+        return labelled_containers(self.client, self.settings.label, f"{LEASE_LABEL}={lease_id}")
 
     def containers(self) -> list[Container]:
         """Return every container of this node."""
