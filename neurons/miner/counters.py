@@ -73,6 +73,11 @@ class CounterReader:
         # The figures are of that process only if it still lived behind them.
         return reading if self.source(pid) == source else None
 
+    def is_gone(self, source: str) -> bool:
+        """Whether a source's process has come to its end; False for what names none."""
+        pid = pid_of(source)
+        return pid is not None and self.source(pid) != source
+
     def kill(self, source: str) -> bool:
         """Kill a source's process, and with it everything in its container.
 

@@ -41,6 +41,10 @@ class Expiry:
         """Return the expiry ``seconds`` from now."""
         return Expiry(clock.wall_unix_ms() + seconds * 1000, clock.boot_ms() + seconds * 1000, clock.boot_id())
 
+    def now_at_latest(self, clock: Clock) -> Expiry:
+        """Return this expiry where it has come already, else one of this moment."""
+        return self if self.remaining_ms(clock) <= 0 else Expiry.after(clock, 0)
+
     def remaining_ms(self, clock: Clock) -> int:
         """Return the milliseconds left; zero or less means expired."""
         by_wall = self.wall_unix_ms - clock.wall_unix_ms()

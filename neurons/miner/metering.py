@@ -64,6 +64,11 @@ class Metering:
         active = [lease for lease in self._journal.all() if lease.state is LeaseState.ACTIVE]
         self._record([(lease, reading) for lease in active if (reading := self._read(lease)) is not None])
 
+    def read(self, lease: Lease) -> None:
+        """Add one reading of a lease whose container runs."""
+        if (reading := self._read(lease)) is not None:
+            self._record([(lease, reading)])
+
     def begun(self, pid: int) -> Also:
         """Return what begins to count a lease whose container has this first process, when it is handed out."""
         source = self._reader.source(pid) or ""
@@ -81,10 +86,14 @@ class Metering:
         source = self._known_source(lease)
         return source is not None and self._reader.kill(source)
 
+    def is_gone(self, lease: Lease) -> bool:
+        """Whether the first process of a lease's container is known and runs no more."""
+        source = self._known_source(lease)
+        return source is not None and self._reader.is_gone(source)
+
     def now(self, lease: Lease) -> SignedStatement | None:
         """Return a signed interim statement that reaches to this moment; None when nothing was counted yet."""
-        if (reading := self._read(lease)) is not None:
-            self._record([(lease, reading)])
+        self.read(lease)
         return self.book.interim(lease)
 
     def ended(self, now_unix_ms: int) -> Also:

@@ -138,6 +138,8 @@ class Reconciler:
         try:
             manager.wait_for_banner(container, lease, GREETING_SECONDS)
             manager.check_limits(container, lease)
+            # From now on its first process is known, also to whoever has to end it without the engine.
+            self._leases.metering.read(lease)
         except (NotGreeted, LimitNotApplied) as err:
             return str(err)
         return None

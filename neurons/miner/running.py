@@ -3,7 +3,9 @@
 Rules:
 - A key or an id of somebody else's is answered as if it did not exist.
 - Who ends a lease first writes DELETING, in one transaction with the look at what it is; from then on nothing renews it.
-- Its container is stopped whoever holds the lease: what the tenant's programs do inside cannot put off the end.
+- With it the lease's time ends: nothing that is counted later is allocated to its renter.
+- Its container is stopped whoever holds the lease: what the tenant's programs do inside cannot put off the end. Nor does an
+  engine that hangs: the first process is killed without it.
 - "The engine cannot be asked" frees nothing: a row leaves only when the container is known to be gone.
 """
 
@@ -177,21 +179,48 @@ class RunningLeases:
     def terminate(self, lease: Lease) -> None:
         """End a lease: the container is killed, which cuts open connections, and all traces are removed.
 
-        Raises:
-            Unavailable: The engine cannot be asked; the lease stays DELETING and is finished later.
-        """
-        self.end(lease, wait_seconds=WAIT_SECONDS)
+        What the engine keeps from being removed now, `reconcile` removes when it answers.
 
-    def end(self, lease: Lease, *, wait_seconds: float = 0.0) -> None:
+        Raises:
+            Unavailable: The end cannot be written down; or it is, and the container may run until the engine answers.
+        """
+        ending = self._begin_end(lease)
+        if ending is None:
+            return
+        self.metering.read_last(ending)
+        is_killed = self.metering.kill(ending)
+        try:
+            self._finish_end(ending, wait_seconds=WAIT_SECONDS)
+        except Unavailable as err:
+            if not is_killed and not self.metering.is_gone(ending):
+                raise Unavailable(
+                    f"the lease is over and counts no more; its container goes when it can: {err.message}",
+                    retry_after_seconds=err.retry_after_seconds,
+                ) from err
+            logger.warning("lease ended, its removal waits", extra={"lease_id": lease.lease_id, "cause": err.message})
+
+    def end(self, lease: Lease) -> None:
         """End a lease now, whoever holds it; what its holder keeps from being removed, `reconcile` removes later.
 
         Raises:
-            Unavailable: As `terminate`.
+            Unavailable: The engine cannot be asked; the lease stays DELETING and is finished later.
         """
-        ending = self.journal.change(lease.lease_id, lambda found: replace(found, state=LeaseState.DELETING))
-        if ending is None:
-            return
-        self._reach("terminate.journaled")
+        ending = self._begin_end(lease)
+        if ending is not None:
+            self._finish_end(ending, wait_seconds=0.0)
+
+    def _begin_end(self, lease: Lease) -> Lease | None:
+        """Write DELETING and the end of the lease's time; None when the lease is gone."""
+
+        def decide(found: Lease) -> Lease:
+            return replace(found, state=LeaseState.DELETING, expiry=found.expiry.now_at_latest(self._clock))
+
+        ending = self.journal.change(lease.lease_id, decide)
+        if ending is not None:
+            self._reach("terminate.journaled")
+        return ending
+
+    def _finish_end(self, ending: Lease, *, wait_seconds: float) -> None:
         try:
             self.clean_up(ending)
         except LeaseBusy:
@@ -200,7 +229,7 @@ class RunningLeases:
             try:
                 self.clean_up(ending, wait_seconds=wait_seconds)
             except LeaseBusy:
-                logger.info("lease ended, its holder delays the removal", extra={"lease_id": lease.lease_id})
+                logger.info("lease ended, its holder delays the removal", extra={"lease_id": ending.lease_id})
 
     def kill(self, lease: Lease) -> None:
         """Count for the last time and kill whatever runs for the lease, which cuts open connections.

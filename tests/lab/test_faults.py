@@ -114,6 +114,35 @@ def test_hung_engine_is_said_at_once_keeps_sessions_and_keeps_nobody_beyond_the_
         assert place.final(miner, answer.container_id).allocated_ms <= 6_000
 
 
+def test_release_on_a_hung_engine_cuts_and_counts_no_more_at_once(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker_utils, "PING_SECONDS", 1)
+    private, public = generate_key_pair()
+    with running(place.node()) as miner:
+        client = miner.client(place.people.renter)
+        answer = client.allocate(AllocateRequest(ssh_public_key=public))
+        granted = time.monotonic()
+        with Login.to(answer, tmp_path, private_key=private).session() as session:
+            place.lab.engine.send(signal.SIGSTOP)
+            try:
+                asked = time.monotonic()
+                ended = client.terminate(answer.container_id)
+                session.wait_cut(5)
+                assert (ended.data, ended.usage) == ("deleting", None)
+                assert client.containers() == ()
+                # Nothing is free before it is gone.
+                assert [row.state for row in miner.allocator.journal.all()] == [LeaseState.DELETING]
+                assert client.status().leases_count == 1
+            finally:
+                place.lab.engine.send(signal.SIGCONT)
+        wait_until(place.lab.client.api.ping, 10, "the engine never woke")
+        miner.reconcile()
+        place.assert_nothing_is_left(miner)
+        # One second for what lies between the answer of the allocation and its clock here.
+        assert place.final(miner, answer.container_id).allocated_ms <= (asked - granted + 1) * 1000
+
+
 def test_engine_that_hangs_amid_an_allocation_leaves_one_lease_to_a_retry(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,8 +184,7 @@ def test_engine_that_was_away_gets_back_what_it_held_and_ends_what_was_to_end(pl
         try:
             with pytest.raises(Unavailable, match="the Docker engine does not answer"):
                 client.allocate(AllocateRequest())
-            with pytest.raises(Unavailable):
-                client.terminate(other.container_id)
+            assert client.terminate(other.container_id).data == "deleting"
             with pytest.raises(Unavailable):
                 miner.reconcile()
             assert len(miner.allocator.journal.all()) == 2

@@ -66,6 +66,14 @@ def test_other_process_of_the_same_id_counts_nothing(host: Path, source: str) ->
     assert reader(host).read(source) is None
 
 
+@pytest.mark.parametrize(
+    ("source", "is_gone"),
+    [("boot-1 7 4242", False), ("boot-1 7 4243", True), ("boot-2 7 4242", True), ("boot-1 8 4242", True), ("", False)],
+)
+def test_source_is_gone_when_its_process_is_another_or_none(host: Path, source: str, *, is_gone: bool) -> None:
+    assert reader(host).is_gone(source) is is_gone
+
+
 def test_process_in_the_host_s_own_cgroup_counts_nothing(host: Path) -> None:
     (host / "proc" / "7" / "cgroup").write_text("0::/\n")
     assert reader(host).read("boot-1 7 4242") is None

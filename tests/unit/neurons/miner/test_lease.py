@@ -34,3 +34,14 @@ def test_after_a_reboot_the_wall_clock_alone_counts() -> None:
     assert expiry.remaining_ms(clock) == 6000
     clock.step_wall(6)
     assert expiry.remaining_ms(clock) == 0
+
+
+def test_end_that_comes_early_moves_the_expiry_to_now_and_never_further_away() -> None:
+    clock = ManualClock()
+    expiry = Expiry.after(clock, 10)
+    clock.advance(9.999)
+    assert expiry.now_at_latest(clock) == Expiry.after(clock, 0)
+    clock.advance(0.001)
+    assert expiry.now_at_latest(clock) is expiry
+    clock.advance(5)
+    assert expiry.now_at_latest(clock) is expiry

@@ -1,5 +1,7 @@
 """Granted leases without an engine: renewal, expiry, and an end that is put off until the engine answers."""
 
+import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ from neurons.base.agent_client import AgentClient
 from neurons.base.threads import DaemonThreads
 from neurons.miner.admission import Admission, AllocationDefaults
 from neurons.miner.container import ContainerManager, ContainerSettings
+from neurons.miner.counters import CounterReader
 from neurons.miner.journal import Journal
 from neurons.miner.keeper import LeaseKeeper
 from neurons.miner.lease import Expiry, Lease, LeaseState
@@ -113,12 +116,61 @@ def test_expired_lease_is_claimed_once_and_then_nothing_renews_it(leases: Runnin
 
 
 def test_lease_whose_engine_is_away_stays_deleting(leases: RunningLeases, clock: ManualClock) -> None:
+    """Nobody knows whether its container runs: the wish is kept, its time is over, and that is said."""
     current = granted(leases, clock, 10)
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable, match="the lease is over and counts no more"):
         leases.terminate(current)
     found = leases.journal.by_id(current.lease_id)
     assert found is not None
     assert found.state is LeaseState.DELETING
+    assert found.expiry.remaining_ms(clock) == 0
+
+
+@pytest.fixture(name="first")
+def first_process() -> Iterator[subprocess.Popen[bytes]]:
+    """What a container's first process is to the host."""
+    with subprocess.Popen(["sleep", "600"]) as process:
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_lease_whose_engine_is_away_ends_with_its_first_process(
+    leases: RunningLeases, clock: ManualClock, first: subprocess.Popen[bytes], *, is_gone: bool
+) -> None:
+    current = granted(leases, clock, 10)
+    leases.journal.update(current, also=leases.metering.begun(first.pid))
+    if is_gone:
+        first.kill()
+        first.wait(10)
+    leases.terminate(current)
+    assert first.wait(10) == -signal.SIGKILL
+    found = leases.journal.by_id(current.lease_id)
+    assert found is not None
+    assert found.state is LeaseState.DELETING
+
+
+def test_time_behind_the_end_is_not_allocated_whatever_still_runs(
+    leases: RunningLeases, clock: ManualClock, tmp_path: Path
+) -> None:
+    process = tmp_path / "proc" / "7"
+    process.mkdir(parents=True)
+    (process / "stat").write_text(f"7 (sshd) S {' '.join(['0'] * 18)} 4242 0\n")
+    (process / "cgroup").write_text("0::/docker/abc\n")
+    reader = CounterReader(clock, proc=tmp_path / "proc", cgroup_root=tmp_path / "cgroup")
+    leases.metering = Metering(leases.journal, leases.metering.book, leases.manager, clock, reader)
+    current = granted(leases, clock, 60)
+    leases.journal.update(current, also=leases.metering.begun(7))
+    clock.advance(7)
+    with pytest.raises(Unavailable):
+        leases.end(current)
+    clock.advance(30)
+    ending = leases.journal.by_id(current.lease_id)
+    assert ending is not None
+    leases.metering.read_last(ending)
+    meter = leases.metering.book.meter(current.lease_id)
+    assert meter is not None
+    assert meter.allocated_ms == 7_000
 
 
 def test_keeper_tries_again_when_it_was_told_to_and_not_before(
