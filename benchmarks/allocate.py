@@ -126,7 +126,12 @@ def _say(text: str) -> None:
 def _settings(leases: int, *, slots: int) -> dict[str, dict[str, object]]:
     # A lease of the size that is asked for, so that the slot fits it in all that cannot be changed.
     docker = {"default_memory": MEMORY, "warm_slots": slots, "max_leases": 2 * leases, "reserve_memory": "64m"}
-    return {"docker": docker, "network": {"threads": 2 * leases + 8}, "access": {"quota_leases": 2 * leases}}
+    return {
+        "docker": docker,
+        "network": {"threads": 2 * leases + 8},
+        "access": {"quota_leases": 2 * leases},
+        "requests": {"costly_per_minute": 100_000, "costly_burst": 100_000},
+    }
 
 
 def _client(market: Market) -> MinerClient:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -133,13 +134,65 @@ class SecurityConfig(Section):
 class AccessConfig(Section):
     """Who may call this node, by public key; the owner's key always may."""
 
-    open: bool = Field(False, description="Let any key act as a renter (within quota_leases).")
+    open: bool = Field(False, description="Let any key act as a renter, within quota_leases and the open_* settings.")
+    open_share: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        allow_inf_nan=False,
+        description="Share of memory, CPUs, disk, GPUs and leases that keys on no list may hold together, with open.",
+    )
+    open_leases_per_address: int = Field(
+        4,
+        ge=1,
+        le=1000,
+        description="Leases that keys on no list may hold from one address (IPv6: one /64), with open.",
+    )
     renters: tuple[KeyHex, ...] = Field((), description="Public keys that may rent.")
     validators: tuple[KeyHex, ...] = Field((), description="Public keys that may challenge and inspect.")
+    min_validator_stake: int | None = Field(
+        1,
+        ge=1,
+        lt=2**53,
+        description="With ledger.genesis: validators with so much stake on the ledger may challenge and inspect, too; null: only those listed.",
+    )
     auditors: tuple[KeyHex, ...] = Field((), description="Public keys that may read telemetry.")
     quota_leases: int = Field(4, ge=1, le=1000, description="Leases one key may hold at a time.")
     renter_ssh_keys: dict[KeyHex, str] = Field(
         default_factory=dict, description="OpenSSH key of a renter, used when a request names none."
+    )
+
+
+def _address(text: str) -> str:
+    ip_address(text)
+    return text
+
+
+class RequestsConfig(Section):
+    """How often the HTTP API may be asked; beyond it the answer is 429 with Retry-After."""
+
+    anonymous_per_second: float = Field(
+        100,
+        gt=0,
+        le=100_000,
+        description="Requests of one address (IPv6: one /64) that are not authenticated; loopback is not counted.",
+    )
+    anonymous_burst: int = Field(1000, ge=1, le=1_000_000, description="Such requests at once.")
+    failed_per_minute: float = Field(
+        60, gt=0, le=100_000, description="Authentications of one address that fail; beyond it none of it is looked at."
+    )
+    failed_burst: int = Field(60, ge=1, le=1_000_000, description="Such failures at once.")
+    key_per_second: float = Field(50, gt=0, le=100_000, description="Requests of one key.")
+    key_burst: int = Field(500, ge=1, le=1_000_000, description="Requests of one key at once.")
+    costly_per_minute: float = Field(
+        60, gt=0, le=100_000, description="Of these, requests for a token, a lease, a password or another ssh key."
+    )
+    costly_burst: int = Field(60, ge=1, le=1_000_000, description="Such requests at once.")
+    trusted_proxies: tuple[Annotated[str, AfterValidator(_address)], ...] = Field(
+        (), description="Addresses of your own proxies; of them X-Forwarded-For is believed, of nobody else."
+    )
+    stream_seconds: int = Field(
+        21600, ge=1, le=604800, description="Longest life of one stream (events, logs, blocks); its reader comes again."
     )
 
 
@@ -336,6 +389,7 @@ class Config(Section):
     network: NetworkConfig = NetworkConfig()
     security: SecurityConfig = SecurityConfig()
     access: AccessConfig = AccessConfig()
+    requests: RequestsConfig = RequestsConfig()
     docker: DockerConfig = DockerConfig()
     miner: MinerConfig = MinerConfig()
     validator: ValidatorConfig = ValidatorConfig()

@@ -5,7 +5,7 @@ The table is data; the HTTP layer asks it once per request, and a test walks eve
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -31,12 +31,17 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """An authenticated caller on one route; with the consent that its bearer token carries, if there is one."""
+    """An authenticated caller on one route; with the consent that its bearer token carries, if there is one.
+
+    Attributes:
+        is_listed: False for a key that is a renter only because anybody may be one.
+    """
 
     key: str
     role: Role
     scope: Scope
     consent: SignedStatement | None = None
+    is_listed: bool = True
 
     def may_see(self, holder_key: str) -> bool:
         """Whether a thing held by ``holder_key`` exists for this caller."""
@@ -51,20 +56,23 @@ class RouteAccess:
         scopes: Role -> scope; a role that is missing may not call the route.
         is_public: Anybody may, without authentication.
         needs_signature: A bearer token is not enough; the request itself must be signed.
+        is_costly: It makes a token, a lease or a login, and counts against a bound of its own.
     """
 
     scopes: Mapping[Role, Scope] = field(default_factory=dict)
     is_public: bool = False
     needs_signature: bool = False
+    is_costly: bool = False
 
 
 class RoleTable:
-    """Public key -> role, from the configuration.
+    """Public key -> role, from the configuration, and for validators from the ledger as well.
 
     Args:
         owner: The owner's key; always has the role owner. None for a node without an owner.
         validators: Keys on the allow-list for validators; renters and auditors likewise.
         is_open: Any other key is a renter.
+        staked: Returns the validators that the ledger names at this moment; a key on a list here keeps its role.
     """
 
     def __init__(
@@ -75,6 +83,7 @@ class RoleTable:
         renters: Collection[str] = (),
         auditors: Collection[str] = (),
         is_open: bool = False,
+        staked: Callable[[], Collection[str]] = frozenset,
     ) -> None:
         self._roles: dict[str, Role] = {
             **dict.fromkeys(auditors, Role.AUDITOR),
@@ -83,6 +92,7 @@ class RoleTable:
             **({owner: Role.OWNER} if owner else {}),
         }
         self._is_open = is_open
+        self._staked = staked
 
     def role_of(self, key: str) -> Role:
         """Return the caller's role.
@@ -90,7 +100,7 @@ class RoleTable:
         Raises:
             RequestRejected: NOT_PERMITTED (403), the key stands on no list.
         """
-        role = self._roles.get(key) or (Role.RENTER if self._is_open else None)
+        role = self._known(key) or (Role.RENTER if self._is_open else None)
         if role is None:
             raise RequestRejected(
                 ErrorCode.NOT_PERMITTED,
@@ -99,6 +109,13 @@ class RoleTable:
                 status=403,
             )
         return role
+
+    def is_listed(self, key: str) -> bool:
+        """Whether the owner or the ledger named this key; others are renters at most, and share what is for them."""
+        return self._known(key) is not None
+
+    def _known(self, key: str) -> Role | None:
+        return self._roles.get(key) or (Role.VALIDATOR if key in self._staked() else None)
 
 
 def admit(key: str, role: Role, access: RouteAccess) -> Caller:

@@ -3,6 +3,8 @@
 Rules:
 - Bodies arrive complete and bounded (`http_front`) and are decoded from raw bytes.
 - A route exists only with an entry in the access table; authentication comes before decoding.
+- A caller's requests are counted before a nonce is written for them; streams are bounded in number, per key, per address
+  where there is no key, for all keys on no list together, and in their length.
 - ``{status: "failure", code, message, hint, field?}`` is the only shape of an error; a defect says no more than
   INTERNAL and is logged with its traceback.
 """
@@ -12,6 +14,8 @@ from __future__ import annotations
 import functools
 import logging
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Protocol, TypeVar
@@ -23,10 +27,11 @@ from werkzeug.exceptions import HTTPException
 from neurons.base.access import Caller, RoleTable, RouteAccess, admit
 from neurons.base.http_front import DISCONNECTED
 from neurons.base.nonces import NonceStore
+from neurons.base.rate_limits import ADDRESS_KEY, RateLimits
 from neurons.base.tokens import TokenIssuer
 from polarise.decode import WireModel, decode_model
 from polarise.errors import ErrorCode, RequestRejected, Unavailable
-from polarise.http_signatures import verify_request
+from polarise.http_signatures import VerifiedRequest, verify_request
 from polarise.node_messages import Refusal
 from utils.clock import Clock, utc_now
 
@@ -35,6 +40,7 @@ logger = logging.getLogger(__name__)
 ModelT = TypeVar("ModelT", bound=BaseModel)
 AccessTable = Mapping[tuple[str, str], RouteAccess]
 STREAMS_PER_KEY_MAX = 2
+STREAM_SECONDS_MAX = 21_600
 
 
 class ChunkSource(Protocol):
@@ -57,10 +63,18 @@ class Gatekeeper:
         nonces: Spent nonces.
         tokens: Bearer tokens.
         clock: Wall clock for the 30 s window.
+        limits: Counts requests per key, and failures per address; none are counted when it is left out.
     """
 
     def __init__(
-        self, node_key: str, roles: RoleTable, table: AccessTable, nonces: NonceStore, tokens: TokenIssuer, clock: Clock
+        self,
+        node_key: str,
+        roles: RoleTable,
+        table: AccessTable,
+        nonces: NonceStore,
+        tokens: TokenIssuer,
+        clock: Clock,
+        limits: RateLimits | None = None,
     ) -> None:
         self._node_key = node_key
         self._roles = roles
@@ -68,6 +82,7 @@ class Gatekeeper:
         self._nonces = nonces
         self._tokens = tokens
         self._clock = clock
+        self._limits = limits
 
     def check_listed(self, method: str, rule: str) -> None:
         """Raise `RuntimeError` for a route that the table does not name: our own bug, said before the port opens."""
@@ -78,33 +93,56 @@ class Gatekeeper:
         """Return the caller of the current request, None on a public route.
 
         Raises:
-            RequestRejected: 401 when it is nobody we can name, 403 when the role has no right on the route.
+            RequestRejected: 401 when it is nobody we can name, 403 when the role has no right on the route, 429 when the
+                caller asks too often.
         """
         access = self._table[(method, rule)]
         if access.is_public:
             return None
-        bearer = request.headers.get("Authorization", "")
-        if bearer.startswith("Bearer "):
-            if access.needs_signature:
-                raise RequestRejected(
-                    ErrorCode.NOT_AUTHENTICATED,
-                    "this route takes signed requests only, not a bearer token",
-                    hint="sign the request (RFC 9421)",
-                    field="Authorization",
-                    status=401,
-                )
-            token = self._tokens.check(bearer.removeprefix("Bearer ").strip())
-            return replace(admit(token.key, self._roles.role_of(token.key), access), consent=token.consent)
-        return self._verified_caller(body, access)
-
-    def _verified_caller(self, body: bytes, access: RouteAccess) -> Caller:
-        now = utc_now(self._clock)
-        headers = {name.lower(): value for name, value in request.headers.items()}
-        verified = verify_request(request.method, _url_as_sent(), headers, body, audience=self._node_key, now=now)
-        caller = admit(verified.caller, self._roles.role_of(verified.caller), access)
-        # Last, because it is a durable write: who may not come in must not cost us one.
-        self._nonces.spend(verified, int(now.timestamp()))
+        if self._limits is None:
+            return self._identified(body, access)
+        limits, address = self._limits, caller_address()
+        limits.check_failures(address)
+        try:
+            caller = self._identified(body, access)
+        except RequestRejected as err:
+            if err.code is not ErrorCode.TOO_MANY_REQUESTS:
+                limits.failed(address)
+            raise
+        limits.authenticated(address, caller.key, is_costly=access.is_costly)
         return caller
+
+    def _identified(self, body: bytes, access: RouteAccess) -> Caller:
+        caller, verified = self._verified(body, access)
+        if self._limits is not None:
+            self._limits.check_key(caller.key, is_costly=access.is_costly)
+        if verified is not None:
+            # Last, because it is a durable write: who may not come in must not cost us one.
+            self._nonces.spend(verified, int(utc_now(self._clock).timestamp()))
+        return caller
+
+    def _verified(self, body: bytes, access: RouteAccess) -> tuple[Caller, VerifiedRequest | None]:
+        """Return the caller, and its signed request, whose nonce is still to be spent."""
+        bearer = request.headers.get("Authorization", "")
+        if not bearer.startswith("Bearer "):
+            now = utc_now(self._clock)
+            headers = {name.lower(): value for name, value in request.headers.items()}
+            verified = verify_request(request.method, _url_as_sent(), headers, body, audience=self._node_key, now=now)
+            return self._admitted(verified.caller, access), verified
+        if access.needs_signature:
+            raise RequestRejected(
+                ErrorCode.NOT_AUTHENTICATED,
+                "this route takes signed requests only, not a bearer token",
+                hint="sign the request (RFC 9421)",
+                field="Authorization",
+                status=401,
+            )
+        token = self._tokens.check(bearer.removeprefix("Bearer ").strip())
+        return replace(self._admitted(token.key, access), consent=token.consent), None
+
+    def _admitted(self, key: str, access: RouteAccess) -> Caller:
+        caller = admit(key, self._roles.role_of(key), access)
+        return replace(caller, is_listed=self._roles.is_listed(key))
 
 
 class HttpApp:
@@ -113,8 +151,9 @@ class HttpApp:
     Args:
         name: For Flask.
         gatekeeper: Says who calls.
-        streams_max: Streams open at once.
-        streams_per_key_max: Of these, one caller's; a public route has no caller to count for.
+        streams_max: Streams open at once; of these, keys on no list have half, and so has one address without a key.
+        streams_per_key_max: Of these, one caller's.
+        stream_seconds_max: A stream ends after this; its reader comes again.
     """
 
     def __init__(
@@ -124,12 +163,16 @@ class HttpApp:
         *,
         streams_max: int,
         streams_per_key_max: int = STREAMS_PER_KEY_MAX,
+        stream_seconds_max: float = STREAM_SECONDS_MAX,
     ) -> None:
         self.flask = Flask(name, static_folder=None)
         # Else a path with "//" in it is redirected by an HTML page, past the error handler.
         self.flask.url_map.merge_slashes = False
         self._gatekeeper = gatekeeper
-        self._streams = _Places(streams_max, streams_per_key_max)
+        self._streams_half = max(1, streams_max // 2)
+        self._streams_per_key_max = streams_per_key_max
+        self._stream_seconds_max = stream_seconds_max
+        self._streams = _Places(streams_max)
         self.flask.register_error_handler(Exception, _answer_error)
 
     def route(self, method: str, rule: str, view: Callable[..., WireModel | Response]) -> None:
@@ -143,7 +186,7 @@ class HttpApp:
         def handle(**path_variables: str) -> Response:
             body = request.get_data(cache=False)
             caller = self._gatekeeper.admit(method, rule, body)
-            g.caller_key = caller.key if caller else None
+            g.caller = caller
             answer = view(caller, body, **path_variables)
             return jsonify(answer.to_wire()) if isinstance(answer, WireModel) else answer
 
@@ -159,49 +202,65 @@ class HttpApp:
             mimetype: Content type of the stream.
 
         Raises:
-            RequestRejected: TOO_MANY_REQUESTS (429), this caller has as many open as one may.
+            RequestRejected: TOO_MANY_REQUESTS (429), this caller, or all of its kind, have as many open as they may.
             Unavailable: Too many streams are open.
         """
-        leave = self._streams.take(g.caller_key)
+        leave = self._streams.take(self._shares(g.caller))
         try:
             gone: threading.Event = request.environ["asgi.scope"][DISCONNECTED]
             source = open_source(gone)
         except BaseException:
             leave()
             raise
-        response = Response(_pump(source, gone), mimetype=mimetype)
+        response = Response(_pump(source, gone, time.monotonic() + self._stream_seconds_max), mimetype=mimetype)
         response.call_on_close(leave)
         response.call_on_close(source.close)
         return response
+
+    def _shares(self, caller: Caller | None) -> dict[str, int]:
+        """Return whom a stream of this caller counts for, and how many each may have."""
+        if caller is None:
+            address = caller_address()
+            return {} if address is None else {address: self._streams_half}
+        shares = {f"the key {caller.key}": self._streams_per_key_max}
+        return shares if caller.is_listed else {**shares, "keys on no list": self._streams_half}
 
 
 class _Places:
     """How many streams are open, and whose."""
 
-    def __init__(self, count_max: int, per_key_max: int) -> None:
+    def __init__(self, count_max: int) -> None:
         self._count_max = count_max
-        self._per_key_max = per_key_max
-        self._keys: list[str | None] = []
+        self._count = 0
+        self._taken: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    def take(self, key: str | None) -> Callable[[], None]:
-        """Take one and return what gives it back; fails as `HttpApp.stream`."""
-        with self._lock:
-            if key is not None and self._keys.count(key) >= self._per_key_max:
-                raise RequestRejected(
-                    ErrorCode.TOO_MANY_REQUESTS,
-                    f"you have {self._per_key_max} streams open here, which is the most one key may",
-                    hint="close one of them",
-                    status=429,
-                )
-            if len(self._keys) >= self._count_max:
-                raise Unavailable("too many streams are open on this node", retry_after_seconds=5)
-            self._keys.append(key)
-        return functools.partial(self._leave, key)
+    def take(self, shares: Mapping[str, int]) -> Callable[[], None]:
+        """Take one and return what gives it back; fails as `HttpApp.stream`.
 
-    def _leave(self, key: str | None) -> None:
+        Args:
+            shares: Whom it counts for, and how many each of them may have.
+        """
         with self._lock:
-            self._keys.remove(key)
+            for name, most in shares.items():
+                if self._taken[name] >= most:
+                    raise RequestRejected(
+                        ErrorCode.TOO_MANY_REQUESTS,
+                        f"{name[:80]} has {most} streams open here, which is the most it may",
+                        hint="close one of them",
+                        status=429,
+                    )
+            if self._count >= self._count_max:
+                raise Unavailable("too many streams are open on this node", retry_after_seconds=5)
+            self._count += 1
+            self._taken.update(shares.keys())
+        return functools.partial(self._leave, tuple(shares))
+
+    def _leave(self, names: tuple[str, ...]) -> None:
+        with self._lock:
+            self._count -= 1
+            self._taken.subtract(names)
+            self._taken += Counter()
 
 
 def decode_body(model: type[ModelT], body: bytes) -> ModelT:
@@ -221,6 +280,12 @@ def decode_body(model: type[ModelT], body: bytes) -> ModelT:
     return decode_model(model, body)
 
 
+def caller_address() -> str | None:
+    """Return the name of the bucket that the current request's address has; None where it names nobody."""
+    address: str | None = request.environ["asgi.scope"].get(ADDRESS_KEY)
+    return address
+
+
 def _url_as_sent() -> str:
     """Return the URL the caller signed; Flask's own ``request.url`` is decoded and no longer the bytes on the wire."""
     scope = request.environ["asgi.scope"]
@@ -229,8 +294,8 @@ def _url_as_sent() -> str:
     return f"{request.scheme}://{request.headers.get('Host', '')}{path}" + (f"?{query}" if query else "")
 
 
-def _pump(source: ChunkSource, gone: threading.Event) -> Iterator[bytes]:
-    while not gone.is_set() and (chunk := source.next_chunk()) is not None:
+def _pump(source: ChunkSource, gone: threading.Event, end: float) -> Iterator[bytes]:
+    while not gone.is_set() and time.monotonic() < end and (chunk := source.next_chunk()) is not None:
         # An empty piece means "nothing yet"; it is our chance to look at ``gone`` again.
         if chunk:
             yield chunk

@@ -4,6 +4,7 @@ Rules:
 - A body is collected here, on the event loop; a caller that sends slowly holds a few kilobytes and no thread.
 - Too large is answered 413, too slow 408, without a length 411, each in the one error shape. What is refused is still
   read for a while, so that the caller sees the answer instead of a reset connection.
+- A whole request is counted for its address (`rate_limits`) before it takes a thread; one too many is answered 429.
 - After the body, the end of the connection or of the server sets ``DISCONNECTED``, which a streaming response asks.
 """
 
@@ -15,6 +16,7 @@ import threading
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from neurons.base.rate_limits import ADDRESS_KEY, RateLimits
 from polarise.errors import ErrorCode, RequestRejected
 
 DISCONNECTED = "polarise.disconnected"
@@ -34,10 +36,14 @@ class HttpFront:
         application: Gets the request when its body is there.
         max_body_bytes: Largest body.
         body_seconds: A body must be complete after this.
+        limits: Counts requests per address.
     """
 
-    def __init__(self, application: Application, *, max_body_bytes: int, body_seconds: float) -> None:
+    def __init__(
+        self, application: Application, *, max_body_bytes: int, body_seconds: float, limits: RateLimits | None = None
+    ) -> None:
         self._application = application
+        self._limits = limits
         self._max_body_bytes = max_body_bytes
         self._body_seconds = body_seconds
         self._is_ending = False
@@ -56,6 +62,7 @@ class HttpFront:
             return
         try:
             body = await asyncio.wait_for(self._read_body(scope, receive), self._body_seconds)
+            self._count(scope)
         except TimeoutError:
             await _refuse(send, _too_slow(self._body_seconds))
         except RequestRejected as err:
@@ -84,6 +91,15 @@ class HttpFront:
             pieces.append(message.get("body", b""))
             is_complete = not message.get("more_body", False)
         return b"".join(pieces)
+
+    def _count(self, scope: Scope) -> None:
+        if self._limits is None:
+            return
+        peer = scope.get("client")
+        forwarded = [bytes(value).decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
+        address = self._limits.address_of(peer[0] if peer else None, ",".join(forwarded))
+        scope[ADDRESS_KEY] = address
+        self._limits.arrived(address)
 
     async def _hand_over(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
         gone = threading.Event()
@@ -127,6 +143,8 @@ async def _refuse(send: Send, err: RequestRejected) -> None:
         (b"content-length", str(len(body)).encode()),
         (b"connection", b"close"),
     ]
+    if err.retry_after_seconds is not None:
+        headers.append((b"retry-after", str(err.retry_after_seconds).encode()))
     await send({"type": "http.response.start", "status": err.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

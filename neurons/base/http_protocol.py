@@ -5,6 +5,8 @@ Rules:
   move that end. Half a head is answered 408, silence is closed without a word.
 - Beyond the bound the connection that has kept us waiting longest for a whole request, head and body, makes room; when
   every other one is at work, the new one is answered 503.
+- An answer whose reader takes less than 48 KiB of it in that time is cut off. One that was closed and is not read to its
+  end makes room before anybody else does.
 - What is no HTTP is answered in the one error shape.
 Why not uvicorn's own: it times out only kept connections, and its ``limit_concurrency`` counts half-sent heads, so that
 whoever holds enough of them has everybody else refused.
@@ -28,6 +30,7 @@ class BoundedProtocol(H11Protocol):
     """uvicorn's protocol over h11 with these bounds; `connections_max` is set on a subclass, see `bounded_protocol`."""
 
     connections_max = CONNECTIONS_MAX
+    _unread_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         """Take the connection, and begin to wait for a head."""
@@ -64,6 +67,21 @@ class BoundedProtocol(H11Protocol):
         """Answer what is no HTTP."""
         self._refuse(400, ErrorCode.BAD_JSON, msg.rstrip("."), "send a request as RFC 9112 writes it")
 
+    def pause_writing(self) -> None:
+        """Give a reader that lags behind a deadline; asyncio calls it at 64 KiB that nobody takes."""
+        super().pause_writing()
+        self._unread_timer = self.loop.call_later(self.config.timeout_keep_alive, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Take the deadline back; asyncio calls it when all but 16 KiB are taken."""
+        self._keep_unread()
+        super().resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of the connection."""
+        self._keep_unread()
+        super().connection_lost(exc)
+
     @property
     def is_waiting(self) -> bool:
         """Whether no whole request of this connection is at work."""
@@ -75,12 +93,17 @@ class BoundedProtocol(H11Protocol):
             self.config.timeout_keep_alive, self.timeout_keep_alive_handler
         )
 
+    def _keep_unread(self) -> None:
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
+
     def _make_room(self) -> bool:
         others = [other for other in self.connections if isinstance(other, BoundedProtocol) and other is not self]
-        waiting = [other for other in others if other.is_waiting and not other.transport.is_closing()]
+        waiting = [other for other in others if other.is_waiting or other.transport.is_closing()]
         if not waiting:
             return False
-        oldest = min(waiting, key=lambda other: other._since)
+        oldest = min(waiting, key=lambda other: (not other.transport.is_closing(), other._since))
         oldest.transport.abort()
         return True
 

@@ -23,6 +23,7 @@ from a2wsgi import WSGIMiddleware
 from neurons.base.http_front import Application, HttpFront
 from neurons.base.http_protocol import CONNECTIONS_MAX, bounded_protocol
 from neurons.base.process import open_files_max
+from neurons.base.rate_limits import RateLimits
 from neurons.base.threads import DaemonThreads
 from polarise.errors import ConfigError
 
@@ -49,6 +50,7 @@ class HttpService:
         max_body_bytes: Largest request body.
         idle_seconds: Idle connections end, and slow heads and bodies are refused, after this.
         connections_max: Connections at once, fewer where this process may not open so many files.
+        limits: Counts requests per address; none are counted when it is left out.
     """
 
     name = "http"
@@ -63,6 +65,7 @@ class HttpService:
         max_body_bytes: int,
         idle_seconds: int,
         connections_max: int = CONNECTIONS_MAX,
+        limits: RateLimits | None = None,
     ) -> None:
         self._host = host
         self._port = port
@@ -70,6 +73,7 @@ class HttpService:
         self._max_body_bytes = max_body_bytes
         self._idle_seconds = idle_seconds
         self._connections_max = connections_max
+        self._limits = limits
         self._application = application
         self._socket: socket.socket | None = None
 
@@ -117,6 +121,7 @@ class HttpService:
             cast(Application, middleware),
             max_body_bytes=self._max_body_bytes,
             body_seconds=self._idle_seconds,
+            limits=self._limits,
         )
         server = uvicorn.Server(
             uvicorn.Config(
@@ -125,6 +130,8 @@ class HttpService:
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                # It would believe whatever anybody on loopback writes there; `rate_limits` reads it, from named proxies.
+                proxy_headers=False,
                 lifespan="off",
                 ws="none",
                 backlog=BACKLOG,

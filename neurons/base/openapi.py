@@ -87,6 +87,7 @@ _ALWAYS: Mapping[int, tuple[ErrorCode, ...]] = {
     408: (ErrorCode.BODY_TOO_SLOW,),
     411: (ErrorCode.LENGTH_REQUIRED,),
     413: (ErrorCode.BODY_TOO_LARGE,),
+    429: (ErrorCode.TOO_MANY_REQUESTS,),
     500: (ErrorCode.INTERNAL,),
     503: (ErrorCode.UNAVAILABLE,),
 }

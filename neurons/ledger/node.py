@@ -15,6 +15,7 @@ from neurons.base.metrics import MetricsTracker
 from neurons.base.node import BaseNode
 from neurons.base.nonces import NonceStore
 from neurons.base.openapi_routes import OpenApiRoutes
+from neurons.base.rate_limits import rate_limits
 from neurons.base.service import Service
 from neurons.base.tokens import TokenIssuer, load_token_secrets
 from neurons.ledger.access_table import LEDGER_ACCESS
@@ -62,6 +63,7 @@ class LedgerNode(BaseNode):
         )
         blocks = BlockMaker(self.ledger, clock)
         owner = self.identity.owner_certificate
+        limits = rate_limits(config.requests, clock)
         gatekeeper = Gatekeeper(
             self.identity.public_key,
             RoleTable(owner.issuer if owner else None),
@@ -73,8 +75,14 @@ class LedgerNode(BaseNode):
                 self.identity.public_key,
             ),
             clock,
+            limits,
         )
-        app = HttpApp("ledger", gatekeeper, streams_max=config.network.threads // 2)
+        app = HttpApp(
+            "ledger",
+            gatekeeper,
+            streams_max=config.network.threads // 2,
+            stream_seconds_max=config.requests.stream_seconds,
+        )
         metrics = MetricsTracker()
         metrics.gauge("polarise_ledger_leaves", lambda: float(self.ledger.log.size))
         metrics.gauge("polarise_ledger_height", lambda: float(self.ledger.last_block.block.height))
@@ -89,6 +97,7 @@ class LedgerNode(BaseNode):
             max_body_bytes=config.network.max_body_bytes,
             idle_seconds=config.network.request_timeout_seconds,
             connections_max=config.network.max_connections,
+            limits=limits,
         )
         return [self.http, blocks]
 

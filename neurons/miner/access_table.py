@@ -12,8 +12,10 @@ _EVERY_ROLE = {**_RENTERS, Role.AUDITOR: Scope.OWN}
 MINER_ACCESS: dict[tuple[str, str], RouteAccess] = {
     **COMMON_ACCESS,
     **TELEMETRY_ACCESS,
-    ("POST", "/token"): RouteAccess(_EVERY_ROLE, needs_signature=True),
-    ("POST", "/allocate"): RouteAccess({Role.RENTER: Scope.OWN, Role.VALIDATOR: Scope.OWN, Role.OWNER: Scope.OWN}),
+    ("POST", "/token"): RouteAccess(_EVERY_ROLE, needs_signature=True, is_costly=True),
+    ("POST", "/allocate"): RouteAccess(
+        {Role.RENTER: Scope.OWN, Role.VALIDATOR: Scope.OWN, Role.OWNER: Scope.OWN}, is_costly=True
+    ),
     ("GET", "/containers"): RouteAccess(_RENTERS),
     ("GET", "/containers/<container_id>"): RouteAccess(_RENTERS),
     ("GET", "/containers/<container_id>/usage"): RouteAccess(_RENTERS),
@@ -22,10 +24,10 @@ MINER_ACCESS: dict[tuple[str, str], RouteAccess] = {
         {Role.RENTER: Scope.OWN, Role.VALIDATOR: Scope.OWN}, needs_signature=True
     ),
     ("PUT", "/containers/<container_id>/ssh-key"): RouteAccess(
-        {Role.RENTER: Scope.OWN, Role.VALIDATOR: Scope.OWN, Role.OWNER: Scope.OWN}
+        {Role.RENTER: Scope.OWN, Role.VALIDATOR: Scope.OWN, Role.OWNER: Scope.OWN}, is_costly=True
     ),
     ("POST", "/containers/<container_id>/password"): RouteAccess(
-        {Role.RENTER: Scope.OWN, Role.VALIDATOR: Scope.OWN, Role.OWNER: Scope.OWN}
+        {Role.RENTER: Scope.OWN, Role.VALIDATOR: Scope.OWN, Role.OWNER: Scope.OWN}, is_costly=True
     ),
     ("DELETE", "/terminate/<container_id>"): RouteAccess(_RENTERS),
     ("GET", "/logs/<container_id>"): RouteAccess(

@@ -26,6 +26,7 @@ from neurons.miner.container import (
 from neurons.miner.inventory import Inventory
 from neurons.miner.journal import Journal
 from neurons.miner.lease import Expiry, Lease, LeaseId, LeaseState
+from neurons.miner.open_quota import OpenQuota
 from neurons.miner.retries import Retries, granted_meanwhile, request_digest
 from neurons.miner.running import RunningLeases
 from neurons.miner.slots import become, fitting
@@ -63,6 +64,7 @@ class ResourceAllocator:
             two hands.
         check_open: Raises while no new lease is granted at all.
         check_devices: Raises while a proof of ours still holds devices that are about to be handed out.
+        open_quota: What renters on no list may hold; no bound when it is left out.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class ResourceAllocator:
         proving: Callable[[], Collection[str]] = tuple,
         check_open: Callable[[], None] = lambda: None,
         check_devices: Callable[[Sequence[str]], None] = lambda _devices: None,
+        open_quota: OpenQuota | None = None,
     ) -> None:
         self.leases = leases
         self.manager: ContainerManager = leases.manager
@@ -87,6 +90,7 @@ class ResourceAllocator:
         self._proving = proving
         self._check_open = check_open
         self._check_devices = check_devices
+        self._open_quota = open_quota or OpenQuota()
         self._retries = Retries(self.journal, clock)
         self._in_flight: set[LeaseId] = set()
 
@@ -97,6 +101,7 @@ class ResourceAllocator:
         idempotency_key: str | None = None,
         *,
         consent: SignedStatement | None = None,
+        address: str | None = None,
     ) -> Granted:
         """Grant a lease.
 
@@ -106,6 +111,7 @@ class ResourceAllocator:
             idempotency_key: A retry with the same key returns the lease of the first try, without its password; see
                 `neurons.miner.retries`.
             consent: The renter's, for validators, that came with its token; kept with the lease.
+            address: Where a renter on no list asks from; kept with the lease.
 
         Raises:
             RequestRejected: The request is wrong, or does not fit; nothing changed.
@@ -118,10 +124,10 @@ class ResourceAllocator:
         self._check_open()
         self.manager.network.guard()
         try:
-            return self._allocate(request, valid, renter_key, idempotency_key, consent, may_be_warm=True)
+            return self._allocate(request, valid, renter_key, idempotency_key, consent, address, may_be_warm=True)
         except SlotLost as err:
             logger.warning("the lease is made cold", extra={"cause": str(err)})
-            return self._allocate(request, valid, renter_key, idempotency_key, consent, may_be_warm=False)
+            return self._allocate(request, valid, renter_key, idempotency_key, consent, address, may_be_warm=False)
 
     def _allocate(
         self,
@@ -130,6 +136,7 @@ class ResourceAllocator:
         renter_key: str,
         idempotency_key: str | None,
         consent: SignedStatement | None,
+        address: str | None,
         *,
         may_be_warm: bool,
     ) -> Granted:
@@ -138,7 +145,7 @@ class ResourceAllocator:
         self.hold(lease_id)
         try:
             lease = self._reserve(
-                lease_id, request, valid, renter_key, idempotency_key, consent, may_be_warm=may_be_warm
+                lease_id, request, valid, renter_key, idempotency_key, consent, address, may_be_warm=may_be_warm
             )
             try:
                 self._reach("allocate.reserved")
@@ -179,6 +186,7 @@ class ResourceAllocator:
         renter_key: str,
         idempotency_key: str | None,
         consent: SignedStatement | None,
+        address: str | None,
         *,
         may_be_warm: bool,
     ) -> Lease:
@@ -203,7 +211,9 @@ class ResourceAllocator:
                 idempotency_key=idempotency_key,
                 request_digest=request_digest(request),
                 consent=consent,
+                address=address,
             )
+            self._open_quota.check(lease, leases, self.inventory)
             if may_be_warm and (slot := fitting(lease, leases)):
                 return become(slot, lease)
             return replace(lease, ssh_port=self.inventory.pick_port(leases, ()))

@@ -7,7 +7,7 @@ from flask import Response, request
 import polarise
 from neurons.base.access import Caller, Scope
 from neurons.base.health import Health
-from neurons.base.http_app import HttpApp, decode_body
+from neurons.base.http_app import HttpApp, caller_address, decode_body
 from neurons.base.metrics import MetricsTracker
 from neurons.base.tokens import TokenIssuer
 from neurons.miner.allocate import ResourceAllocator
@@ -129,7 +129,11 @@ class MinerRoutes:
         """Grant a lease."""
         wanted = decode_body(AllocateRequest, body)
         granted = self._allocator.allocate_resources(
-            wanted, caller.key, request.headers.get(IDEMPOTENCY_HEADER), consent=caller.consent
+            wanted,
+            caller.key,
+            request.headers.get(IDEMPOTENCY_HEADER),
+            consent=caller.consent,
+            address=None if caller.is_listed else caller_address(),
         )
         if granted.is_new:
             self._metrics.count("polarise_leases_granted_total")

@@ -214,6 +214,7 @@ def _row(lease: Lease) -> dict[str, object]:
         "runtime": lease.runtime,
         "countersigned": None if lease.countersigned is None else lease.countersigned.model_dump_json(),
         "consent": None if lease.consent is None else lease.consent.model_dump_json(),
+        "address": lease.address,
     }
 
 
@@ -240,4 +241,5 @@ def _lease(row: sqlite3.Row) -> Lease:
         runtime=row["runtime"],
         countersigned=None if signed is None else CountersignedReceipt.model_validate_json(signed, strict=True),
         consent=None if consent is None else SignedStatement.model_validate_json(consent, strict=True),
+        address=row["address"],
     )

@@ -26,6 +26,7 @@ CREATE TABLE lease (
     isolation TEXT NOT NULL DEFAULT 'standard' CHECK (isolation IN ('standard', 'strict')),
     runtime TEXT,
     consent TEXT,
+    address TEXT,
     UNIQUE (renter_key, idempotency_key)
 ) WITHOUT ROWID
 """
@@ -62,7 +63,15 @@ ALTER TABLE lease ADD COLUMN isolation TEXT NOT NULL DEFAULT 'standard' CHECK (i
 ALTER TABLE lease ADD COLUMN runtime TEXT
 """
 _CONSENT = "ALTER TABLE lease ADD COLUMN consent TEXT"
+_ADDRESS = "ALTER TABLE lease ADD COLUMN address TEXT"
 
-VERSION = 6
+VERSION = 7
 SCHEMA = f"{_LEASE}; {_SPENT_KEY}; {_USAGE}"
-UPGRADES = {2: "ALTER TABLE lease ADD COLUMN countersigned TEXT", 3: _SPENT_KEY, 4: _USAGE, 5: _PROFILE, 6: _CONSENT}
+UPGRADES = {
+    2: "ALTER TABLE lease ADD COLUMN countersigned TEXT",
+    3: _SPENT_KEY,
+    4: _USAGE,
+    5: _PROFILE,
+    6: _CONSENT,
+    7: _ADDRESS,
+}

@@ -78,6 +78,7 @@ class Lease:
         runtime: What the engine started it with; None until the container exists.
         countersigned: The newest receipt with the renter's signature over it; None until the renter has signed that one.
         consent: What the token brought under which it was made; see `polarise.rented.LeaseConsent`.
+        address: Where a renter on no list asked from, see `neurons.base.rate_limits`; gone with the row.
     """
 
     lease_id: LeaseId
@@ -100,6 +101,7 @@ class Lease:
     runtime: str | None = None
     countersigned: CountersignedReceipt | None = None
     consent: SignedStatement | None = None
+    address: str | None = None
 
     @property
     def is_slot(self) -> bool:

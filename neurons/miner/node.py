@@ -17,7 +17,9 @@ from neurons.base.node import BaseNode
 from neurons.base.nonces import NonceStore
 from neurons.base.openapi_routes import OpenApiRoutes
 from neurons.base.outbox import Outbox
+from neurons.base.rate_limits import rate_limits
 from neurons.base.service import Service
+from neurons.base.staked import StakedValidators
 from neurons.base.tokens import TokenIssuer, load_token_secrets
 from neurons.miner import settings
 from neurons.miner.access_table import MINER_ACCESS
@@ -98,7 +100,8 @@ class MinerNode(BaseNode):
         self.closing(contextlib.closing(client))
         container_settings = settings.container_settings(config, self.node_id, files)
         agent = AgentClient(files.root)
-        anchoring = self.build_anchoring(agent)
+        anchoring, staked = self.build_ledger_parts(agent)
+        roles = settings.role_table(config, self.identity, staked.keys if staked else frozenset)
         journal = self.closing(Journal(files.journal))
         book = UsageBook(journal, self.identity)
         events = LeaseEvents(agent, anchoring[1].request if anchoring else lambda _lease_id: None, book.final)
@@ -165,24 +168,28 @@ class MinerNode(BaseNode):
             challenges.proving,
             check_open,
             release.check,
+            settings.open_quota(config, roles),
         )
         tokens = TokenIssuer(
             load_token_secrets(files.token_secrets, config.security.secret_key),
             config.security.token_expiry,
             self.identity.public_key,
         )
+        limits = rate_limits(config.requests, clock)
         gatekeeper = Gatekeeper(
             self.identity.public_key,
-            settings.role_table(config, self.identity),
+            roles,
             MINER_ACCESS,
             self.closing(NonceStore(files.nonces)),
             tokens,
             clock,
+            limits,
         )
         app = HttpApp(
             "miner",
             gatekeeper,
             streams_max=config.network.threads // 2,
+            stream_seconds_max=config.requests.stream_seconds,
         )
         engine = EngineWatch(
             client,
@@ -216,6 +223,7 @@ class MinerNode(BaseNode):
             max_body_bytes=config.network.max_body_bytes,
             idle_seconds=config.network.request_timeout_seconds,
             connections_max=config.network.max_connections,
+            limits=limits,
         )
         self.reconciler = Reconciler(self.allocator, clock)
         # Stopped in reverse: the engine's watch takes the bridges away, then the filter goes with the last of them.
@@ -231,15 +239,16 @@ class MinerNode(BaseNode):
         ]
         if config.telemetry.start_agent:
             services.insert(0, AgentProcess(config, files.root, self.identity, agent))
-        return [*services, *(anchoring or ())]
+        return [*services, *(anchoring or ()), *([staked] if staked else ())]
 
-    def build_anchoring(self, agent: AgentClient) -> tuple[Outbox, Anchor] | None:
-        """Build what puts this node's checkpoints on the ledger; None when it knows no ledger."""
+    def build_ledger_parts(self, agent: AgentClient) -> tuple[tuple[Outbox, Anchor] | None, StakedValidators | None]:
+        """Build what puts checkpoints on the ledger and what reads its validators; None where it knows no ledger."""
         if self.config.ledger.genesis is None:
-            return None
-        client = ledger_client(self.config, self.data_dir.root)
+            return None, None
+        client, stake_min = ledger_client(self.config, self.data_dir.root), self.config.access.min_validator_stake
         outbox = self.closing(Outbox(self.data_dir.root / OUTBOX_FILE, self.identity, client, self.clock))
-        return outbox, Anchor(self.node_key, agent, outbox)
+        staked = None if stake_min is None else StakedValidators(client, stake_min)
+        return (outbox, Anchor(self.node_key, agent, outbox)), staked
 
     def build_manager(self, manager: ContainerManager) -> ContainerManager:
         """Return the container manager; a cheating miner replaces it."""

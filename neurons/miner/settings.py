@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from config.schema import Config
 from neurons.base.access import RoleTable
@@ -12,6 +12,7 @@ from neurons.miner.admission import AllocationDefaults
 from neurons.miner.container import ContainerSettings
 from neurons.miner.disk_offer import DiskSettings
 from neurons.miner.inventory import Inventory, no_disks
+from neurons.miner.open_quota import OpenQuota
 from neurons.miner.profile import Profile
 from neurons.miner.seccomp import seccomp_profile
 from neurons.setup.image import base_image_reference
@@ -26,8 +27,8 @@ SSH_PORTS = range(20_000, 32_000)
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
-def role_table(config: Config, identity: Identity) -> RoleTable:
-    """Return who may call this node."""
+def role_table(config: Config, identity: Identity, staked: Callable[[], Collection[str]] = frozenset) -> RoleTable:
+    """Return who may call this node; ``staked`` names the ledger's validators."""
     owner = identity.owner_certificate.issuer if identity.owner_certificate else None
     access = config.access
     return RoleTable(
@@ -36,7 +37,13 @@ def role_table(config: Config, identity: Identity) -> RoleTable:
         renters=access.renters,
         auditors=access.auditors,
         is_open=access.open,
+        staked=staked,
     )
+
+
+def open_quota(config: Config, roles: RoleTable) -> OpenQuota:
+    """Return what keys on no list may hold."""
+    return OpenQuota(config.access.open_share, config.access.open_leases_per_address, roles.is_listed)
 
 
 def owner_key(identity: Identity) -> str:

@@ -19,6 +19,7 @@ from neurons.base.node import BaseNode
 from neurons.base.nonces import NonceStore
 from neurons.base.openapi_routes import OpenApiRoutes
 from neurons.base.outbox import Outbox
+from neurons.base.rate_limits import rate_limits
 from neurons.base.service import Service
 from neurons.base.tokens import TokenIssuer, load_token_secrets
 from neurons.validator.access_table import VALIDATOR_ACCESS
@@ -169,6 +170,7 @@ class ValidatorNode(BaseNode):
         """Build the API and the page; nobody is called through it, so its only role is the owner's."""
         config, clock, files = self.config, self.clock, self.data_dir
         owner = self.identity.owner_certificate
+        limits = rate_limits(config.requests, clock)
         gatekeeper = Gatekeeper(
             self.identity.public_key,
             RoleTable(owner.issuer if owner else None),
@@ -180,8 +182,14 @@ class ValidatorNode(BaseNode):
                 self.identity.public_key,
             ),
             clock,
+            limits,
         )
-        app = HttpApp("validator", gatekeeper, streams_max=config.network.threads // 2)
+        app = HttpApp(
+            "validator",
+            gatekeeper,
+            streams_max=config.network.threads // 2,
+            stream_seconds_max=config.requests.stream_seconds,
+        )
 
         def about() -> ValidatorStatus:
             ledger = witness.seen(log_name(client.genesis.origin))
@@ -218,6 +226,7 @@ class ValidatorNode(BaseNode):
             max_body_bytes=config.network.max_body_bytes,
             idle_seconds=config.network.request_timeout_seconds,
             connections_max=config.network.max_connections,
+            limits=limits,
         )
 
     def telemetry_reader(self, cosigner: Cosigner) -> TelemetryReader:

@@ -87,7 +87,7 @@ class Site:
         self.nonces = NonceStore(folder / "nonces.sqlite")
         gatekeeper = Gatekeeper(
             NODE_KEY,
-            RoleTable(None, is_open=True),
+            RoleTable(None, renters=[identity(name).public_key for name in ("one", "other")], is_open=True),
             TABLE,
             self.nonces,
             TokenIssuer(["s" * 32], 60, NODE_KEY),
