@@ -233,6 +233,10 @@ class DockerConfig(Section):
         "auto",
         description="A file system of its own per lease, over a loop device: where it works, always (or not start), or never.",
     )
+    disk_encryption: Literal["auto", "required", "off"] = Field(
+        "auto",
+        description="Encrypt what leases write to their disks, with keys in memory only, which a restart of the host takes: where it works, always (or not start), or never.",
+    )
     disk_folder: Path | None = Field(
         None,
         description="Where the disks of leases and the trees of images lie; default: disks in the data directory. Nodes may share it. Change it only without leases.",

@@ -29,6 +29,8 @@ class Limits(WireModel):
         disk_bytes: Size of the disk that everything is on which can be written and is not memory; None where the lease
             has no disk of its own and shares the host's.
         disk_inodes: Files and folders that fit on it; None as above.
+        disk_encrypted: Whether what is written to it is encrypted, with a key that only the miner's kernel has; None as
+            above. Nothing inside the container can tell: it is the miner's word.
     """
 
     memory_bytes: int = Field(ge=1, lt=2**53)
@@ -38,6 +40,7 @@ class Limits(WireModel):
     shm_bytes: int = Field(ge=0, lt=2**53)
     disk_bytes: int | None = Field(default=None, ge=1, lt=2**53)
     disk_inodes: int | None = Field(default=None, ge=1, lt=2**53)
+    disk_encrypted: bool | None = None
 
 
 class Receipt(WireModel):

@@ -6,6 +6,8 @@ the same towards renter, log and ledger; after the end there is one final statem
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from polarise.answers import compare
@@ -16,6 +18,14 @@ from polarise.signing import KEY_PATTERN, SignatureInvalid
 from polarise.statement import SignedStatement
 
 STATEMENT_KIND = "usage"
+# Why a lease ended before its time though nobody ended it. disk_key_lost: its disk was encrypted, and the key went with
+# a restart of the host; disk_lost: its disk cannot be mounted; container_lost: it does not run and cannot be started.
+Loss = Literal["disk_key_lost", "disk_lost", "container_lost"]
+LOSS_TEXT: dict[Loss, str] = {
+    "disk_key_lost": "the miner's host was restarted, and the key of the lease's disk, kept in memory only, is gone with its data",
+    "disk_lost": "the disk of the lease cannot be used any more; its data is gone",
+    "container_lost": "the container stopped and could not be kept running; its data is gone",
+}
 # The largest whole number that every JSON reader has; a counter beyond it stays there.
 COUNT_MAX = 2**53 - 1
 
@@ -49,6 +59,7 @@ class Usage(WireModel):
         network_in_bytes: Received through its network interface.
         network_out_bytes: Sent through it.
         devices: Its GPUs.
+        lost: Why the lease is over, and its data gone, though nobody ended it; None for every other end.
     """
 
     lease_id: str = Field(pattern=r"^[0-9a-f]{32}$")
@@ -64,6 +75,7 @@ class Usage(WireModel):
     network_in_bytes: int | None = Field(ge=0, le=COUNT_MAX)
     network_out_bytes: int | None = Field(ge=0, le=COUNT_MAX)
     devices: tuple[DeviceUsage, ...] = Field(max_length=64)
+    lost: Loss | None = None
 
 
 def open_usage(statement: SignedStatement, *, node_key: str, renter_key: str, container_id: str) -> Usage:

@@ -1,7 +1,7 @@
 """What every test may ask for: ``--require``, ``--part``, the people of a test, a running miner.
 
 Rules:
-- A test marked ``docker``, ``disk``, ``lab``, ``gpu``, ``kernels``, ``compiler`` or ``installing`` is skipped, with the reason, where the thing is missing;
+- A test marked ``docker``, ``disk``, ``encryption``, ``lab``, ``gpu``, ``kernels``, ``compiler`` or ``installing`` is skipped, with the reason, where the thing is missing;
   ``--require docker`` turns that into a failure of the whole run, so that a green run says what it looked at.
 - ``--part`` takes one half of the tests: those that bear others beside them, or those marked ``alone``. tests/run needs it.
 - Nothing here needs more than requirements.txt installs.
@@ -20,7 +20,7 @@ from neurons.miner.node import MinerNode
 from neurons.miner.pow_library import COMPILER
 from polarise.signing import Identity
 from tests.lab.engine import why_no_lab
-from tests.support.disks import why_no_disks
+from tests.support.disks import why_no_disks, why_no_encryption
 from tests.support.engine import remove_everything_of, why_no_engine
 from tests.support.identities import People, fresh_node_identity
 from tests.support.installed import why_no_installing
@@ -46,6 +46,7 @@ def why_no_triton() -> str | None:
 REQUIREMENTS: dict[str, Callable[[], str | None]] = {
     "docker": why_no_engine,
     "disk": why_no_disks,
+    "encryption": why_no_encryption,
     "lab": why_no_lab,
     "gpu": why_no_gpu,
     "compiler": why_no_compiler,

@@ -19,6 +19,7 @@ class MountedAt:
         is_read_only: Whether nothing can be written through it.
         kind: Of the file system, ``ext4`` or ``tmpfs``.
         source: What was mounted: a device or a name.
+        options: Of the file system, ``name=value`` or a single word, as the kernel has them.
     """
 
     device: str
@@ -26,6 +27,11 @@ class MountedAt:
     is_read_only: bool
     kind: str
     source: str
+    options: tuple[str, ...] = ()
+
+    def option(self, name: str) -> str | None:
+        """Return the value of an option of the file system; None where there is none."""
+        return next((option[len(name) + 1 :] for option in self.options if option.startswith(f"{name}=")), None)
 
 
 def read_mounts(process: str = "self", *, proc: Path = Path("/proc")) -> list[MountedAt]:
@@ -46,7 +52,8 @@ def _mounted(line: str) -> MountedAt:
     before, _, after = line.partition(" - ")
     fields, (kind, source, super_options) = before.split(" "), after.split(" ", 2)
     is_read_only = "ro" in fields[5].split(",") or "ro" in super_options.split(",")
-    return MountedAt(fields[2], _plain(fields[4]), is_read_only, kind, _plain(source))
+    options = tuple(_plain(option) for option in super_options.split(","))
+    return MountedAt(fields[2], _plain(fields[4]), is_read_only, kind, _plain(source), options)
 
 
 def _plain(text: str) -> str:

@@ -138,6 +138,7 @@ class Admission:
             shm_bytes=min(defaults.shm_bytes, memory // 2 // PAGE_BYTES * PAGE_BYTES),
             disk_bytes=disk,
             disk_inodes=None if disk is None else inodes_of(disk),
+            disk_encrypted=None if disk is None else self._disks.encrypts(),
         )
 
     def _disk_bytes(self, wanted: str | None) -> int | None:

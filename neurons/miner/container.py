@@ -156,7 +156,8 @@ class ContainerManager:
             image_id = self._image_id(lease.image)
             self.network.ensure(self.client, self.settings.label, lease.ssh_port)
             if lease.limits.disk_bytes is not None:
-                self.disks.make(lease.lease_id, lease.limits.disk_bytes, image_id)
+                is_encrypted = bool(lease.limits.disk_encrypted)
+                self.disks.make(lease.lease_id, lease.limits.disk_bytes, image_id, is_encrypted=is_encrypted)
             container = self._create(lease, image_id)
             self._reach("allocate.created")
             self._start(container, lease)

@@ -10,6 +10,8 @@ Rules:
   and removed without asking anybody, and other nodes' things are never looked at.
 - Loop devices are never named here: mount(8) takes one that the kernel frees with the last use of the file system.
 - Nothing below a mount point is ever removed from outside: folders go by rmdir, which refuses as long as one is mounted.
+- Where the node encrypts (`disk_offer`), the overlay's folders lie in an encrypted folder of the file system. Its key is
+  the kernel's alone and goes with the mount: a disk that was unmounted, by a reboot too, is lost (`DiskKeyLost`).
 - What the receipt promises is read back from the kernel after the container started (`differences`).
 - A lease does not see that there are disks of others, nor whose.
 """
@@ -28,6 +30,8 @@ from neurons.miner.image_tree import ImageTrees
 from neurons.miner.lease import Lease, LeaseId
 from neurons.setup.shell import run
 from polarise.errors import SubnetError, Unavailable
+from polarise.usage import Loss
+from utils import fscrypt
 from utils.mounts import MountedAt, read_mounts
 
 logger = logging.getLogger(__name__)
@@ -52,7 +56,22 @@ _KERNELS = frozenset({"dev", "proc", "sys"})
 
 
 class DiskFailed(SubnetError):
-    """A disk cannot be made or mounted here; the message holds what the program said."""
+    """A disk cannot be made or mounted here; the message holds what the program said.
+
+    Attributes:
+        loss: What became of a lease whose disk it is.
+    """
+
+    loss: Loss = "disk_lost"
+
+
+class DiskKeyLost(DiskFailed):
+    """The key of an encrypted disk is gone, and with it what was on the disk."""
+
+    loss = "disk_key_lost"
+
+    def __init__(self) -> None:
+        super().__init__("the disk was unmounted, as by a restart of the host, and its key went with that")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +105,13 @@ class DiskFiles:
 
     @property
     def filesystem(self) -> Path:
-        """Where it is mounted; holds the overlay's upper and work folders."""
+        """Where it is mounted; holds the overlay's upper and work folders, or the encrypted folder with them."""
         return self.folder / "fs"
+
+    @property
+    def encrypted(self) -> Path:
+        """The folder of the file system below which all is encrypted, where it is made so."""
+        return self.filesystem / "encrypted"
 
     @property
     def root(self) -> Path:
@@ -95,13 +119,31 @@ class DiskFiles:
         return self.folder / "root"
 
     def unmount(self) -> None:
-        """Unmount what is mounted of it.
+        """Unmount what is mounted of it; its key is gone then, also where somebody still looks into it.
 
         Raises:
             Unavailable: It stays mounted.
         """
-        for point in (self.root, self.filesystem):
-            _unmount(point)
+        _unmount(self.root)
+        self._forget_key()
+        _unmount(self.filesystem)
+
+    def has_key(self) -> bool:
+        """Whether its encrypted folder can be read and written now.
+
+        Raises:
+            OSError: It cannot be looked at.
+        """
+        return os.path.ismount(self.filesystem) and _is_encrypted(self.encrypted)
+
+    def _forget_key(self) -> None:
+        if not os.path.ismount(self.filesystem) or not self.encrypted.exists():
+            return
+        try:
+            if key := fscrypt.key_of(self.encrypted):
+                fscrypt.remove_key(self.filesystem, key)
+        except OSError as err:
+            logger.warning("the key of a disk goes with its last use only", extra={"cause": str(err)})
 
     def delete(self) -> None:
         """Delete it; nothing is deleted below what is still mounted.
@@ -139,23 +181,28 @@ class LeaseDisks:
         """Return where a lease's disk lies, if it has one."""
         return DiskFiles(self.folder / lease_id)
 
-    def make(self, lease_id: LeaseId, disk_bytes: int, image_id: str) -> None:
+    def make(self, lease_id: LeaseId, disk_bytes: int, image_id: str, *, is_encrypted: bool = False) -> None:
         """Make and mount the disk of a lease that has none yet.
 
         Args:
             lease_id: Of the lease.
             disk_bytes: Its size, as `round_size` gives it.
             image_id: What it lies over.
+            is_encrypted: Whether all that is written is encrypted, with a new key.
 
         Raises:
             Unavailable: It cannot be made now; what there is of it stays for `remove`.
         """
         try:
-            self._format(self.files(lease_id), disk_bytes)
+            files = self.files(lease_id)
+            self._format(files, disk_bytes, is_encrypted=is_encrypted)
             self._reach("allocate.disk_file")
-            self._mount_file(self.files(lease_id))
+            self._mount_file(files)
             self._reach("allocate.disk_mounted")
-            self._mount_layers(self.files(lease_id), self.trees.tree(image_id))
+            if is_encrypted:
+                self._encrypt(files)
+                self._reach("allocate.disk_key")
+            self._mount_layers(files, self.trees.tree(image_id), is_encrypted=is_encrypted)
         except (DiskFailed, OSError) as err:
             raise Unavailable(f"the disk of the lease could not be made: {err}", retry_after_seconds=60) from err
         self._reach("allocate.disk")
@@ -164,14 +211,18 @@ class LeaseDisks:
         """Mount the disk of a lease again where it is not: after a reboot its file is all that is left of it.
 
         Raises:
+            DiskKeyLost: It is encrypted, and nobody has the key any more.
             DiskFailed: Its file is gone or cannot be mounted.
             Unavailable: The image cannot be had from the engine now.
         """
         if lease.limits.disk_bytes is None:
             return
+        files, is_encrypted = self.files(lease.lease_id), bool(lease.limits.disk_encrypted)
         try:
-            self._mount_file(self.files(lease.lease_id))
-            self._mount_layers(self.files(lease.lease_id), self.trees.tree(str(lease.image_id)))
+            if is_encrypted and not files.has_key():
+                raise DiskKeyLost
+            self._mount_file(files)
+            self._mount_layers(files, self.trees.tree(str(lease.image_id)), is_encrypted=is_encrypted)
         except OSError as err:
             raise DiskFailed(f"the disk of the lease cannot be used: {err}") from err
 
@@ -211,6 +262,7 @@ class LeaseDisks:
         if limits.disk_bytes is None:
             return []
         wrong = _size_differences(root, limits.disk_bytes, limits.disk_inodes)
+        wrong += _encryption_differences(root, is_wanted=bool(limits.disk_encrypted))
         return [*wrong, *outside_of(_device(root), _bound(root), read_mounts(str(pid)))]
 
     def remove(self, lease_id: LeaseId) -> None:
@@ -234,8 +286,8 @@ class LeaseDisks:
         """Return what the files of all disks of this node take on the host's disk by now."""
         return sum(_taken_by(self.files(lease_id).file) for lease_id in self.known())
 
-    def try_out(self) -> None:
-        """Make, mount and remove the smallest disk.
+    def try_out(self, *, is_encrypted: bool = False) -> None:
+        """Make, mount, write and remove the smallest disk.
 
         Raises:
             DiskFailed: It does not work here; the message says why.
@@ -245,11 +297,15 @@ class LeaseDisks:
         try:
             files.unmount()
             files.delete()
-            self._format(files, GRANULE_BYTES)
+            self._format(files, GRANULE_BYTES, is_encrypted=is_encrypted)
             # Any folder does for a lower layer, this node's own as well; nothing is looked up in it.
             self._mount_file(files)
-            self._mount_layers(files, self.folder)
-            if wrong := _size_differences(files.root, GRANULE_BYTES, inodes_of(GRANULE_BYTES)):
+            if is_encrypted:
+                self._encrypt(files)
+            self._mount_layers(files, self.folder, is_encrypted=is_encrypted)
+            (files.root / "a-file").write_bytes(b"written")
+            wrong = _size_differences(files.root, GRANULE_BYTES, inodes_of(GRANULE_BYTES))
+            if wrong := [*wrong, *_encryption_differences(files.root, is_wanted=is_encrypted)]:
                 raise DiskFailed("; ".join(wrong))
         except OSError as err:
             raise DiskFailed(str(err)) from err
@@ -257,14 +313,15 @@ class LeaseDisks:
             files.unmount()
             files.delete()
 
-    def _format(self, files: DiskFiles, disk_bytes: int) -> None:
+    def _format(self, files: DiskFiles, disk_bytes: int, *, is_encrypted: bool) -> None:
         files.folder.mkdir(mode=0o700, parents=True)
         with files.file.open("xb") as handle:
             handle.truncate(disk_bytes)
         files.file.chmod(0o600)
         journal_mib = min(max(disk_bytes // JOURNAL_SHARE >> 20, JOURNAL_MIB_MIN), JOURNAL_MIB_MAX)
         options = [
-            *("-q", "-F", "-b", "4096", "-m", "0", "-I", "256", "-i", str(BYTES_PER_INODE), "-O", "^resize_inode"),
+            *("-q", "-F", "-b", "4096", "-m", "0", "-I", "256", "-i", str(BYTES_PER_INODE)),
+            *("-O", "^resize_inode,encrypt" if is_encrypted else "^resize_inode"),
             *("-J", f"size={journal_mib}", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard"),
         ]
         _program("mkfs.ext4", *options, str(files.file))
@@ -275,10 +332,16 @@ class LeaseDisks:
         files.filesystem.mkdir(mode=0o700, exist_ok=True)
         _program("mount", "-t", "ext4", "-o", _EXT4_OPTIONS, str(files.file), str(files.filesystem))
 
-    def _mount_layers(self, files: DiskFiles, lower: Path) -> None:
+    def _encrypt(self, files: DiskFiles) -> None:
+        key = fscrypt.add_random_key(files.filesystem)
+        files.encrypted.mkdir(mode=0o700)
+        fscrypt.encrypt_folder(files.encrypted, key)
+
+    def _mount_layers(self, files: DiskFiles, lower: Path, *, is_encrypted: bool) -> None:
         if os.path.ismount(files.root):
             return
-        upper, work = files.filesystem / "upper", files.filesystem / "work"
+        above = files.encrypted if is_encrypted else files.filesystem
+        upper, work = above / "upper", above / "work"
         upper.mkdir(mode=0o755, exist_ok=True)
         work.mkdir(mode=0o755, exist_ok=True)
         files.root.mkdir(mode=0o700, exist_ok=True)
@@ -317,6 +380,22 @@ def _size_differences(root: Path, disk_bytes: int, disk_inodes: int | None) -> l
         ("disk_inodes", found.f_files, disk_inodes),
     )
     return [f"{name} is {got}, asked for {want}" for name, got, want in pairs if got != want]
+
+
+def _encryption_differences(root: Path, *, is_wanted: bool) -> list[str]:
+    """Ask the kernel which folders the overlay writes to, and what becomes of what is written there."""
+    mounted = [found for found in read_mounts() if found.point == str(root)]
+    folders = [mounted[-1].option(name) for name in ("upperdir", "workdir")] if mounted else []
+    if not folders or None in folders:
+        return ["the folders that the disk is written to cannot be seen"]
+    found = [_is_encrypted(Path(str(folder))) for folder in folders]
+    return [] if found == [is_wanted] * 2 else [f"disk_encrypted is {all(found)}, asked for {is_wanted}"]
+
+
+def _is_encrypted(folder: Path) -> bool:
+    """Whether what is written to a folder is encrypted, with a key that the kernel holds now."""
+    key = fscrypt.key_of(folder) if folder.exists() else None
+    return key is not None and fscrypt.has_key(folder, key)
 
 
 def outside_of(device: str, bound: list[str], mounts: list[MountedAt]) -> Iterator[str]:

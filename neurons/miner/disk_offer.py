@@ -1,8 +1,10 @@
-"""Whether leases here get disks of their own, how large, and how much of the host's disk they get together.
+"""Whether leases here get disks of their own, how large, encrypted or not, and how much of the host's they get together.
 
 Rules:
 - What this host, its kernel and its engine can do is tried once at the start, never assumed: a disk is made and mounted.
 - Where it does not work, `auto` leaves leases as they would be without, and says why; `loop` keeps the node from starting.
+- Encryption is tried the same way. `auto` goes on without it and says why; `required` keeps the node from starting, and
+  never lets a lease without an encrypted disk come to be.
 - The engine must see our mounts: it must be on this host, in our mount namespace, and its root must be root.
 - Promises never exceed what is free: files grow later, so that all promises count, not what is written so far.
 """
@@ -25,7 +27,7 @@ import docker
 from docker.errors import APIError
 
 from neurons.miner.disk import DiskFailed, LeaseDisks
-from neurons.setup.checks.lease_disk import measure_lease_disk, obstacle
+from neurons.setup.checks.lease_disk import encryption_obstacle, measure_lease_disk, obstacle
 from polarise.errors import ConfigError, Unavailable
 from polarise.quantities import format_size
 from utils import host
@@ -36,6 +38,7 @@ logger = logging.getLogger(__name__)
 INTERVAL_SECONDS = 30
 DEFAULT_SOCKET = Path("/var/run/docker.sock")
 DiskMode = Literal["auto", "loop", "none"]
+DiskEncryption = Literal["auto", "required", "off"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,7 @@ class DiskSettings:
 
     Attributes:
         mode: ``auto`` where it works, ``loop`` always, ``none`` never.
+        encryption: ``auto`` where it works, ``required`` always, ``off`` never.
         default_bytes: Disk of a lease that names none.
         reserve_bytes: What leases leave free on the host's disk.
         total_bytes: What all leases may have together; None for all that is free but the reserve.
@@ -55,6 +59,7 @@ class DiskSettings:
     reserve_bytes: int
     total_bytes: int | None
     engine_host: str | None
+    encryption: DiskEncryption = "auto"
 
 
 class DiskOffer:
@@ -78,15 +83,15 @@ class DiskOffer:
         self._images = images
         self._obstacle: str | None = "docker.disk is none" if settings.mode == "none" else None
         self._is_settled = False
+        self._is_encrypting = False
 
     def prepare(self) -> None:
         """Try a disk on this host, and ask the engine; one that is down is asked again later.
 
         Raises:
-            ConfigError: ``docker.disk`` is ``loop``, and it does not work here.
+            ConfigError: ``docker.disk`` is ``loop`` or ``docker.disk_encryption`` ``required``, and it does not work here.
         """
-        if self._obstacle is None:
-            self._give_up(self._try_host())
+        self._give_up(self._obstacle or self._try_host())
         with contextlib.suppress(Unavailable):
             self._settle()
 
@@ -99,6 +104,14 @@ class DiskOffer:
     def why_none(self) -> str | None:
         """Return why leases get no disk of their own here; None where they get one, as far as is known."""
         return self._obstacle
+
+    def encrypts(self) -> bool:
+        """Whether the disks of new leases are encrypted."""
+        return self._is_encrypting
+
+    def describe(self) -> str:
+        """Say in a few words what leases get, for the miner's first line."""
+        return self._obstacle or ("one per lease, encrypted" if self._is_encrypting else "one per lease, not encrypted")
 
     def capacity_bytes(self) -> int:
         """Return what all leases of this node may be promised together, those of now included."""
@@ -139,22 +152,50 @@ class DiskOffer:
         if found is None:
             return
         self._obstacle = found
+        if self.settings.encryption == "required":
+            raise _not_encrypted(f"leases can get no disk at all: {found}")
+        if self.settings.mode == "none":
+            return
         if self.settings.mode == "loop":
             raise ConfigError(f"leases can get no disk: {found}", key_path="docker.disk", allowed="auto or none")
         logger.warning("leases get no disk of their own and can fill the host's", extra={"cause": found})
+
+    def _try_encryption(self) -> None:
+        if self.settings.encryption == "off":
+            return
+        found = encryption_obstacle(measure_lease_disk())
+        try:
+            if found is None:
+                self.disks.try_out(is_encrypted=True)
+                self._is_encrypting = True
+                return
+            cause = f"{found[0]}; {found[1]}"
+        except DiskFailed as err:
+            cause = str(err)
+        if self.settings.encryption == "required":
+            raise _not_encrypted(cause)
+        logger.warning("disks of leases are not encrypted", extra={"cause": cause})
 
     def _try_host(self) -> str | None:
         if (found := obstacle(measure_lease_disk())) is not None:
             return f"{found[0]}; {found[1]}"
         try:
             check_folder(self.disks.folder)
-            self.disks.try_out()
+            self._try_encryption()
+            if not self._is_encrypting:
+                self.disks.try_out()
         except (DiskFailed, Unavailable, OSError) as err:
             return str(err)
         if self.capacity_bytes() < self.settings.default_bytes:
             free, wanted = format_size(self.capacity_bytes()), format_size(self.settings.default_bytes)
             return f"docker.default_disk is {wanted}, and leases can have {free} together; make room, or set it lower"
         return None
+
+
+def _not_encrypted(cause: str) -> ConfigError:
+    return ConfigError(
+        f"disks of leases cannot be encrypted: {cause}", key_path="docker.disk_encryption", allowed="auto or off"
+    )
 
 
 def check_folder(folder: Path) -> None:

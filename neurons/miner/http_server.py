@@ -21,6 +21,7 @@ from neurons.miner.rented import RentedDevices
 from neurons.miner.running import not_found
 from neurons.miner.verdicts import VerdictBook
 from polarise.decode import WireModel
+from polarise.errors import RequestRejected
 from polarise.http_signatures import IDEMPOTENCY_HEADER
 from polarise.messages import (
     AllocateRequest,
@@ -243,7 +244,12 @@ class MinerRoutes:
         return self._receipts.view(lease, usage, self._rented.shown_by(lease))
 
     def _own(self, caller: Caller, container_id: str) -> Lease:
-        lease = self._leases.of_container(container_id)
+        try:
+            lease = self._leases.of_container(container_id)
+        except RequestRejected as err:
+            if (loss := self._leases.loss_of(container_id, caller.may_see)) is not None:
+                raise not_found(container_id, loss) from err
+            raise
         if caller.scope is not Scope.ANY and lease.renter_key != caller.key:
             raise not_found(container_id)
         return lease

@@ -215,6 +215,7 @@ def _row(lease: Lease) -> dict[str, object]:
         "countersigned": None if lease.countersigned is None else lease.countersigned.model_dump_json(),
         "consent": None if lease.consent is None else lease.consent.model_dump_json(),
         "address": lease.address,
+        "lost": lease.lost,
     }
 
 
@@ -242,4 +243,5 @@ def _lease(row: sqlite3.Row) -> Lease:
         countersigned=None if signed is None else CountersignedReceipt.model_validate_json(signed, strict=True),
         consent=None if consent is None else SignedStatement.model_validate_json(consent, strict=True),
         address=row["address"],
+        lost=row["lost"],
     )

@@ -27,6 +27,7 @@ CREATE TABLE lease (
     runtime TEXT,
     consent TEXT,
     address TEXT,
+    lost TEXT,
     UNIQUE (renter_key, idempotency_key)
 ) WITHOUT ROWID
 """
@@ -65,7 +66,7 @@ ALTER TABLE lease ADD COLUMN runtime TEXT
 _CONSENT = "ALTER TABLE lease ADD COLUMN consent TEXT"
 _ADDRESS = "ALTER TABLE lease ADD COLUMN address TEXT"
 
-VERSION = 7
+VERSION = 8
 SCHEMA = f"{_LEASE}; {_SPENT_KEY}; {_USAGE}"
 UPGRADES = {
     2: "ALTER TABLE lease ADD COLUMN countersigned TEXT",
@@ -74,4 +75,5 @@ UPGRADES = {
     5: _PROFILE,
     6: _CONSENT,
     7: _ADDRESS,
+    8: "ALTER TABLE lease ADD COLUMN lost TEXT",
 }

@@ -9,6 +9,7 @@ from typing import NewType
 from polarise.receipt import Isolation, Limits
 from polarise.rented import CountersignedReceipt
 from polarise.statement import SignedStatement
+from polarise.usage import Loss
 from utils.clock import Clock
 
 LeaseId = NewType("LeaseId", str)
@@ -79,6 +80,7 @@ class Lease:
         countersigned: The newest receipt with the renter's signature over it; None until the renter has signed that one.
         consent: What the token brought under which it was made; see `polarise.rented.LeaseConsent`.
         address: Where a renter on no list asked from, see `neurons.base.rate_limits`; gone with the row.
+        lost: Why it is being ended though nobody ended it; None for every other end.
     """
 
     lease_id: LeaseId
@@ -102,6 +104,7 @@ class Lease:
     countersigned: CountersignedReceipt | None = None
     consent: SignedStatement | None = None
     address: str | None = None
+    lost: Loss | None = None
 
     @property
     def is_slot(self) -> bool:

@@ -21,6 +21,8 @@ from polarise.errors import RequestRejected, Unavailable
 from polarise.payloads import Status
 from polarise.statement import SignedStatement
 from polarise.stream import SYSTEM
+from polarise.usage import LOSS_TEXT, Usage
+from polarise.usage import STATEMENT_KIND as USAGE
 
 logger = logging.getLogger(__name__)
 
@@ -90,14 +92,19 @@ class LeaseEvents:
             lease_id: Which.
             status: FAILED for a lease that nobody ever got.
         """
-        message = "lease ended" if status is Status.SUCCEEDED else "lease was not granted"
         try:
+            message = self._last_word(lease_id) if status is Status.SUCCEEDED else "lease was not granted"
             self._agent.append([_status(lease_id, status, message)])
             self._tell_usage(lease_id)
             self._agent.close_stream(lease_id)
             self._on_ended(lease_id)
         except Unavailable as err:
             logger.warning("the agent is told later", extra={"lease_id": lease_id, "cause": err.message})
+
+    def _last_word(self, lease_id: LeaseId) -> str:
+        usage = self._usage_of(lease_id)
+        lost = None if usage is None else usage.open(USAGE, Usage).lost
+        return "lease ended" if lost is None else f"lease ended: {LOSS_TEXT[lost]}"
 
     def _tell_usage(self, lease_id: LeaseId) -> None:
         if (usage := self._usage_of(lease_id)) is None:

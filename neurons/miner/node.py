@@ -264,5 +264,5 @@ class MinerNode(BaseNode):
             "url": f"http://{self.config.network.host}:{self.http.port}",
             "image": settings.base_image(self.config),
             "leases_max": self.config.docker.max_leases,
-            "disk": self.disk_offer.why_none() or "one per lease",
+            "disk": self.disk_offer.describe(),
         }

@@ -6,7 +6,8 @@ Rules:
   once as long as this process lives, and must greet as a new one does; if it does not, or stops again, the lease ends.
 - DELETING: finish the removal.
 - A container, folder or disk of this node without a row is removed; things of other nodes are never looked at.
-- After a reboot the disk of a lease is mounted again before its container is started again.
+- After a reboot the disk of a lease is mounted again before its container is started again. One that was encrypted is lost,
+  for its key is; the lease ends, and its last usage statement says why.
 - An engine that cannot be asked changes nothing. A lease that somebody holds is left to the next time, never waited for.
 - A lease that cannot be settled, for want of a clean GPU or because its disk stays mounted, keeps no other from it.
 """
@@ -25,6 +26,7 @@ from neurons.miner.disk import DiskFailed
 from neurons.miner.lease import Lease, LeaseId, LeaseState
 from neurons.miner.locks import LeaseBusy
 from polarise.errors import Unavailable
+from polarise.usage import Loss
 from utils.clock import Clock
 from utils.docker_utils import check_engine, engine_errors, remove_container
 
@@ -112,28 +114,29 @@ class Reconciler:
             container = self._allocator.manager.find(found)
             if container is not None and container.status == "running":
                 return
-            cause = self._why_lost(found, container)
-        if cause is None:
+            lost = self._why_lost(found, container)
+        if lost is None:
             logger.warning("container had stopped and runs again", extra={"lease_id": lease.lease_id})
         else:
-            logger.warning("lease lost its container", extra={"lease_id": lease.lease_id, "cause": cause})
-            self._leases.end(found)
+            loss, cause = lost
+            logger.warning("lease is lost", extra={"lease_id": lease.lease_id, "loss": loss, "cause": cause})
+            self._leases.end(found, lost=loss)
 
-    def _why_lost(self, lease: Lease, container: Container | None) -> str | None:
+    def _why_lost(self, lease: Lease, container: Container | None) -> tuple[Loss, str] | None:
         """Start a stopped container again and return None, or why that is out of the question."""
         if container is None:
-            return "the engine says that the container is gone"
+            return "container_lost", "the engine says that the container is gone"
         if lease.lease_id in self._revived:
-            return "the container stopped a second time"
+            return "container_lost", "the container stopped a second time"
         manager = self._allocator.manager
         try:
             manager.disks.ensure(lease)
             with engine_errors():
                 container.start()
         except DiskFailed as err:
-            return str(err)
+            return err.loss, str(err)
         except APIError as err:
-            return str(err.explanation or err)
+            return "container_lost", str(err.explanation or err)
         self._revived.add(lease.lease_id)
         try:
             manager.wait_for_banner(container, lease, GREETING_SECONDS)
@@ -141,7 +144,7 @@ class Reconciler:
             # From now on its first process is known, also to whoever has to end it without the engine.
             self._leases.metering.read(lease)
         except (NotGreeted, LimitNotApplied) as err:
-            return str(err)
+            return "container_lost", str(err)
         return None
 
     def _remove_if_unknown(self, container: Container) -> None:

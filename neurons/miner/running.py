@@ -30,6 +30,8 @@ from neurons.miner.scrub import scrub as scrub_gpus
 from polarise.errors import ErrorCode, RequestRejected, Unavailable
 from polarise.ssh_keys import parse_public_key
 from polarise.statement import SignedStatement
+from polarise.usage import LOSS_TEXT, Loss, Usage
+from polarise.usage import STATEMENT_KIND as USAGE
 from utils.clock import Clock
 
 logger = logging.getLogger(__name__)
@@ -105,6 +107,13 @@ class RunningLeases:
             if over is not None and may_see(over[0]):
                 return over[1]
         raise not_found(container_id)
+
+    def loss_of(self, container_id: str, may_see: Callable[[str], bool]) -> Loss | None:
+        """Return why a lease that is over was lost; None for one that ended otherwise, runs, or is not the caller's."""
+        if not CONTAINER_ID_PATTERN.fullmatch(container_id):
+            return None
+        over = self.metering.book.final_of_container(container_id)
+        return over[1].open(USAGE, Usage).lost if over is not None and may_see(over[0]) else None
 
     def renew(self, lease: Lease, ttl_seconds: int | None) -> Lease:
         """Let a lease end ``ttl_seconds`` from now; as often as its renter likes.
@@ -199,21 +208,30 @@ class RunningLeases:
                 ) from err
             logger.warning("lease ended, its removal waits", extra={"lease_id": lease.lease_id, "cause": err.message})
 
-    def end(self, lease: Lease) -> None:
+    def end(self, lease: Lease, *, lost: Loss | None = None) -> None:
         """End a lease now, whoever holds it; what its holder keeps from being removed, `reconcile` removes later.
+
+        Args:
+            lease: Which.
+            lost: Why it ends, where nobody ended it; its last usage statement says so.
 
         Raises:
             Unavailable: The engine cannot be asked; the lease stays DELETING and is finished later.
         """
-        ending = self._begin_end(lease)
+        ending = self._begin_end(lease, lost)
         if ending is not None:
             self._finish_end(ending, wait_seconds=0.0)
 
-    def _begin_end(self, lease: Lease) -> Lease | None:
+    def _begin_end(self, lease: Lease, lost: Loss | None = None) -> Lease | None:
         """Write DELETING and the end of the lease's time; None when the lease is gone."""
 
         def decide(found: Lease) -> Lease:
-            return replace(found, state=LeaseState.DELETING, expiry=found.expiry.now_at_latest(self._clock))
+            return replace(
+                found,
+                state=LeaseState.DELETING,
+                expiry=found.expiry.now_at_latest(self._clock),
+                lost=lost if found.state is LeaseState.ACTIVE else found.lost,
+            )
 
         ending = self.journal.change(lease.lease_id, decide)
         if ending is not None:
@@ -281,12 +299,13 @@ class RunningLeases:
         return found
 
 
-def not_found(container_id: str) -> RequestRejected:
-    """Return the answer for an id that is not the caller's, not active, or no id at all."""
+def not_found(container_id: str, loss: Loss | None = None) -> RequestRejected:
+    """Return the answer for an id that is not the caller's, not active, or no id at all; or why the lease was lost."""
+    because = "" if loss is None else f" any more: {LOSS_TEXT[loss]}"
     return RequestRejected(
         ErrorCode.NOT_FOUND,
-        f"you have no container {container_id[:64]!r} here",
-        hint="GET /containers lists yours",
+        f"you have no container {container_id[:64]!r} here{because}",
+        hint="GET /containers lists yours" if loss is None else "GET /containers/{id}/usage has its last statement",
         field="container_id",
         status=404,
     )

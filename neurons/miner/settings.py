@@ -67,6 +67,7 @@ def disk_settings(config: Config) -> DiskSettings:
     total = config.docker.total_disk
     return DiskSettings(
         mode=config.docker.disk,
+        encryption=config.docker.disk_encryption,
         default_bytes=parse_size(config.docker.default_disk),
         reserve_bytes=parse_size(config.docker.reserve_disk),
         total_bytes=None if total is None else parse_size(total),

@@ -110,6 +110,7 @@ class UsageBook:
             network_in_bytes=whole(meter.network_in_bytes),
             network_out_bytes=whole(meter.network_out_bytes),
             devices=tuple(DeviceUsage(uuid=uuid, allocated_ms=meter.allocated_ms) for uuid in lease.devices),
+            lost=lease.lost,
         )
         return sign_statement(self._identity, STATEMENT_KIND, usage)
 

@@ -121,6 +121,13 @@ def _print(output: str, answer: AllocateAnswer, lease: Lease) -> None:
             "limits": limits_text(answer.limits),
             "devices": ", ".join(answer.devices) or "none",
             "expires": answer.expires_at,
+            "data": _fate_of_data(answer),
             "ssh": f"python main.py renter ssh {short}",
         }
     )
+
+
+def _fate_of_data(answer: AllocateAnswer) -> str:
+    if answer.limits.disk_encrypted:
+        return "deleted with the lease; a restart of the miner's host ends it and its data"
+    return "deleted with the lease"

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from polarise.answers import printable
 from polarise.quantities import format_size
 from polarise.receipt import Limits
-from polarise.usage import Usage
+from polarise.usage import LOSS_TEXT, Usage
 
 SHORT_ID_CHARS = 12
 
@@ -42,6 +42,8 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None
 def limits_text(limits: Limits) -> str:
     """Say the limits in a few words."""
     disk = "" if limits.disk_bytes is None else f", {format_size(limits.disk_bytes)} disk"
+    if limits.disk_encrypted:
+        disk += " (encrypted)"
     return f"{limits.cpu_milli / 1000:g} CPU, {format_size(limits.memory_bytes)}, {limits.pids_count} pids{disk}"
 
 
@@ -56,4 +58,6 @@ def usage_text(usage: Usage) -> str:
         parts.append(f"{usage.network_in_bytes} B in, {usage.network_out_bytes} B out")
     if usage.devices:
         parts.append(f"{len(usage.devices)} GPUs for {usage.allocated_ms / 1000:.1f} s each")
+    if usage.lost is not None:
+        parts.append(f"lost: {LOSS_TEXT[usage.lost]}")
     return ", ".join(parts)

@@ -46,6 +46,7 @@ def examine(checkout: Checkout, role: Role, *, image: str, api_port: int, deep: 
         return [system, *checks]
     facts = engine.measure_engine()
     disk = Path(facts.root_dir or "/var/lib/docker")
+    lease_disk_facts = lease_disk.measure_lease_disk()
     return [
         system,
         *checks,
@@ -55,7 +56,8 @@ def examine(checkout: Checkout, role: Role, *, image: str, api_port: int, deep: 
         *_examine_image(checkout, facts, image, deep=deep),
         *_examine_network(api_port),
         *_examine_machine(role, machine.measure_disk_free_bytes(disk), str(disk)),
-        lease_disk.check_lease_disk(lease_disk.measure_lease_disk()),
+        lease_disk.check_lease_disk(lease_disk_facts),
+        lease_disk.check_disk_encryption(lease_disk_facts),
         machine.check_nvidia(machine.measure_nvidia(facts.runtimes)),
     ]
 

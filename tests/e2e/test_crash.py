@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.e2e]
 
 ALLOCATE_STEPS = (
     *("reserved", "files", "created", "started", "greeted", "password", "activated"),
-    *(pytest.param(step, marks=pytest.mark.disk) for step in ("disk_file", "disk_mounted", "disk")),
+    *(pytest.param(step, marks=pytest.mark.disk) for step in ("disk_file", "disk_mounted", "disk_key", "disk")),
 )
 # Of a lease that is made of a warm slot.
 WARM_STEPS = ("reserved", "updated", "handed-over", "activated")

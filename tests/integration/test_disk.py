@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,15 @@ from docker.types import Mount
 
 from neurons.miner.container import ContainerManager
 from neurons.miner.disk import GRANULE_BYTES, LeaseDisks, inodes_of
-from neurons.miner.lease import Lease, LeaseId
+from neurons.miner.lease import LeaseId
 from neurons.miner.node import MinerNode
 from neurons.miner.reconcile import Reconciler
 from polarise.errors import ErrorCode, RequestRejected, Unavailable
-from polarise.messages import AllocateAnswer, AllocateRequest
+from polarise.messages import AllocateRequest
 from polarise.receipt import Receipt
 from polarise.signing import Identity
 from polarise.ssh_keys import generate_key_pair
+from tests.support.disk_leases import disk_file, kill, lease_of, rented
 from tests.support.disks import FOLDER, left_over
 from tests.support.engine import engine, remove_everything_of
 from tests.support.identities import People, fresh_node_identity
@@ -48,39 +48,6 @@ try:
 except OSError as err:
     print(count, err.errno)
 """
-
-
-@contextmanager
-def rented(
-    miner: RunningMiner, people: People, folder: Path, disk: str | None = "1", isolation: str | None = None
-) -> Iterator[tuple[AllocateAnswer, Login]]:
-    """Rent a container with the smallest disk, unless told otherwise, and give it back; nothing of it may be left."""
-    private, public = generate_key_pair()
-    client = miner.client(people.renter)
-    wanted = {"disk": disk, "isolation": isolation, "ssh_public_key": public}
-    answer = client.allocate(AllocateRequest.model_validate(wanted))
-    try:
-        yield answer, Login.to(answer, folder, private_key=private)
-    finally:
-        if miner.allocator.journal.by_container(answer.container_id) is not None:
-            client.terminate(answer.container_id)
-    wait_until(lambda: left_over(miner.node_id) == [], 10, "something of the disk is left")
-
-
-def lease_of(miner: RunningMiner, answer: AllocateAnswer) -> Lease:
-    found = miner.allocator.journal.by_container(answer.container_id)
-    assert found is not None
-    return found
-
-
-def disk_file(miner: RunningMiner, answer: AllocateAnswer) -> Path:
-    return miner.allocator.manager.disks.files(lease_of(miner, answer).lease_id).file
-
-
-def kill(container_id: str) -> None:
-    with engine() as client:
-        client.api.kill(container_id)
-        client.api.wait(container_id, timeout=10)
 
 
 def test_full_disk_stops_at_its_size_and_lets_its_tenant_in(
@@ -173,9 +140,13 @@ def test_packages_can_be_installed_and_files_copied(miner: RunningMiner, people:
         assert answer.limits.disk_bytes == 256 << 20
 
 
-def test_disk_is_mounted_again_after_a_reboot(miner: RunningMiner, people: People, tmp_path: Path) -> None:
-    """A reboot takes the mounts and stops the container; row, file and container are left."""
-    with rented(miner, people, tmp_path) as (answer, login):
+def test_disk_is_mounted_again_after_a_reboot(people: People, own_identity: Identity, tmp_path: Path) -> None:
+    """A reboot takes the mounts and stops the container; row, file and container are left. So it is without encryption."""
+    config = miner_config(people, docker={"disk_encryption": "off"})
+    with (
+        running(MinerNode(config, tmp_path / "node", own_identity)) as miner,
+        rented(miner, people, tmp_path) as (answer, login),
+    ):
         login.output("echo kept > /root/file; echo changed > /etc/motd; sync")
         kill(answer.container_id)
         files = miner.allocator.manager.disks.files(lease_of(miner, answer).lease_id)
@@ -283,10 +254,12 @@ def test_disk_of_a_lease_outlives_the_setting(people: People, own_identity: Iden
     with running(MinerNode(miner_config(people), tmp_path / "node", own_identity)) as miner:
         private, public = generate_key_pair()
         answer = miner.client(people.renter).allocate(AllocateRequest(ssh_public_key=public))
+        login = Login.to(answer, tmp_path, private_key=private)
+        login.output("echo kept > /root/file")
     config = miner_config(people, docker={"disk": "none"})
     with running(MinerNode(config, tmp_path / "node", own_identity)) as miner:
         Reconciler(miner.allocator, SystemClock()).reconcile()
-        assert Login.to(answer, tmp_path, private_key=private).output("echo in") == "in"
+        assert login.output("cat /root/file") == "kept"
         miner.client(people.renter).terminate(answer.container_id)
         assert left_over(miner.node_id) == []
 

@@ -12,7 +12,7 @@ import docker
 from neurons.miner.disk import LeaseDisks, unmount_all
 from neurons.miner.disk_offer import DiskOffer, DiskSettings
 from neurons.miner.image_tree import ImageTrees
-from neurons.setup.checks.lease_disk import measure_lease_disk, obstacle
+from neurons.setup.checks.lease_disk import encryption_obstacle, measure_lease_disk, obstacle
 
 # Stays between runs, with the tree of the base image; what belongs to a node goes with it.
 FOLDER = Path(f"/var/tmp/polarise-tests-{os.getuid()}")
@@ -30,6 +30,13 @@ def disk_offer(client: docker.DockerClient, folder: Path, **changes: object) -> 
 def why_no_disks() -> str | None:
     """Return why leases can have no disk on this machine, None where they can."""
     found = obstacle(measure_lease_disk())
+    return None if found is None else found[0]
+
+
+def why_no_encryption() -> str | None:
+    """Return why the disks of leases cannot be encrypted on this machine, None where they can."""
+    facts = measure_lease_disk()
+    found = obstacle(facts) or encryption_obstacle(facts)
     return None if found is None else found[0]
 
 

@@ -12,10 +12,10 @@ import pytest
 
 from neurons.miner import disk_offer
 from neurons.miner.admission import DISK_BYTES_MAX, Admission
-from neurons.miner.disk import GRANULE_BYTES, HIDDEN, DiskFailed, inodes_of, outside_of, round_size
+from neurons.miner.disk import GRANULE_BYTES, HIDDEN, DiskFailed, LeaseDisks, inodes_of, outside_of, round_size
 from neurons.miner.lease import LeaseId
 from neurons.setup.check import Status
-from neurons.setup.checks.lease_disk import LeaseDiskFacts, check_lease_disk, obstacle
+from neurons.setup.checks.lease_disk import LeaseDiskFacts, check_disk_encryption, check_lease_disk, obstacle
 from polarise.errors import ConfigError, ErrorCode, RequestRejected, Unavailable
 from polarise.messages import AllocateRequest
 from polarise.receipt import Limits
@@ -100,6 +100,11 @@ def test_host_without_what_it_takes_is_told_with_the_fix() -> None:
         assert check.status is Status.WARN
         assert word in check.measured
         assert check.fix
+        assert check_disk_encryption(facts).status is Status.WARN
+    assert check_disk_encryption(able).status is Status.OK
+    without = LeaseDiskFacts(has_encryption=False)
+    assert check_lease_disk(without).status is Status.OK
+    assert "CONFIG_FS_ENCRYPTION" in str(check_disk_encryption(without).fix)
 
 
 def test_disk_that_must_be_and_cannot_keeps_the_node_from_starting(
@@ -112,6 +117,45 @@ def test_disk_that_must_be_and_cannot_keeps_the_node_from_starting(
     offer.prepare()
     assert "only root" in str(offer.why_none())
     assert offer.capacity_bytes() == 0
+
+
+def test_encryption_that_must_be_and_cannot_keeps_the_node_from_starting(
+    client: docker.DockerClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where there are no disks at all; `auto` and `off` go on without."""
+    made: list[bool] = []
+    monkeypatch.setattr(LeaseDisks, "try_out", lambda _self, *, is_encrypted=False: made.append(is_encrypted))
+    monkeypatch.setattr(disk_offer, "measure_lease_disk", lambda: LeaseDiskFacts(has_encryption=False))
+    for mode in ("auto", "none"):
+        with pytest.raises(ConfigError, match="cannot be encrypted") as caught:
+            disks.disk_offer(client, tmp_path, mode=mode, encryption="required").prepare()
+        assert caught.value.key_path == "docker.disk_encryption"
+    assert made == []
+    without = disks.disk_offer(client, tmp_path, encryption="auto")
+    without.prepare()
+    assert (made, without.encrypts(), without.describe()) == ([False], False, "one per lease, not encrypted")
+    monkeypatch.setattr(disk_offer, "measure_lease_disk", LeaseDiskFacts)
+    for encryption, is_encrypted in (("auto", True), ("required", True), ("off", False)):
+        made.clear()
+        offer = disks.disk_offer(client, tmp_path, encryption=encryption)
+        offer.prepare()
+        assert (made, offer.encrypts()) == ([is_encrypted], is_encrypted)
+
+
+def test_disk_that_only_its_encryption_spoils_is_given_without(
+    client: docker.DockerClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_self: LeaseDisks, *, is_encrypted: bool = False) -> None:
+        if is_encrypted:
+            raise DiskFailed("no such cipher")
+
+    monkeypatch.setattr(LeaseDisks, "try_out", refuse)
+    monkeypatch.setattr(disk_offer, "measure_lease_disk", LeaseDiskFacts)
+    offer = disks.disk_offer(client, tmp_path, encryption="auto")
+    offer.prepare()
+    assert (offer.why_none(), offer.encrypts()) == (None, False)
+    with pytest.raises(ConfigError, match="no such cipher"):
+        disks.disk_offer(client, tmp_path, encryption="required").prepare()
 
 
 def test_folder_that_others_may_write_or_mount_cannot_name_is_refused(tmp_path: Path) -> None:
