@@ -5,6 +5,7 @@ Rules:
   it, on a file and in memory.
 - A value is kept with the index of the leaf that wrote it (-1: the genesis), so that any view up to some leaf can be
   read later; the path tree holds the newest only.
+- The owner's revocation of a node empties the node's registry entry in the same step, so that every reader drops the node.
 - An account (next nonce, generation of the subkey) is a value too, at /accounts/<node key>, written by the ledger
   itself with every transaction of the sender.
 """
@@ -18,7 +19,9 @@ from dataclasses import dataclass
 from ledger import path_tree
 from ledger.rules import Rules
 from polarise.errors import ErrorCode, RequestRejected
+from polarise.generations import generation_path, revoked_node
 from polarise.genesis import Genesis
+from polarise.signing import Purpose
 from polarise.transaction import SignedTransaction, encode_value
 
 GENESIS_LEAF = -1
@@ -114,10 +117,11 @@ class LedgerState:
         if body.nonce > account.nonce:
             message = f"nonce {body.nonce} is out of order; the next one is {account.nonce}"
             raise _rejected(ErrorCode.NONCE_GAP, message, "nonce", 409)
-        if body.certificate.counter < account.counter:
-            message = f"the subkey of generation {body.certificate.counter} was replaced by {account.counter}"
+        least = max(account.counter, self.generation(body.sender, Purpose.LEDGER))
+        if body.certificate.counter < least:
+            message = f"the subkey of generation {body.certificate.counter} was replaced by {least}"
             raise _rejected(ErrorCode.KEY_REFUSED, message, "certificate.counter", 403)
-        self._rules.check(self, body.sender, body.op.path, is_removal=body.op.value is None)
+        self._rules.check(self, body.sender, body.op.path, body.op.value)
         return account
 
     def apply(self, transaction: SignedTransaction, leaf: int, account: Account) -> None:
@@ -125,6 +129,8 @@ class LedgerState:
         body = transaction.body
         encoded = None if body.op.value is None else encode_value(body.op.value)
         self._put(Stored(body.op.path, leaf, encoded, body.op.read_concern))
+        if (node := revoked_node(body.op.path)) is not None:
+            self._put(Stored(f"/registry/{node}", leaf, None, body.op.read_concern))
         after = {"counter": max(account.counter, body.certificate.counter), "nonce": body.nonce + 1}
         self._put(Stored(f"/accounts/{body.sender}", leaf, encode_value(after), 0))
         self.size = leaf + 1
@@ -152,6 +158,21 @@ class LedgerState:
         """See `ledger.rules.StateReader`; what was removed counts, too."""
         row = self._connection.execute("SELECT MAX(name) FROM child WHERE parent = ?", (path,)).fetchone()
         return None if row[0] is None else str(row[0])
+
+    def generation(self, node: str, purpose: Purpose) -> int:
+        """See `ledger.rules.StateReader`."""
+        found = self.get(generation_path(node, purpose))
+        return int(json.loads(found.value)["counter"]) if found and found.value else 0
+
+    def owner(self, node: str) -> str | None:
+        """See `ledger.rules.StateReader`; an entry of another shape names nobody."""
+        row = self._connection.execute(
+            "SELECT value FROM value WHERE path = ? AND value IS NOT NULL ORDER BY leaf LIMIT 1", (f"/registry/{node}",)
+        ).fetchone()
+        entry = json.loads(row[0]) if row else None
+        body = entry.get("body") if isinstance(entry, dict) else None
+        owner = body.get("owner_key") if isinstance(body, dict) else None
+        return owner if isinstance(owner, str) else None
 
     def _put(self, stored: Stored) -> None:
         self._connection.execute(

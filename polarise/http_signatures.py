@@ -69,11 +69,13 @@ class VerifiedRequest:
         caller: Node key of whoever signed.
         nonce: To be spent once, together with the key.
         created_unix_s: When the caller says it signed.
+        counter: Generation of the request subkey it signed with; whether that one counts, the node decides.
     """
 
     caller: str
     nonce: str
     created_unix_s: int
+    counter: int = 0
 
 
 def sign_request(
@@ -140,7 +142,7 @@ def verify_request(
     created = _checked_created(result, now)
     if result.nonce is None or not 8 <= len(result.nonce) <= 64:
         raise _bad("the signature has no usable nonce", "send a random nonce of 8 to 64 characters", "Signature-Input")
-    return VerifiedRequest(caller=certificate.issuer, nonce=result.nonce, created_unix_s=created)
+    return VerifiedRequest(certificate.issuer, result.nonce, created, certificate.counter)
 
 
 def _covered(headers: Mapping[str, str]) -> tuple[str, ...]:

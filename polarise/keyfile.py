@@ -4,6 +4,8 @@ Rules:
 - The file has mode 0600 and is refused when others can read it.
 - The header (kind, public key, KDF cost, owner certificate) is authenticated with the ciphertext, so flipping one
   bit of either is refused.
+- The header also says which generation of each subkey is in use, so that nobody turns a rotation back unseen.
+- A rewritten file replaces the old one in one step: whatever ends the process, one of the two is there, whole.
 - A KDF cost below ours is refused (downgrade), and so is one so high that it would exhaust this machine.
 Source: RFC 9106 (Argon2id, second recommended parameters), RFC 8439 (ChaCha20-Poly1305).
 """
@@ -14,18 +16,24 @@ import contextlib
 import json
 import os
 import secrets
+import sys
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
+from typing import Annotated
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from pydantic import Field, ValidationError
 
-from polarise.canonical import canonical_bytes
+from polarise.canonical import JsonValue, canonical_bytes
 from polarise.decode import WireModel, decode_model
 from polarise.errors import ConfigError, RequestRejected
 from polarise.signing import Certificate, Identity, Purpose, SigningKey
+
+if sys.platform != "win32":
+    import fcntl
 
 MEMORY_KIB = 64 * 1024
 ITERATIONS = 3
@@ -53,6 +61,7 @@ class KeyHeader(WireModel):
     salt: str = Field(pattern="^[0-9a-f]{32}$")
     nonce: str = Field(pattern="^[0-9a-f]{24}$")
     owner_certificate: Certificate | None = None
+    generations: dict[Purpose, Annotated[int, Field(ge=0, lt=2**53)]] | None = None
 
 
 class KeyFile(WireModel):
@@ -76,21 +85,31 @@ def create_key_file(path: Path, kind: KeyKind, passphrase: bytes, *, owner: Iden
     """
     if not passphrase:
         raise ConfigError("the passphrase is empty", origin=str(path), allowed="give at least one character")
-    key = SigningKey(secrets.token_bytes(32))
-    certificate = _certify(owner, key)
-    header = KeyHeader(
-        kind=kind,
-        public_key=key.public_key,
-        salt=secrets.token_hex(16),
-        nonce=secrets.token_hex(12),
-        owner_certificate=certificate,
-    )
-    # The seed leaves the key object only here, straight into the cipher.
-    ciphertext = _cipher(header, passphrase).encrypt(
-        bytes.fromhex(header.nonce), key.private.private_bytes_raw(), _associated_data(header)
-    )
-    _write_new(path, KeyFile(header=header, ciphertext=ciphertext.hex()))
-    return Identity(key, certificate)
+    identity = Identity(key := SigningKey(secrets.token_bytes(32)), _certify(owner, key))
+    _write_new(path, _encrypted(identity, kind, passphrase))
+    return identity
+
+
+def rewrite_key_file(
+    path: Path, passphrase: bytes, *, generations: Mapping[Purpose, int] | None = None, new_passphrase: bytes = b""
+) -> Identity:
+    """Encrypt a key file anew, with a fresh salt and nonce, and replace the old one in one step.
+
+    Args:
+        path: The key file.
+        passphrase: What it is encrypted with now.
+        generations: Generations of subkeys from now on; those that are left out stay.
+        new_passphrase: What it is encrypted with from now on; empty keeps the old one.
+
+    Raises:
+        ConfigError: As `load_key_file`, or the folder cannot be written.
+    """
+    with _alone(path):
+        kind = read_key_header(path).kind
+        old = load_key_file(path, passphrase)
+        identity = Identity(old.key, old.owner_certificate, {**old.generations, **(generations or {})})
+        _replace(path, _encrypted(identity, kind, new_passphrase or passphrase))
+    return identity
 
 
 def read_key_header(path: Path) -> KeyHeader:
@@ -120,7 +139,7 @@ def load_key_file(path: Path, passphrase: bytes) -> Identity:
     key = SigningKey(seed)
     if key.public_key != stored.header.public_key:
         raise ConfigError("the public key is not the seed's", origin=str(path), allowed="an undamaged key file")
-    return Identity(key, stored.header.owner_certificate)
+    return Identity(key, stored.header.owner_certificate, stored.header.generations or {})
 
 
 def _certify(owner: Identity | None, key: SigningKey) -> Certificate | None:
@@ -138,8 +157,32 @@ def _cipher(header: KeyHeader, passphrase: bytes) -> ChaCha20Poly1305:
     return ChaCha20Poly1305(kdf.derive(passphrase))
 
 
+def _encrypted(identity: Identity, kind: KeyKind, passphrase: bytes) -> KeyFile:
+    header = KeyHeader(
+        kind=kind,
+        public_key=identity.public_key,
+        salt=secrets.token_hex(16),
+        nonce=secrets.token_hex(12),
+        owner_certificate=identity.owner_certificate,
+        generations=dict(identity.generations) or None,
+    )
+    # The seed leaves the key object only here, straight into the cipher.
+    ciphertext = _cipher(header, passphrase).encrypt(
+        bytes.fromhex(header.nonce), identity.key.private.private_bytes_raw(), _associated_data(header)
+    )
+    return KeyFile(header=header, ciphertext=ciphertext.hex())
+
+
 def _associated_data(header: KeyHeader) -> bytes:
-    return canonical_bytes(header.to_wire())
+    return canonical_bytes(_header_wire(header))
+
+
+def _header_wire(header: KeyHeader) -> dict[str, JsonValue]:
+    """Return the header as it is kept; a key that was never rotated has the form of before there were rotations."""
+    wire = header.to_wire()
+    if header.generations is None:
+        del wire["generations"]
+    return wire
 
 
 def _read(path: Path) -> KeyFile:
@@ -171,12 +214,60 @@ def _write_new(path: Path, content: KeyFile) -> None:
             "the key file exists and is never overwritten", origin=str(path), allowed="another path"
         ) from err
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
-            json.dump(content.to_wire(), handle, indent=2)
-            handle.write("\n")
-            handle.flush()
-            os.fsync(handle.fileno())
+        _write(descriptor, content)
     except OSError:
         with contextlib.suppress(OSError):
             path.unlink()
         raise
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Keep a second command from rewriting the same file meanwhile, whose change would be lost."""
+    if sys.platform == "win32":  # validators there have one operator; folders cannot be locked
+        yield
+        return
+    try:
+        descriptor = os.open(path.parent, os.O_RDONLY)
+    except OSError as err:
+        raise ConfigError(
+            f"no such folder: {err.strerror}", origin=str(path), allowed="the path of a key file"
+        ) from err
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _replace(path: Path, content: KeyFile) -> None:
+    temporary = path.with_name(f"{path.name}.new")
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()  # of a process that was killed here; it holds nothing that the file does not
+        _write(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), content)
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as err:
+        raise ConfigError(
+            f"cannot rewrite the key file: {err.strerror}", origin=str(path), allowed="a folder this user may write"
+        ) from err
+
+
+def _write(descriptor: int, content: KeyFile) -> None:
+    wire: dict[str, JsonValue] = {"header": _header_wire(content.header), "ciphertext": content.ciphertext}
+    with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
+        json.dump(wire, handle, indent=2)
+        handle.write("\n")
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":
+        return  # Windows opens no folders
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

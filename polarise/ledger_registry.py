@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+from polarise.block import SignedBlock
 from polarise.decode import decode_json, decode_model
 from polarise.errors import RequestRejected
 from polarise.ledger_client import LedgerClient
@@ -32,9 +33,9 @@ def withdrawal(node_key: str) -> SetValue:
 
 
 def read_ledger_registry(
-    client: LedgerClient, on_error: Callable[[str, Exception], None]
+    client: LedgerClient, on_error: Callable[[str, Exception], None], block: SignedBlock | None = None
 ) -> dict[str, tuple[SignedStatement, RegistryEntry]]:
-    """Read every entry that is final; one that does not hold is reported with its name and left out.
+    """Read every entry of a verified block, of the newest final one by default; what does not hold is reported and left out.
 
     Returns:
         Node key -> (signed statement, verified entry), in order of the node keys.
@@ -44,7 +45,7 @@ def read_ledger_registry(
         AnswerInvalid: The ledger gives no proof, or more than `LedgerClient.read_below` reads.
     """
     found: dict[str, tuple[SignedStatement, RegistryEntry]] = {}
-    for path, text in client.read_below(FOLDER, client.final_block()).texts.items():
+    for path, text in client.read_below(FOLDER, block or client.final_block()).texts.items():
         name = path.removeprefix(f"{FOLDER}/")
         try:
             found[name] = open_value(name, decode_json(text, max_bytes=MAX_ENTRY_BYTES))

@@ -10,7 +10,8 @@ Rules:
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from cryptography.exceptions import InvalidSignature
@@ -29,6 +30,10 @@ SIGNATURE_PATTERN = r"^[0-9a-f]{128}$"
 
 class SignatureInvalid(SubnetError):
     """A signature or certificate does not verify; the caller decides whose fault that is."""
+
+
+class KeyReplaced(SignatureInvalid):
+    """A signature that holds, by a subkey that its node replaced or its owner revoked."""
 
 
 class Purpose(StrEnum):
@@ -149,14 +154,18 @@ class Identity:
 
     key: SigningKey
     owner_certificate: Certificate | None = None
+    # Purpose -> generation of the subkey in use; a purpose that is missing is at 0.
+    generations: Mapping[Purpose, int] = field(default_factory=dict, hash=False)
 
     @property
     def public_key(self) -> str:
         """The name under which others know this identity, 64 hex digits."""
         return self.key.public_key
 
-    def subkey(self, purpose: Purpose, counter: int = 0) -> Subkey:
-        """Derive and certify the subkey of one purpose."""
+    def subkey(self, purpose: Purpose, counter: int | None = None) -> Subkey:
+        """Derive and certify the subkey of one purpose; of the generation in use when none is named."""
+        if counter is None:
+            counter = self.generations.get(purpose, 0)
         key = self.key.derive(purpose, counter)
         return Subkey(key, Certificate.issue(self.key, key.public_key, purpose, counter=counter))
 

@@ -31,9 +31,14 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """An authenticated caller on one route; with the consent that its bearer token carries, if there is one.
+    """An authenticated caller on one route.
 
     Attributes:
+        key: Node key.
+        role: What it is here.
+        scope: How far its right goes.
+        consent: What its bearer token carries, if there is one.
+        counter: Generation of the request subkey that signed, or that the token was given to.
         is_listed: False for a key that is a renter only because anybody may be one.
     """
 
@@ -41,6 +46,7 @@ class Caller:
     role: Role
     scope: Scope
     consent: SignedStatement | None = None
+    counter: int = 0
     is_listed: bool = True
 
     def may_see(self, holder_key: str) -> bool:

@@ -31,8 +31,10 @@ from neurons.base.rate_limits import ADDRESS_KEY, RateLimits
 from neurons.base.tokens import TokenIssuer
 from polarise.decode import WireModel, decode_model
 from polarise.errors import ErrorCode, RequestRejected, Unavailable
-from polarise.http_signatures import VerifiedRequest, verify_request
+from polarise.generations import Generations
+from polarise.http_signatures import CERTIFICATE_HEADER, VerifiedRequest, verify_request
 from polarise.node_messages import Refusal
+from polarise.signing import KeyReplaced, Purpose
 from utils.clock import Clock, utc_now
 
 logger = logging.getLogger(__name__)
@@ -64,6 +66,7 @@ class Gatekeeper:
         tokens: Bearer tokens.
         clock: Wall clock for the 30 s window.
         limits: Counts requests per key, and failures per address; none are counted when it is left out.
+        generations: Which subkeys of callers were replaced; a node without a ledger knows of none.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Gatekeeper:
         tokens: TokenIssuer,
         clock: Clock,
         limits: RateLimits | None = None,
+        generations: Generations | None = None,
     ) -> None:
         self._node_key = node_key
         self._roles = roles
@@ -83,6 +87,7 @@ class Gatekeeper:
         self._tokens = tokens
         self._clock = clock
         self._limits = limits
+        self._generations = generations or Generations()
 
     def check_listed(self, method: str, rule: str) -> None:
         """Raise `RuntimeError` for a route that the table does not name: our own bug, said before the port opens."""
@@ -112,6 +117,18 @@ class Gatekeeper:
         limits.authenticated(address, caller.key, is_costly=access.is_costly)
         return caller
 
+    def _check_generation(self, key: str, counter: int, field: str) -> None:
+        try:
+            self._generations.check(key, Purpose.REQUEST, counter)
+        except KeyReplaced as err:
+            raise RequestRejected(
+                ErrorCode.KEY_REFUSED,
+                str(err),
+                hint="sign with the newest subkey; a token is lost with the subkey it was given to: get a new one",
+                field=field,
+                status=401,
+            ) from err
+
     def _identified(self, body: bytes, access: RouteAccess) -> Caller:
         caller, verified = self._verified(body, access)
         if self._limits is not None:
@@ -128,7 +145,8 @@ class Gatekeeper:
             now = utc_now(self._clock)
             headers = {name.lower(): value for name, value in request.headers.items()}
             verified = verify_request(request.method, _url_as_sent(), headers, body, audience=self._node_key, now=now)
-            return self._admitted(verified.caller, access), verified
+            self._check_generation(verified.caller, verified.counter, CERTIFICATE_HEADER)
+            return replace(self._admitted(verified.caller, access), counter=verified.counter), verified
         if access.needs_signature:
             raise RequestRejected(
                 ErrorCode.NOT_AUTHENTICATED,
@@ -138,7 +156,8 @@ class Gatekeeper:
                 status=401,
             )
         token = self._tokens.check(bearer.removeprefix("Bearer ").strip())
-        return replace(self._admitted(token.key, access), consent=token.consent), None
+        self._check_generation(token.key, token.counter, "Authorization")
+        return replace(self._admitted(token.key, access), consent=token.consent, counter=token.counter), None
 
     def _admitted(self, key: str, access: RouteAccess) -> Caller:
         caller = admit(key, self._roles.role_of(key), access)

@@ -1,4 +1,4 @@
-"""`python main.py key new|show`: make key files and show their public half; a secret is never printed."""
+"""`python main.py key new|show|rotate|revoke`: make key files and show their public half; a secret is never printed."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ KINDS = ("owner", "node", "renter")
 
 
 def add_parser(subparsers: Subparsers) -> None:
-    """Add ``key`` with its two verbs."""
-    parser = subparsers.add_parser("key", help="make a key file, or show the public half of one")
-    verbs = parser.add_subparsers(dest="verb", metavar="{new,show}", required=True)
+    """Add ``key`` with its verbs."""
+    from neurons.base.command_rotate import add_verbs
+
+    parser = subparsers.add_parser("key", help="make a key file, show its public half, rotate or revoke keys")
+    verbs = parser.add_subparsers(dest="verb", metavar="{new,show,rotate,revoke}", required=True)
     new = verbs.add_parser("new", help="make a new key file; an existing one is never overwritten")
     new.add_argument("--kind", choices=KINDS, required=True, help="whose key it will be")
     new.add_argument("--owner-key", type=Path, metavar="FILE", help="the owner's key file, which certifies a node key")
@@ -34,6 +36,7 @@ def add_parser(subparsers: Subparsers) -> None:
     show.add_argument("--kind", choices=KINDS, default="renter", help="whose default path to look at (default: renter)")
     _add_common(show)
     show.set_defaults(handler=run_show)
+    add_verbs(verbs)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -118,6 +121,8 @@ def _public(path: Path, header: KeyHeader, identity: Identity | None) -> dict[st
         "public_key": header.public_key,
         "owner": certificate.issuer if certificate else None,
     }
+    if header.generations:
+        shown["generations"] = ", ".join(f"{purpose} {number}" for purpose, number in header.generations.items())
     if identity is not None:
         derived = [purpose for purpose in Purpose if purpose not in {Purpose.NODE, Purpose.TLS}]
         shown["subkeys"] = {str(purpose): identity.subkey(purpose).key.public_key for purpose in derived}

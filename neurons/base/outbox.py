@@ -4,6 +4,7 @@ Rules:
 - `put` is idempotent by key: the same key again changes nothing. Entries go out in the order they were put.
 - An entry is signed when its turn comes and its bytes are on disk before they leave, so a crash sends the same
   transaction again, which the ledger answers as the first time.
+- What was signed before a rotation of the ledger subkey, and is refused for it, is signed anew.
 - Refused is an answer: the entry ends with its reason, its nonce is the next one's. A nonce that somebody else used with
   the same key is no refusal of the entry: it is signed anew.
 - An accepted entry is watched until an inclusion proof of it verifies; one the ledger has forgotten goes out again.
@@ -29,6 +30,7 @@ from utils.clock import Clock
 
 logger = logging.getLogger(__name__)
 
+OUTBOX_FILE = "outbox.sqlite"
 IDLE_SECONDS = 1.0
 RETRY_SECONDS_MAX = 5
 ENTRIES_MAX = 100_000
@@ -162,7 +164,7 @@ class Outbox(Database):
         try:
             self._client.submit(transaction)
         except RequestRejected as err:
-            if err.code not in _SIGN_ANEW:
+            if err.code not in _SIGN_ANEW and not self._is_outdated(err, transaction):
                 self._update(row["id"], state=EntryState.REFUSED, reason=f"{err.code}: {err.message}")
                 logger.warning(
                     "ledger refused",
@@ -174,6 +176,11 @@ class Outbox(Database):
             return err.code is not ErrorCode.CLOCK_SKEW
         self._update(row["id"], state=EntryState.ACCEPTED)
         return True
+
+    def _is_outdated(self, err: RequestRejected, transaction: SignedTransaction) -> bool:
+        """Whether only the subkey was refused that a rotation has replaced since the entry was signed."""
+        counter = transaction.body.certificate.counter
+        return err.code is ErrorCode.KEY_REFUSED and counter < self._subkey.certificate.counter
 
     def _signed(self, row: sqlite3.Row) -> bytes:
         transaction = self._sign(

@@ -19,12 +19,13 @@ import yaml
 
 from config.loader import CHECKOUT, PREFIX
 from config.schema import Config
+from neurons.base.ledger_post import post
 from neurons.demo.process import Daemon
 from neurons.ledger.genesis import new_genesis
 from neurons.ledger.node import GENESIS_FILE
 from neurons.miner.disk import unmount_all
 from neurons.miner.firewall import remove_rules
-from neurons.miner.join import entry_statement, measure_hardware, post, post_entry
+from neurons.miner.join import entry_statement, measure_hardware, post_entry
 from neurons.miner.network import NodeNetwork
 from polarise.errors import ConfigError, SubnetError, Unavailable
 from polarise.genesis import Genesis, Member, write_genesis

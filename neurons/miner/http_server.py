@@ -124,7 +124,9 @@ class MinerRoutes:
         if consent is not None:
             self._rented.check_consent(consent, caller.key)
         expires_unix_ms = self._clock.wall_unix_ms() + self._tokens.expiry_seconds * 1000
-        return TokenAnswer(token=self._tokens.issue(caller.key, consent), expires_at=iso_utc(expires_unix_ms))
+        return TokenAnswer(
+            token=self._tokens.issue(caller.key, consent, caller.counter), expires_at=iso_utc(expires_unix_ms)
+        )
 
     def allocate(self, caller: Caller, body: bytes) -> WireModel:
         """Grant a lease."""

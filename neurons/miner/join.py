@@ -7,22 +7,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 from config.schema import Config
+from neurons.base.ledger_post import post
 from neurons.miner import settings
 from neurons.miner.hardware import detect_devices, measure_devices
 from neurons.miner.pow_library import solver_command
 from neurons.miner.solver import SolverProcess
-from polarise.errors import ConfigError, ErrorCode, RequestRejected, Unavailable
+from polarise.errors import ConfigError
+from polarise.generations import publications
 from polarise.hardware import DeviceClaim, HardwareClaim
-from polarise.ledger_client import LedgerClient, WaitState
+from polarise.ledger_client import LedgerClient
 from polarise.ledger_registry import registration
 from polarise.registry import STATEMENT_KIND, RegistryEntry
 from polarise.signing import Certificate, Identity
 from polarise.statement import SignedStatement, sign_statement
-from polarise.transaction import SetValue, SignedTransaction, encode_value, sign_transaction
+from polarise.transaction import encode_value
 from utils import host
-
-FINAL_SECONDS = 60.0
-SUBMIT_ATTEMPTS = 5
 
 
 def registry_statement(
@@ -89,52 +88,15 @@ def entry_statement(config: Config, identity: Identity, endpoint: str, hardware:
 
 
 def post_entry(client: LedgerClient, identity: Identity, statement: SignedStatement) -> int:
-    """Put the entry on the ledger and wait until it is final; see `post`."""
-    return post(client, identity, registration(statement))
+    """Put the entry on the ledger and wait until it is final; see `post`.
 
-
-def post(client: LedgerClient, identity: Identity, op: SetValue) -> int:
-    """Put one value on the ledger, wait until it is final, and see it proved that it stands there.
-
-    Returns:
-        Height of the first block that covers it.
-
-    Raises:
-        RequestRejected: The ledger refused it.
-        Unavailable: The ledger is away, makes no blocks, or has something else on the path.
+    A subkey that was rotated before the node stood in the registry is published now: the ledger takes it from now on only.
     """
-    transaction = _submit(client, identity, op)
-    waited = client.wait(transaction.hash, FINAL_SECONDS)
-    if waited.refusal is not None:
-        raise waited.refusal
-    if waited.state is not WaitState.FINAL or waited.height is None:
-        raise Unavailable(f"the value is {waited.state} after {FINAL_SECONDS:g} s; is the ledger making blocks?")
-    standing = client.read(op.path, at_least=waited.height)
-    if standing.text != (None if op.value is None else encode_value(op.value)):
-        raise Unavailable(
-            f"{op.path} holds another value in block {standing.block.block.height}; was it written again?"
-        )
-    return waited.height
-
-
-def _submit(client: LedgerClient, identity: Identity, op: SetValue) -> SignedTransaction:
-    """Sign and hand in; the node's daemon may write with the same key, so a nonce it took meanwhile is tried again."""
-    for attempt in range(SUBMIT_ATTEMPTS):
-        transaction = sign_transaction(
-            identity,
-            op,
-            net=client.genesis.net,
-            nonce=client.next_nonce(identity.public_key),
-            time_unix_ms=time.time_ns() // 1_000_000,
-        )
-        try:
-            client.submit(transaction)
-        except RequestRejected as err:
-            if err.code not in {ErrorCode.NONCE_REUSED, ErrorCode.NONCE_GAP} or attempt == SUBMIT_ATTEMPTS - 1:
-                raise
-        else:
-            return transaction
-    raise AssertionError("the loop returns or raises")
+    height = post(client, identity, registration(statement))
+    for op in publications(identity).values():
+        if client.read(op.path).text != encode_value(op.value):
+            height = post(client, identity, op)
+    return height
 
 
 def _certificate(identity: Identity) -> Certificate:

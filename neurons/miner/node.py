@@ -11,12 +11,14 @@ from neurons.base.agent_client import AgentClient
 from neurons.base.health import Health
 from neurons.base.http_app import Gatekeeper, HttpApp
 from neurons.base.http_server import HttpService
+from neurons.base.key_rotation import publish
+from neurons.base.key_watch import GENERATIONS_FILE, KeyWatch
 from neurons.base.ledger_access import ledger_client
 from neurons.base.metrics import MetricsTracker
 from neurons.base.node import BaseNode
 from neurons.base.nonces import NonceStore
 from neurons.base.openapi_routes import OpenApiRoutes
-from neurons.base.outbox import Outbox
+from neurons.base.outbox import OUTBOX_FILE, Outbox
 from neurons.base.rate_limits import rate_limits
 from neurons.base.service import Service
 from neurons.base.staked import StakedValidators
@@ -58,11 +60,10 @@ from neurons.miner.telemetry_routes import TelemetryRoutes
 from neurons.miner.usage_book import UsageBook
 from neurons.miner.validations import ValidationTracker
 from neurons.miner.verdicts import VerdictBook
+from polarise.generations import Generations
 from polarise.signing import Identity
 from utils.clock import Clock, SystemClock
 from utils.docker_utils import check_engine, connect
-
-OUTBOX_FILE = "outbox.sqlite"
 
 
 class MinerNode(BaseNode):
@@ -184,6 +185,7 @@ class MinerNode(BaseNode):
             tokens,
             clock,
             limits,
+            self.generations,
         )
         app = HttpApp(
             "miner",
@@ -241,14 +243,21 @@ class MinerNode(BaseNode):
             services.insert(0, AgentProcess(config, files.root, self.identity, agent))
         return [*services, *(anchoring or ()), *([staked] if staked else ())]
 
-    def build_ledger_parts(self, agent: AgentClient) -> tuple[tuple[Outbox, Anchor] | None, StakedValidators | None]:
-        """Build what puts checkpoints on the ledger and what reads its validators; None where it knows no ledger."""
+    def build_ledger_parts(
+        self, agent: AgentClient
+    ) -> tuple[tuple[Outbox, Anchor, KeyWatch] | None, StakedValidators | None]:
+        """Build what puts checkpoints on the ledger, and what reads its validators and whose subkeys were replaced.
+
+        None where the node knows no ledger.
+        """
+        self.generations = Generations(self.data_dir.root / GENERATIONS_FILE)
         if self.config.ledger.genesis is None:
             return None, None
         client, stake_min = ledger_client(self.config, self.data_dir.root), self.config.access.min_validator_stake
         outbox = self.closing(Outbox(self.data_dir.root / OUTBOX_FILE, self.identity, client, self.clock))
+        publish(outbox, self.identity)
         staked = None if stake_min is None else StakedValidators(client, stake_min)
-        return (outbox, Anchor(self.node_key, agent, outbox)), staked
+        return (outbox, Anchor(self.node_key, agent, outbox), KeyWatch(client, self.generations)), staked
 
     def build_manager(self, manager: ContainerManager) -> ContainerManager:
         """Return the container manager; a cheating miner replaces it."""

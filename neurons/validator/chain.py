@@ -38,7 +38,9 @@ from polarise.epoch_record import (
     scores_path,
 )
 from polarise.errors import AnswerInvalid, SubnetError, Unavailable
+from polarise.generations import Generations
 from polarise.ledger_client import LedgerClient
+from polarise.ledger_generations import read_generations
 from polarise.ledger_registry import read_ledger_registry
 from polarise.registry import RegistryEntry
 from polarise.statement import SignedStatement
@@ -82,6 +84,7 @@ class Chain:
         outbox: Signs and sends; its service must run.
         validator_key: Our public key.
         cosign: Called with the client once per epoch.
+        generations: Learns which subkeys were replaced, under the block the registry is read under.
     """
 
     def __init__(
@@ -90,11 +93,13 @@ class Chain:
         outbox: Outbox,
         validator_key: str,
         cosign: Callable[[LedgerClient], None] = lambda _client: None,
+        generations: Generations | None = None,
     ) -> None:
         self._client = client
         self._outbox = outbox
         self._validator_key = validator_key
         self._cosign = cosign
+        self._generations = generations or Generations()
 
     @property
     def validator_key(self) -> str:
@@ -119,7 +124,13 @@ class Chain:
         Raises:
             Unavailable: The ledger is away, or answers what does not hold.
         """
-        entries = read_ledger_registry(self._client, lambda name, err: report(name, str(err)[:300]))
+
+        def pass_over(name: str, err: Exception) -> None:
+            report(name, str(err)[:300])
+
+        block = self._client.final_block()
+        entries = read_ledger_registry(self._client, pass_over, block)
+        self._generations.learn(read_generations(self._client, block, pass_over))
         placed = places(entries, standing, epoch)
         if len(placed) < len(entries):
             left_out = len(entries) - len(placed)

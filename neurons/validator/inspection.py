@@ -33,9 +33,11 @@ from polarise.answers import open_receipt, printable
 from polarise.clients import MinerClient
 from polarise.errors import ErrorCode, ProofRejected, RejectReason, RequestRejected, SubnetError
 from polarise.evidence import InspectionEvidence, VerdictRecord
+from polarise.generations import Generations
 from polarise.hardware import HardwareClaim
 from polarise.messages import AllocateAnswer, AllocateRequest
 from polarise.receipt import Receipt
+from polarise.signing import KeyReplaced, Purpose
 from polarise.ssh_keys import generate_key_pair
 from polarise.statement import SignedStatement
 
@@ -68,13 +70,23 @@ class Inspector:
         memory_bytes: Memory it rents.
         cpu_milli: CPU time it rents.
         allow_private: Whether containers may be on loopback and private addresses.
+        generations: Which subkeys were replaced: what they sign is no receipt.
     """
 
-    def __init__(self, renter_key: str, *, memory_bytes: int, cpu_milli: int, allow_private: bool) -> None:
+    def __init__(
+        self,
+        renter_key: str,
+        *,
+        memory_bytes: int,
+        cpu_milli: int,
+        allow_private: bool,
+        generations: Generations | None = None,
+    ) -> None:
         self._renter_key = renter_key
         self._memory_bytes = memory_bytes
         self._cpu_milli = cpu_milli
         self._allow_private = allow_private
+        self._generations = generations or Generations()
         self._usual_rate = UsualRate()
         self._probe = probe_text()
 
@@ -127,6 +139,7 @@ class Inspector:
         answer = self._allocate(client, public_line, trace, _left(budget, ALLOCATE_SECONDS))
         is_looked_at = False
         try:
+            self._keep_receipt(client.node_key, answer.receipt, trace)
             self._look(client.node_key, self._receipt(client, trace), private_pem, trace, budget, hardware)
             is_looked_at = True
         finally:
@@ -151,8 +164,14 @@ class Inspector:
         except (SubnetError, ValueError) as err:
             raise ProofRejected(RejectReason.ALLOCATE_FAILED, printable(err, 400)) from err
         trace.allocate_ms = _since_ms(began_ns)
-        trace.receipt = answer.receipt
         return answer
+
+    def _keep_receipt(self, miner_key: str, receipt: SignedStatement, trace: InspectionTrace) -> None:
+        try:
+            self._generations.check(miner_key, Purpose.STATEMENT, receipt.certificate.counter)
+        except KeyReplaced as err:
+            raise ProofRejected(RejectReason.ALLOCATE_FAILED, f"no receipt of this miner: {err}"[:400]) from err
+        trace.receipt = receipt
 
     def _look(
         self,

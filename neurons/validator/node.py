@@ -13,12 +13,14 @@ from neurons.base.access import RoleTable
 from neurons.base.health import Health
 from neurons.base.http_app import Gatekeeper, HttpApp
 from neurons.base.http_server import HttpService
+from neurons.base.key_rotation import publish
+from neurons.base.key_watch import GENERATIONS_FILE
 from neurons.base.ledger_access import ledger_client
 from neurons.base.metrics import MetricsTracker
 from neurons.base.node import BaseNode
 from neurons.base.nonces import NonceStore
 from neurons.base.openapi_routes import OpenApiRoutes
-from neurons.base.outbox import Outbox
+from neurons.base.outbox import OUTBOX_FILE, Outbox
 from neurons.base.rate_limits import rate_limits
 from neurons.base.service import Service
 from neurons.base.tokens import TokenIssuer, load_token_secrets
@@ -49,6 +51,7 @@ from neurons.validator.witness_routes import WitnessRoutes
 from polarise.canonical import digest_hex
 from polarise.clients import MinerClient
 from polarise.cosignature import witness_name
+from polarise.generations import Generations
 from polarise.ledger_client import LedgerClient
 from polarise.quantities import parse_size
 from polarise.registry import RegistryEntry
@@ -62,7 +65,6 @@ from utils.clock import Clock, SystemClock
 ARCHIVE_FILE = "telemetry.sqlite"
 # Agents sign their samples every five seconds; in shorter epochs a log may honestly stand still.
 PACE_SECONDS = 15
-OUTBOX_FILE = "outbox.sqlite"
 OPENINGS_FOLDER = "openings"
 WITNESS_FILE = "witness.sqlite"
 REQUEST_SECONDS = 10.0
@@ -92,9 +94,11 @@ class ValidatorNode(BaseNode):
         settings, files, key = self.config.validator, self.data_dir, self.identity.public_key
         client = ledger_client(self.config, files.root)
         outbox = self.closing(Outbox(files.root / OUTBOX_FILE, self.identity, client, self.clock))
+        publish(outbox, self.identity)
         witness = self.build_witness(client)
         cosigner = Cosigner(witness, self.identity.subkey(Purpose.WITNESS).certificate, self.clock)
-        chain = Chain(client, outbox, key, cosigner.cosign_ledger)
+        generations = Generations(files.root / GENERATIONS_FILE)
+        chain = Chain(client, outbox, key, cosigner.cosign_ledger, generations)
         metrics = self.closing(MetricsHandler(files.root / FILE_NAME))
         engine = self.closing(VerificationEngine(HardwareTable.load(), workers=min(os.cpu_count() or 1, CHECKERS_MAX)))
         generator = ChallengeGenerator(key, target_seconds=settings.proof_target_seconds, openings=settings.openings)
@@ -103,10 +107,11 @@ class ValidatorNode(BaseNode):
             memory_bytes=parse_size(settings.inspect_memory),
             cpu_milli=round(settings.inspect_cpu_count * 1000),
             allow_private=settings.allow_private_endpoints,
+            generations=generations,
         )
         openings = OpeningFolder(files.root / OPENINGS_FOLDER)
         validators = [member.key for member in client.genesis.validators]
-        wave = Wave(self.closing(Stamper()), self.clock, validators, openings)
+        wave = Wave(self.closing(Stamper()), self.clock, validators, openings, generations)
         rounds = ProofRounds(generator, wave, engine, self.client, same_host=settings.same_host)
         examiner = Examiner(
             self.identity,

@@ -37,10 +37,12 @@ from polarise.canonical import canonical_bytes
 from polarise.clients import MinerClient
 from polarise.errors import DeadlineExceeded, ErrorCode, ProofRejected, RejectReason, RequestRejected, SubnetError
 from polarise.excuse import EXCUSE_BYTES_MAX, Excuse
+from polarise.generations import Generations
 from polarise.messages import OpenRequest, position_of
 from polarise.occupied import check_occupied
 from polarise.registry import RegistryEntry
 from polarise.rented import check_rented
+from polarise.signing import Purpose
 from polarise.statement import SignedStatement
 from utils.clock import Clock, SystemClock
 
@@ -97,6 +99,7 @@ class Wave:
         clock: Wall clock: stamps of orders, and what a rented device shows.
         validators: Keys of the ledger's validators, whose orders excuse from ours.
         openings: Where openings wait for their check; they stay in memory if left out.
+        generations: Which subkeys were replaced: what they sign is no answer.
     """
 
     def __init__(
@@ -105,9 +108,11 @@ class Wave:
         clock: Clock | None = None,
         validators: Collection[str] = (),
         openings: OpeningFolder | None = None,
+        generations: Generations | None = None,
     ) -> None:
         self._stamper = stamper
         self._openings = openings
+        self._generations = generations or Generations()
         self._clock = clock or SystemClock()
         self._validators = frozenset(validators)
 
@@ -240,7 +245,7 @@ class Wave:
 
     def _take_answer(self, ask: Ask, stamped: Stamped, came_ns: int) -> None:
         """Read one commitment and have it opened."""
-        statement = _commitment(ask, stamped, self._openings)
+        statement = _commitment(ask, stamped, self._openings, self._generations)
         logger.info(
             "proof answered",
             extra={
@@ -277,7 +282,7 @@ class Wave:
                     ask.rejected = ProofRejected(RejectReason.NOT_MEASURED, f"{DEFECT}: {err}")
 
 
-def _commitment(ask: Ask, stamped: Stamped, folder: OpeningFolder | None) -> SignedStatement:
+def _commitment(ask: Ask, stamped: Stamped, folder: OpeningFolder | None, generations: Generations) -> SignedStatement:
     challenge, trace = ask.challenge, ask.trace
     if stamped.failure is StampFailure.LATE:
         raise ProofRejected(
@@ -293,6 +298,8 @@ def _commitment(ask: Ask, stamped: Stamped, folder: OpeningFolder | None) -> Sig
         raise _unanswered("sent no commitment", stamped.failure)
     try:
         answer = ask.client.commit_answer(stamped.raw, max_bytes=challenge.commitment_bytes_max)
+        # Whoever holds a replaced subkey is not the miner, so the miner has answered nothing.
+        generations.check(challenge.miner_key, Purpose.STATEMENT, answer.commitment.certificate.counter)
     except (SubnetError, ValueError) as err:
         raise _missing("sent no commitment", err) from err
     # What has no canonical form can be neither verified nor kept: an auditor would find a verdict without evidence. One

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import cast
 
 from neurons.agent.container_message import container_draft
-from neurons.base.tokens import Token, TokenIssuer
+from neurons.base.tokens import Token, TokenIssuer, TokenSecret
 from polarise.answers import MAX_ANSWER_BYTES, MAX_REFUSAL_BYTES, decoded, refusal_of, unix_ms
 from polarise.canonical import JsonValue
 from polarise.decode import MAX_BODY_BYTES, decode_json
@@ -33,7 +33,7 @@ URL = "http://node:8080/containers?a=b"
 STREAM = "0" * 64 + "/system"
 HOP = Hop("agent", "1", "node")
 UUID = "00000000-0000-4000-8000-000000000000"
-TOKENS = TokenIssuer(["s" * 32], 2**40, NODE)
+TOKENS = TokenIssuer([TokenSecret("s" * 32)], 2**40, NODE)
 
 MESSAGES: tuple[Mapping[str, JsonValue], ...] = (
     {"kind": "training.epoch", "payload": {"epoch": 3, "loss": 0.25, "nan": "nan", "big": 2**60}},
@@ -227,6 +227,8 @@ TARGETS = (
         lambda: [TOKENS.issue(ME.public_key, consent).encode() for consent in (None, sign_consent(ME, "0" * 64, 0, 1))],
         (RequestRejected,),
         64 * 1024,
-        encode=lambda value: TOKENS.issue(cast(Token, value).key, cast(Token, value).consent).encode(),
+        encode=lambda value: TOKENS.issue(
+            cast(Token, value).key, cast(Token, value).consent, cast(Token, value).counter
+        ).encode(),
     ),
 )

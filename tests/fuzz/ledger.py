@@ -22,6 +22,7 @@ from polarise.errors import ConfigError, LogDamaged, LogFork, RequestRejected, U
 from polarise.genesis import MAX_GENESIS_BYTES, decode_genesis, read_genesis
 from polarise.ledger_client import LedgerClient, unhex
 from polarise.ledger_feed import MAX_EVENT_BYTES, follow
+from polarise.ledger_generations import read_generations
 from polarise.ledger_registry import read_ledger_registry
 from polarise.notes import MAX_NOTE_BYTES
 from polarise.signing import Purpose, SignatureInvalid
@@ -119,6 +120,7 @@ def _client_answers() -> Iterator[Call]:
                 lambda: client.get("/a"),
                 lambda: list(client.children("/registry")),
                 lambda: read_ledger_registry(client, lambda _name, _err: None),
+                lambda: read_generations(client, client.final_block(), lambda _name, _err: None),
                 lambda: client.next_nonce(MINER.public_key),
                 lambda: client.transaction("0" * 64),
                 lambda: client.prove("0" * 64),
@@ -179,10 +181,19 @@ class _State:
     def greatest_child(self, path: str) -> str | None:
         return None if len(path) % 3 else "0000000001"
 
+    def generation(self, node: str, purpose: Purpose) -> int:
+        return len(node + purpose) % 3
+
+    def owner(self, node: str) -> str | None:
+        return None if len(node) % 3 else node
+
 
 def _rules(raw: bytes) -> None:
     rules = Rules(member.key for member in GENESIS.validators)
-    rules.check(_State(), VALIDATOR.public_key, check_path(text_of(raw)), is_removal=False)
+    path = check_path(text_of(raw))
+    rules.check(
+        _State(), VALIDATOR.public_key, path, {"certificate": {**SUBKEY.certificate.to_wire(), "counter": path}}
+    )
 
 
 def _verify(raw: bytes) -> None:
@@ -364,7 +375,10 @@ TARGETS = (
         _answers,
         (),
         MAX_ANSWER_BYTES,
-        covers=("polarise.ledger_registry.read_ledger_registry",),
+        covers=(
+            "polarise.ledger_generations.read_generations",
+            "polarise.ledger_registry.read_ledger_registry",
+        ),
         calls_base=200_000,
         memory_base_bytes=1024 * 1024,
         weight=20,

@@ -17,7 +17,7 @@ from neurons.base.http_app import AccessTable, Gatekeeper, HttpApp, decode_body
 from neurons.base.http_server import HttpService
 from neurons.base.metrics import MetricsTracker
 from neurons.base.nonces import NonceStore
-from neurons.base.tokens import TokenIssuer
+from neurons.base.tokens import TokenIssuer, TokenSecret
 from neurons.ledger.access_table import LEDGER_ACCESS
 from neurons.ledger.http_server import LedgerRoutes
 from neurons.ledger.state_routes import StateRoutes
@@ -178,7 +178,7 @@ def serving(table: AccessTable, register: Callable[[HttpApp], None]) -> Iterator
     """Serve some routes as a node would, and give the port."""
     with tempfile.TemporaryDirectory() as folder:
         nonces = NonceStore(Path(folder) / "nonces.sqlite")
-        tokens = TokenIssuer(["s" * 32], 60, NODE.public_key)
+        tokens = TokenIssuer([TokenSecret("s" * 32)], 60, NODE.public_key)
         gatekeeper = Gatekeeper(NODE.public_key, RoleTable(None, is_open=True), table, nonces, tokens, SystemClock())
         app = HttpApp("fuzz", gatekeeper, streams_max=1)
         register(app)

@@ -16,7 +16,7 @@ from neurons.base.health import Health
 from neurons.base.http_app import Gatekeeper, HttpApp, decode_body
 from neurons.base.http_server import HttpService
 from neurons.base.nonces import NonceStore
-from neurons.base.tokens import TokenIssuer
+from neurons.base.tokens import TokenIssuer, TokenSecret
 from neurons.miner.journal import Journal
 from neurons.miner.orders import OrderBook
 from neurons.miner.pow import ChallengeHandler
@@ -188,7 +188,7 @@ def proving_miner(
         RoleTable(OWNER.public_key, validators=[VALIDATOR.public_key, OTHER_VALIDATOR.public_key]),
         TABLE,
         nonces,
-        TokenIssuer(["s" * 32], 60, identity.public_key),
+        TokenIssuer([TokenSecret("s" * 32)], 60, identity.public_key),
         SystemClock(),
     )
     app = HttpApp("proving miner", gatekeeper, streams_max=1)

@@ -17,6 +17,7 @@ from neurons.validator.audit.download import Wanted
 from neurons.validator.audit.epochs import EpochReader, check_beacons, check_commitments, check_records
 from neurons.validator.audit.events import EventAuditor
 from neurons.validator.audit.history import History
+from neurons.validator.audit.keys import KeyAuditor
 from neurons.validator.audit.ledger_copy import LedgerCopy
 from neurons.validator.audit.miner_set import MinerSetAuditor
 from neurons.validator.audit.report import Report
@@ -107,6 +108,7 @@ class Audit:
                 now_unix_ms=self._clock.wall_unix_ms(),
                 validators=frozenset(member.key for member in self._genesis.validators),
                 is_strict=self._scope.is_strict,
+                keys=KeyAuditor(self._history, report),
             )
             entries.extend(bundles.check(epoch) for epoch in reader.epochs(first))
             step.detail = f"{bundles.count} bundles: named, drawn, answered, judged and scored as recomputed"
@@ -165,7 +167,7 @@ class Audit:
                 value = decode_transaction(self._copy.leaf(write.leaf)).body.op.value
                 digest = None
                 try:
-                    if value is not None:
+                    if value is not None and not write.is_revocation:
                         digest = open_value(write.node, value)[0].digest()
                         count += 1
                 except (RequestRejected, SignatureInvalid) as err:

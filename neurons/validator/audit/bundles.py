@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from neurons.validator.audit.averages import AverageAuditor
 from neurons.validator.audit.epochs import Epoch
+from neurons.validator.audit.keys import KeyAuditor
 from neurons.validator.audit.report import Place, Report
 from neurons.validator.audit.rounds import RoundAuditor
 from neurons.validator.audit.windows import WindowAuditor
@@ -42,6 +43,7 @@ class BundleAuditor:
         now_unix_ms: The auditor's wall clock: openings may be missing when their retention is over.
         validators: Keys of the ledger's validators, whose orders excuse.
         is_strict: Whether openings that went earlier are a failure even where their validator signed that they did.
+        keys: Looks for answers by replaced subkeys; None where no ledger tells.
     """
 
     def __init__(
@@ -53,12 +55,14 @@ class BundleAuditor:
         now_unix_ms: int,
         validators: Collection[str],
         is_strict: bool = False,
+        keys: KeyAuditor | None = None,
     ) -> None:
         self._folder = folder
         self._report = report
         self._now_unix_ms = now_unix_ms
         self._validators = validators
         self._is_strict = is_strict
+        self._keys = keys
         self._knows_all = knows_beginning
         self._knows_beginning = knows_beginning
         self._scores: dict[str, ScoreRecord | None] = {}
@@ -97,6 +101,8 @@ class BundleAuditor:
                 is_whole = False
                 continue
             self._check_one(epoch.commit, epoch.record, line, bundle, place)
+            if self._keys is not None:
+                self._keys.check(epoch, bundle, place)
             rounds.add(bundle, place)
             self._windows.add(bundle, epoch.commit, place)
             self._learn(bundle, place)

@@ -15,12 +15,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from polarise.block import SignedBlock
+from polarise.generations import KEYS_FOLDER, revoked_node
+from polarise.signing import Purpose
 from polarise.transaction import SignedTransaction
 
 _KEY = "[0-9a-f]{64}"
 _REGISTRY = re.compile(rf"/registry/({_KEY})")
 _EPOCH = re.compile(rf"/epochs/({_KEY})/([0-9]{{10}})/(commit|record)")
 _SCORES = re.compile(rf"/scores/({_KEY})/([0-9]{{10}})")
+_KEYS = re.compile(rf"{KEYS_FOLDER}/({_KEY})/([a-z]+)")
 _PAGE = re.compile(rf"/scores/({_KEY})/([0-9]{{10}})/([0-9]{{2}})")
 
 
@@ -78,10 +81,12 @@ class RegistryWrite:
     Attributes:
         node: Whose entry.
         leaf: Index of the transaction.
+        is_revocation: Whether it was the owner who took the node off, and not the node who wrote.
     """
 
     node: str
     leaf: int
+    is_revocation: bool = False
 
 
 class Registry:
@@ -128,6 +133,30 @@ class Registry:
         return self._blocks.covering(write.leaf) + self._final_confirmations - 1
 
 
+class Keys:
+    """Which subkeys had been replaced when the newest block had some height.
+
+    Args:
+        blocks: All blocks.
+        final_confirmations: As in `Registry`.
+    """
+
+    def __init__(self, blocks: Blocks, final_confirmations: int) -> None:
+        self._blocks = blocks
+        self._final_confirmations = final_confirmations
+        self._versions: dict[tuple[str, Purpose], list[tuple[int, int]]] = {}
+
+    def add(self, node: str, purpose: Purpose, leaf: int, counter: int) -> None:
+        """Note a published certificate; leaves come in order, and the rules let generations only rise."""
+        self._versions.setdefault((node, purpose), []).append((leaf, counter))
+
+    def least(self, node: str, purpose: Purpose, height: int) -> int:
+        """Return the least generation that counted when the newest block had this height."""
+        size = height - self._final_confirmations + 1
+        versions = self._versions.get((node, purpose), [])
+        return max((counter for leaf, counter in versions if self._blocks.covering(leaf) <= size), default=0)
+
+
 class History:
     """Everything the later steps ask of a replayed ledger.
 
@@ -135,6 +164,7 @@ class History:
         blocks: All blocks.
         registry: Entries that hold; filled from `registry_writes` once their signatures were verified.
         registry_writes: Every write to the registry.
+        keys: Which subkeys were replaced when.
         epochs: Validator -> epoch -> where it stands.
         others: Writes that this audit does not look into, by the first segment of their path.
 
@@ -145,6 +175,7 @@ class History:
     def __init__(self, final_confirmations: int) -> None:
         self.blocks = Blocks()
         self.registry = Registry(self.blocks, final_confirmations)
+        self.keys = Keys(self.blocks, final_confirmations)
         self.registry_writes: list[RegistryWrite] = []
         self.epochs: dict[str, dict[int, EpochLeaves]] = {}
         self.others: Counter[str] = Counter()
@@ -154,6 +185,12 @@ class History:
         path = transaction.body.op.path
         if (match := _REGISTRY.fullmatch(path)) is not None:
             self.registry_writes.append(RegistryWrite(match[1], leaf))
+        elif (node := revoked_node(path)) is not None:
+            self.registry_writes.append(RegistryWrite(node, leaf, is_revocation=True))
+        elif (match := _KEYS.fullmatch(path)) is not None:
+            value = transaction.body.op.value
+            if isinstance(value, dict):  # the rules let nothing else in
+                self.keys.add(match[1], Purpose(match[2]), leaf, int(str(value["counter"])))
         elif (match := _EPOCH.fullmatch(path)) is not None:
             setattr(self._epoch(match[1], int(match[2])), match[3], leaf)
         elif (match := _SCORES.fullmatch(path)) is not None:

@@ -12,24 +12,14 @@ Rules:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from ledger.state import FUTURE_MS_MAX
 from neurons.validator.audit.epochs import Epoch
 from neurons.validator.audit.history import History
+from neurons.validator.audit.reading import Window, window_of
 from neurons.validator.audit.report import Place, Report
 from neurons.validator.places import MINERS_MAX, Standing, places, standing_of
 from polarise import merkle
 from polarise.epoch_record import EpochCommit
 from polarise.evidence import WINDOWS_SINCE_RULES
-
-
-@dataclass(frozen=True, slots=True)
-class _Window:
-    """Heights of the newest block between which the registry was read."""
-
-    first: int
-    last: int
 
 
 class MinerSetAuditor:
@@ -77,7 +67,7 @@ class MinerSetAuditor:
             self._standing = {}
 
     def _check(self, epoch: Epoch, commit: EpochCommit, leaf: int, entries: dict[str, str] | None) -> None:
-        window = self._window(commit, leaf)
+        window = window_of(self._history.blocks, commit, leaf)
         for miner, digest in (entries or {}).items():
             standing = self._history.registry.standing(miner, window.first, window.last)
             place = self._miner_place(epoch, miner)
@@ -93,7 +83,7 @@ class MinerSetAuditor:
         else:
             self._report.word("miner set of an epoch without a bundle for everybody: only its root is known")
 
-    def _check_nobody_left_out(self, epoch: Epoch, entries: dict[str, str], window: _Window) -> None:
+    def _check_nobody_left_out(self, epoch: Epoch, entries: dict[str, str], window: Window) -> None:
         is_full = len(entries) >= MINERS_MAX
         if is_full and _is_by_lot(epoch):
             self._check_places(epoch, entries, window)
@@ -106,12 +96,7 @@ class MinerSetAuditor:
                     self._miner_place(epoch, node), may_lack, "stood in the registry all the time and was left out"
                 )
 
-    def _window(self, commit: EpochCommit, leaf: int) -> _Window:
-        blocks = self._history.blocks
-        first = max(min(blocks.at(commit.started_unix_ms - FUTURE_MS_MAX), blocks.covering(leaf) - 1), 0)
-        return _Window(first, blocks.covering(leaf) - 1)
-
-    def _check_places(self, epoch: Epoch, entries: dict[str, str], window: _Window) -> None:
+    def _check_places(self, epoch: Epoch, entries: dict[str, str], window: Window) -> None:
         if self._standing is None:
             self._report.word("places of a full miner set: who kept one lies before this audit")
             return
@@ -119,7 +104,7 @@ class MinerSetAuditor:
         message = f"the {MINERS_MAX} places are not those that follow from the scores before and the epoch's lots"
         self._report.check(epoch.place.at("registry"), holds, message)
 
-    def _states(self, epoch: Epoch, window: _Window) -> list[dict[str, str]]:
+    def _states(self, epoch: Epoch, window: Window) -> list[dict[str, str]]:
         states = self._history.registry.states(window.first, window.last)
         if not _is_by_lot(epoch):
             return [dict(sorted(state.items())[:MINERS_MAX]) for state in states]

@@ -15,7 +15,7 @@ from neurons.base.http_app import Gatekeeper, HttpApp
 from neurons.base.http_server import HttpService
 from neurons.base.nonces import NonceStore
 from neurons.base.service import Supervisor
-from neurons.base.tokens import TokenIssuer
+from neurons.base.tokens import TokenIssuer, TokenSecret
 from neurons.miner.telemetry_routes import TELEMETRY_ACCESS, TelemetryRoutes
 from polarise.signing import Identity, SigningKey
 from polarise.telemetry_client import TelemetryClient
@@ -59,7 +59,12 @@ def served(agent: AgentProcess, folder: Path) -> Iterator[Market]:
     )
     with NonceStore(folder / "nonces.sqlite") as nonces:
         gatekeeper = Gatekeeper(
-            NODE_KEY, roles, TELEMETRY_ACCESS, nonces, TokenIssuer(["x" * 32], 3600, NODE_KEY), SystemClock()
+            NODE_KEY,
+            roles,
+            TELEMETRY_ACCESS,
+            nonces,
+            TokenIssuer([TokenSecret("x" * 32)], 3600, NODE_KEY),
+            SystemClock(),
         )
         app = HttpApp("miner", gatekeeper, streams_max=4)
         TelemetryRoutes(AgentClient(agent.node_dir)).register(app)

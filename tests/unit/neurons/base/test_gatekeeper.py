@@ -5,18 +5,21 @@ import contextlib
 import secrets
 import sqlite3
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from neurons.base.access import Role, Scope
+from neurons.base.key_watch import GENERATIONS_FILE
 from neurons.miner.access_table import MINER_ACCESS
 from neurons.miner.journal import Journal
 from neurons.miner.lease import LeaseState
 from neurons.miner.node import MinerNode
+from polarise.generations import Generations
 from polarise.http_signatures import AUDIENCE_HEADER, CERTIFICATE_HEADER, sign_request
-from polarise.signing import Identity
+from polarise.signing import Identity, Purpose
 from tests.support.http import Answer, send, signed
 from tests.support.identities import People, identity
 from tests.support.identities import node_identity as certified
@@ -306,3 +309,22 @@ def test_readiness_names_a_service_that_failed(people: People, node_identity: Id
         answer = send(miner.url, "GET", "/readyz")
         assert answer.status == 503
         assert answer.json["causes"]["services"] == "agent: OSError: a defect"  # type: ignore[index]
+
+
+def test_a_replaced_request_subkey_and_its_tokens_open_nothing(
+    people: People, node_identity: Identity, tmp_path: Path
+) -> None:
+    """What the node learned of the ledger counts from its start on; a token falls with the subkey it was given to."""
+    old = people.renter
+    new = replace(old, generations={Purpose.REQUEST: 1})
+    config = engineless(people)
+    with running(MinerNode(config, tmp_path / "node", node_identity)) as miner:
+        tokens = bearer(miner, old), bearer(miner, new)
+        assert [get(miner, headers_for(miner, who)).status for who in (old, new)] == [200, 200]
+        assert [get(miner, token).status for token in tokens] == [200, 200]
+    Generations(tmp_path / "node" / GENERATIONS_FILE).learn({(old.public_key, Purpose.REQUEST): 1})
+    with running(MinerNode(config, tmp_path / "node", node_identity)) as miner:
+        get(miner, headers_for(miner, old)).assert_refused(401, "KEY_REFUSED", CERTIFICATE_HEADER)
+        get(miner, tokens[0]).assert_refused(401, "KEY_REFUSED", "Authorization")
+        assert get(miner, headers_for(miner, new)).status == 200
+        assert get(miner, tokens[1]).status == 200

@@ -17,7 +17,7 @@ from neurons.base.http_app import ChunkSource, Gatekeeper, HttpApp, decode_body
 from neurons.base.http_server import GRACE_SECONDS, HttpService
 from neurons.base.nonces import NonceStore
 from neurons.base.service import Supervisor
-from neurons.base.tokens import TokenIssuer
+from neurons.base.tokens import TokenIssuer, TokenSecret
 from polarise.errors import ConfigError
 from polarise.http_signatures import sign_request
 from polarise.messages import RenewRequest, SuccessAnswer
@@ -90,7 +90,7 @@ class Site:
             RoleTable(None, renters=[identity(name).public_key for name in ("one", "other")], is_open=True),
             TABLE,
             self.nonces,
-            TokenIssuer(["s" * 32], 60, NODE_KEY),
+            TokenIssuer([TokenSecret("s" * 32)], 60, NODE_KEY),
             SystemClock(),
         )
         self.app = HttpApp("site", gatekeeper, streams_max=STREAMS_MAX, streams_per_key_max=STREAMS_PER_KEY_MAX)

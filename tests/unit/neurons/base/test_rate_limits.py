@@ -15,7 +15,7 @@ from neurons.base.http_server import GRACE_SECONDS, HttpService
 from neurons.base.nonces import NonceStore
 from neurons.base.rate_limits import Rate, RateLimits, Rates, TokenBuckets
 from neurons.base.service import Supervisor
-from neurons.base.tokens import TokenIssuer
+from neurons.base.tokens import TokenIssuer, TokenSecret
 from polarise.errors import ErrorCode, RequestRejected
 from polarise.http_signatures import sign_request
 from polarise.messages import SuccessAnswer
@@ -148,7 +148,7 @@ class Site:
     def __init__(self, folder: Path) -> None:
         self.clock = ManualClock()
         self.nonces = NonceStore(folder / "nonces.sqlite")
-        self.tokens = TokenIssuer(["s" * 32], 60, NODE_KEY)
+        self.tokens = TokenIssuer([TokenSecret("s" * 32)], 60, NODE_KEY)
         limits = RateLimits(RATES, self.clock.monotonic_ns, trusted_proxies=("127.0.0.1",))
         roles = RoleTable(None, renters=[RENTER.public_key], is_open=True)
         gatekeeper = Gatekeeper(NODE_KEY, roles, TABLE, self.nonces, self.tokens, self.clock, limits)

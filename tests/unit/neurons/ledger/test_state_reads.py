@@ -12,11 +12,11 @@ from typing import cast
 
 import pytest
 
+from neurons.base.ledger_post import post
 from neurons.base.outbox import Outbox
 from neurons.cli import exit_status
 from neurons.ledger import state_routes
 from neurons.ledger.node import LedgerNode
-from neurons.miner.join import post
 from neurons.validator.chain import Chain
 from polarise.block import Block, open_block
 from polarise.block_follower import FileMemory

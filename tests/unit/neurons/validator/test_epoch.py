@@ -17,8 +17,8 @@ from flask import Response
 
 from config.schema import Config
 from neurons.base.access import Caller
+from neurons.base.ledger_post import post
 from neurons.base.service import Supervisor
-from neurons.miner.join import post
 from neurons.validator.epoch import EpochService, seconds_to_next
 from neurons.validator.metrics import FILE_NAME, MetricsHandler
 from neurons.validator.node import ValidatorNode

@@ -17,6 +17,8 @@ from neurons.validator.login import PinnedLogin
 from neurons.validator.login_process import LoginProcess
 from polarise.clients import MinerClient
 from polarise.errors import ErrorCode, ProofRejected, RejectReason
+from polarise.generations import Generations
+from polarise.signing import Purpose
 from polarise.ssh_keys import fingerprint, generate_key_pair, parse_public_key
 from tests.support.evidence import receipt
 from tests.support.proving_miner import MINER, VALIDATOR
@@ -77,6 +79,22 @@ def test_refusal_to_rent(miner: SmallMiner, status: int, code: ErrorCode, reason
 
 def test_less_than_asked_for_is_a_broken_promise_and_is_given_back(miner: SmallMiner) -> None:
     assert _reason(miner, _inspector(LIMITS.memory_bytes + 4096)) is RejectReason.LIMIT_NOT_HELD
+    assert miner.leases == {}
+
+
+def test_a_receipt_by_a_replaced_subkey_is_none_and_the_container_is_given_back(miner: SmallMiner) -> None:
+    generations = Generations()
+    generations.learn({(MINER.public_key, Purpose.STATEMENT): 1})
+    inspector = Inspector(
+        VALIDATOR.public_key,
+        memory_bytes=LIMITS.memory_bytes,
+        cpu_milli=LIMITS.cpu_milli,
+        allow_private=True,
+        generations=generations,
+    )
+    evidence = inspector.inspect(MinerClient(miner.endpoint, MINER.public_key, VALIDATOR))
+    assert evidence.verdict.reason is RejectReason.ALLOCATE_FAILED
+    assert evidence.receipt is None
     assert miner.leases == {}
 
 

@@ -30,9 +30,11 @@ from polarise.clients import MinerClient
 from polarise.decode import decode_model
 from polarise.errors import ErrorCode, ProofRejected, RejectReason, RequestRejected, Unavailable
 from polarise.evidence import COUNT_MAX
+from polarise.generations import Generations
 from polarise.messages import CommitAnswer, CommitmentBody, OpenRequest, Position, PrepareRequest
 from polarise.registry import STATEMENT_KIND as ENTRY_KIND
 from polarise.registry import RegistryEntry
+from polarise.signing import Purpose
 from polarise.statement import SignedStatement, sign_statement
 from tests.support.proving_miner import (
     CPU,
@@ -118,6 +120,24 @@ def test_commitment_for_another_seed_is_refused(wave: Wave, miner: ProvingMiner)
 
     miner.views["/challenge/start"] = start
     assert _rejection(wave, miner.client()).reason is RejectReason.SEED_MISMATCH
+
+
+def test_commitment_by_a_replaced_subkey_is_no_answer(miner: ProvingMiner) -> None:
+    """Whoever holds the old subkey is not the miner; nothing of it is kept. By the newest one the same miner answers."""
+    generations = Generations()
+    generations.learn({(VALIDATOR.public_key, Purpose.STATEMENT): 9, (MINER.public_key, Purpose.REQUEST): 9})
+    with Stamper() as stamper:
+        wave = Wave(stamper, generations=generations)
+        honest = _ask(miner.client())
+        wave.run([honest])
+        assert honest.rejected is None
+        generations.learn({(MINER.public_key, Purpose.STATEMENT): 1})
+        ask = _ask(miner.client())
+        wave.run([ask])
+    assert ask.rejected is not None
+    assert ask.rejected.reason is RejectReason.MISSING
+    assert "was replaced by 1" in ask.rejected.message
+    assert ask.trace.commitment is None
 
 
 def test_commitment_of_another_key_is_refused(wave: Wave, miner: ProvingMiner) -> None:
