@@ -31,8 +31,9 @@ class Setting:
 
 # What the kernel counts per user, or once for all; with more, a tenant's own memory limit ends it.
 PLENTY = 2_147_483_647
-# The kernel allows no more terminals.
+# The kernel allows no more terminals, and no more processes.
 TERMINALS_MAX = 1_048_576
+PROCESSES_MAX = 4_194_304
 
 WANTED = (
     Setting("fs.inotify.max_user_instances", PLENTY, "one tenant takes them all, and root gets no more", True),
@@ -45,6 +46,8 @@ WANTED = (
     Setting("fs.pipe-user-pages-soft", PLENTY, "one tenant takes them all, and others get pipes of 8 KiB", True),
     Setting("fs.aio-max-nr", PLENTY, "one tenant takes them all, and databases on this host get no more", True),
     Setting("kernel.pty.max", TERMINALS_MAX, "one tenant takes them all, and nobody else logs in to a shell", True),
+    Setting("fs.file-max", PLENTY, "one tenant opens them all, and nobody but root opens another file", True),
+    Setting("kernel.pid_max", PROCESSES_MAX, "tenants take them all together, and nobody starts a program", True),
     Setting("kernel.dmesg_restrict", 1, "tenants read the kernel's log"),
     Setting("kernel.unprivileged_bpf_disabled", 1, "tenants load programs into the kernel"),
     Setting("net.bridge.bridge-nf-call-iptables", 1, "containers of one bridge are not kept apart"),
