@@ -1,6 +1,6 @@
 """What a lease leaves behind: everything a host can run out of, counted before and after many leases.
 
-    python benchmarks/leaks.py [--cycles 200] [--warm-up 20] [--warm-slots 1]
+    python benchmarks/leaks.py [--cycles 200] [--warm-up 20] [--warm-slots 1] [--private-network NAME]
 
 One cycle is a lease: allocate, terminate. The warm-up, by four renters at once, lets caches and connections come to rest; then all counters are read,
 the cycles run, and the same counters are read again until they are equal or twenty seconds have passed. It runs in a lab, an
@@ -58,6 +58,7 @@ def main() -> int:
     parser.add_argument("--cycles", type=int, default=200, help="leases between the two counts (default: 200)")
     parser.add_argument("--warm-up", type=int, default=20, help="leases before the first count (default: 20)")
     parser.add_argument("--warm-slots", type=int, default=1, help="docker.warm_slots of the miner (default: 1)")
+    parser.add_argument("--private-network", metavar="NAME", help="let each lease have a private network")
     args = parser.parse_args()
     print(f"command: {' '.join(['python', *sys.argv])}")
     print(f"hardware: {host.cpu_model()}, {host.cpu_count()} CPUs")
@@ -65,7 +66,8 @@ def main() -> int:
     if cause := why_no_lab():
         print(f"left out: {cause}")
         return 0
-    rows = measure(args.cycles, args.warm_up, args.warm_slots)
+    request = AllocateRequest(ssh_public_key=generate_key_pair()[1], private_network=args.private_network)
+    rows = measure(args.cycles, args.warm_up, args.warm_slots, request=request)
     print(
         f"\n{args.cycles} leases after {args.warm_up}, {time.perf_counter() - began:.0f} s with everything around it\n"
     )
@@ -75,16 +77,24 @@ def main() -> int:
     return int(any(row.has_grown for row in rows))
 
 
-def measure(cycles: int, warm_up: int, warm_slots: int = 1, *, settle_seconds: float = SETTLE_SECONDS) -> list[Row]:
+def measure(
+    cycles: int,
+    warm_up: int,
+    warm_slots: int = 1,
+    *,
+    settle_seconds: float = SETTLE_SECONDS,
+    request: AllocateRequest | None = None,
+) -> list[Row]:
     """Count, rent so often, and count again."""
+    wanted = request or AllocateRequest(ssh_public_key=generate_key_pair()[1])
     # The engine's control groups get a parent of their own, which is what is counted.
     parent = f"polarise-leaks-{os.getpid()}"
     with tempfile.TemporaryDirectory(prefix="polarise-leaks-") as folder, lab(f"--cgroup-parent=/{parent}") as built:
         with _miner(built, Path(folder), warm_slots) as (process, client):
-            _warm_up(client, warm_up)
+            _warm_up(client, wanted, warm_up)
             counters = _counters(built, Path(folder), process, client.node_key[:12], parent)
             before = _settled(counters, None, settle_seconds)
-            _rent(client, cycles)
+            _rent(client, wanted, cycles)
             after = _settled(counters, before, settle_seconds)
         _remove_groups(parent)
     return [Row(name, before[name], after[name]) for name in before]
@@ -103,19 +113,18 @@ def _miner(built: Lab, folder: Path, warm_slots: int) -> Iterator[tuple[MinerPro
             process.terminate()
 
 
-def _warm_up(client: MinerClient, count: int) -> None:
+def _warm_up(client: MinerClient, request: AllocateRequest, count: int) -> None:
     """Rent several at once: bridges of all ports that the cycles will get, and as many connections as they will need."""
-    threads = [threading.Thread(target=_rent, args=(client, -(-count // RENTERS))) for _ in range(RENTERS)]
+    threads = [threading.Thread(target=_rent, args=(client, request, -(-count // RENTERS))) for _ in range(RENTERS)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
 
 
-def _rent(client: MinerClient, count: int) -> None:
-    _, public_key = generate_key_pair()
+def _rent(client: MinerClient, request: AllocateRequest, count: int) -> None:
     for number in range(count):
-        answer = client.allocate(AllocateRequest(ssh_public_key=public_key))
+        answer = client.allocate(request)
         client.terminate(answer.container_id)
         print(f"\r{number + 1}/{count} ", end="", file=sys.stderr, flush=True)
 

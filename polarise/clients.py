@@ -33,7 +33,7 @@ from polarise.http_client import ByteStream, HttpClient, Response
 from polarise.http_signatures import IDEMPOTENCY_HEADER, IDEMPOTENCY_KEY, sign_request
 from polarise.http_wire import border, parse_answer
 from polarise.occupied import Step, sign_order
-from polarise.receipt import ID_PATTERN, Isolation
+from polarise.receipt import ID_PATTERN
 from polarise.rented import countersign
 from polarise.signing import Identity
 from polarise.statement import SignedStatement
@@ -173,7 +173,8 @@ class MinerClient:
 
         Raises:
             RequestRejected: The key is none; or what the miner says.
-            AnswerInvalid: The receipt does not hold, says something else than the answer, or has another isolation.
+            AnswerInvalid: The receipt does not hold, says something else than the answer, or has another isolation or
+                private network than asked for.
         """
         if idempotency_key is not None and not IDEMPOTENCY_KEY.fullmatch(idempotency_key):
             raise RequestRejected(
@@ -190,7 +191,7 @@ class MinerClient:
             idempotency_key=idempotency_key,
             timeout_seconds=timeout_seconds,
         ).answer
-        self._check_allocation(answer, request.isolation or "standard")
+        self._check_allocation(answer, request)
         return answer
 
     def containers(self) -> tuple[messages.ContainerView, ...]:
@@ -395,7 +396,7 @@ class MinerClient:
         )
         return {**headers, **signed}
 
-    def _check_allocation(self, answer: messages.AllocateAnswer, isolation: Isolation) -> None:
+    def _check_allocation(self, answer: messages.AllocateAnswer, request: messages.AllocateRequest) -> None:
         receipt = open_receipt(answer.receipt, node_key=self.node_key, renter_key=self._identity.public_key)
         for name in (
             "container_id",
@@ -406,11 +407,16 @@ class MinerClient:
             "host_key_fingerprint",
             "limits",
             "devices",
+            "private_network",
         ):
             compare(name, getattr(answer, name), getattr(receipt, name))
         compare("expires_at", unix_ms(answer.expires_at), receipt.expires_unix_ms)
+        isolation = request.isolation or "standard"
         if receipt.isolation != isolation:
             raise AnswerInvalid(f"the lease is {receipt.isolation}, asked for {isolation}")
+        network = receipt.private_network.name if receipt.private_network else None
+        if network != request.private_network:
+            raise AnswerInvalid(f"the lease has the private network {network}, asked for {request.private_network}")
 
 
 def read_status(http: HttpClient, timeout_seconds: float) -> messages.StatusAnswer:

@@ -22,7 +22,7 @@ from pydantic import (
 from polarise.decode import WireModel
 from polarise.excuse import Excuse
 from polarise.quantities import parse_size
-from polarise.receipt import Isolation, Limits
+from polarise.receipt import PRIVATE_NAME_PATTERN, Isolation, Limits, PrivateNetwork
 from polarise.statement import SignedStatement
 
 
@@ -58,6 +58,8 @@ class AllocateRequest(WireModel):
             is used when it is left out.
         ttl_seconds: How long the lease lasts.
         isolation: Profile of the container; ``strict`` has no root inside, and takes an ssh key.
+        private_network: Name of a network in which the caller's leases on this node that say the same name reach each
+            other, and nobody else; none where it is left out.
     """
 
     memory: SizeText | None = None
@@ -68,6 +70,7 @@ class AllocateRequest(WireModel):
     ssh_public_key: str | None = Field(default=None, max_length=16384)
     ttl_seconds: int | None = Field(default=None, ge=1, le=365 * 86400)
     isolation: Isolation | None = None
+    private_network: str | None = Field(default=None, pattern=PRIVATE_NAME_PATTERN)
 
     @field_validator("cpu_count")
     @classmethod
@@ -90,6 +93,7 @@ class AllocateAnswer(WireModel):
     host_key_fingerprint: str
     limits: Limits
     devices: tuple[str, ...]
+    private_network: PrivateNetwork | None = None
     expires_at: str
     receipt: SignedStatement
 
@@ -124,6 +128,7 @@ class ContainerView(WireModel):
     isolation: Isolation = "standard"
     limits: Limits
     devices: tuple[str, ...]
+    private_network: PrivateNetwork | None = None
     created_at: str
     expires_at: str
     usage: ContainerUsage | None = None

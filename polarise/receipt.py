@@ -15,6 +15,8 @@ Isolation = Literal["standard", "strict"]
 ID_PATTERN = r"^[0-9a-f]{12,64}$"
 # What may stand in a known_hosts line and on ssh's command line: no option, no blank, no second line.
 HOST_PATTERN = r"^[A-Za-z0-9:][A-Za-z0-9.:\-]*$"
+PRIVATE_NAME_PATTERN = r"^[a-z0-9][a-z0-9-]{0,31}$"
+IPV4_PATTERN = r"^[0-9]{1,3}(\.[0-9]{1,3}){3}$"
 
 
 class Limits(WireModel):
@@ -43,6 +45,18 @@ class Limits(WireModel):
     disk_encrypted: bool | None = None
 
 
+class PrivateNetwork(WireModel):
+    """What a lease shares with its renter's other leases on the same node that named the same network.
+
+    Attributes:
+        name: As the renter called it; another renter's network of that name is another one.
+        address: IPv4 address of this lease in it, the same as long as the lease lives.
+    """
+
+    name: str = Field(pattern=PRIVATE_NAME_PATTERN)
+    address: str = Field(pattern=IPV4_PATTERN)
+
+
 class Receipt(WireModel):
     """Body of a receipt statement.
 
@@ -61,6 +75,7 @@ class Receipt(WireModel):
         image: Image id the container runs, ``sha256:...``.
         isolation: Profile of the container.
         runtime: What the engine started it with, by its name there; None in receipts of an earlier version.
+        private_network: Where it meets the renter's other leases; None where it meets nobody.
         nonce: Fresh random value; proofs inside the container are bound to it.
         granted_unix_ms: When the lease began.
         expires_unix_ms: When it ends unless renewed.
@@ -80,6 +95,7 @@ class Receipt(WireModel):
     image: str = Field(max_length=200)
     isolation: Isolation
     runtime: str | None = Field(default=None, max_length=64)
+    private_network: PrivateNetwork | None = None
     nonce: str = Field(pattern=r"^[0-9a-f]{64}$")
     granted_unix_ms: int = Field(ge=0, lt=2**53)
     expires_unix_ms: int = Field(ge=0, lt=2**53)

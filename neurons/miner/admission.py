@@ -8,6 +8,7 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from neurons.miner.disk import inodes_of, round_size
@@ -73,11 +74,18 @@ class Admission:
     Args:
         defaults: Defaults and bounds.
         disks: Whether there are disks, and of which size where a request names none.
+        why_no_private: Returns why this miner gives no private networks, None where it does.
     """
 
-    def __init__(self, defaults: AllocationDefaults, disks: DiskOffer) -> None:
+    def __init__(
+        self,
+        defaults: AllocationDefaults,
+        disks: DiskOffer,
+        why_no_private: Callable[[], str | None] = lambda: None,
+    ) -> None:
         self.defaults = defaults
         self._disks = disks
+        self._why_no_private = why_no_private
 
     def validate(self, request: AllocateRequest, renter_key: str) -> ValidRequest:
         """Fill in defaults and check every field.
@@ -94,6 +102,7 @@ class Admission:
                 "a strict lease has no password",
                 "send a key, see ssh-keygen",
             )
+        self._check_private(request.private_network)
         return ValidRequest(
             limits=self._limits(request),
             image=self._image(request.image),
@@ -152,6 +161,15 @@ class Admission:
         if size >= DISK_BYTES_MAX:
             raise rejected(ErrorCode.EXCEEDS_HOST, "disk", f"{wanted} is more than any host has", "ask for less")
         return round_size(size)
+
+    def _check_private(self, wanted: str | None) -> None:
+        if wanted is not None and (cause := self._why_no_private()) is not None:
+            raise rejected(
+                ErrorCode.NOT_SUPPORTED,
+                "private_network",
+                f"this miner gives no private networks: {cause}",
+                "leave private_network out; its owner turns them on with network.firewall, as root and with iptables",
+            )
 
     def _image(self, wanted: str | None) -> str:
         if wanted is None or wanted == self.defaults.image:

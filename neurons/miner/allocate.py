@@ -25,8 +25,9 @@ from neurons.miner.container import (
 )
 from neurons.miner.inventory import Inventory
 from neurons.miner.journal import Journal
-from neurons.miner.lease import Expiry, Lease, LeaseId, LeaseState
+from neurons.miner.lease import Expiry, Lease, LeaseId, LeaseState, PrivatePlace
 from neurons.miner.open_quota import OpenQuota
+from neurons.miner.private_network import choose_place
 from neurons.miner.retries import Retries, granted_meanwhile, request_digest
 from neurons.miner.running import RunningLeases
 from neurons.miner.slots import become, fitting
@@ -212,6 +213,7 @@ class ResourceAllocator:
                 request_digest=request_digest(request),
                 consent=consent,
                 address=address,
+                private=self._place(request, renter_key, leases),
             )
             self._open_quota.check(lease, leases, self.inventory)
             if may_be_warm and (slot := fitting(lease, leases)):
@@ -219,6 +221,10 @@ class ResourceAllocator:
             return replace(lease, ssh_port=self.inventory.pick_port(leases, ()))
 
         return self.journal.reserve(decide)
+
+    def _place(self, request: AllocateRequest, renter_key: str, leases: list[Lease]) -> PrivatePlace | None:
+        name = request.private_network
+        return None if name is None else choose_place(name, renter_key, leases)
 
     def _start(self, lease: Lease, public_key: str | None) -> Granted:
         try:
@@ -240,6 +246,7 @@ class ResourceAllocator:
                 image_id=started.image_id,
                 host_key=started.host_key,
                 runtime=started.runtime,
+                private=started.private,
             )
             self._reach("allocate.activated")
         except BaseException as err:
@@ -287,4 +294,5 @@ class ResourceAllocator:
             return
         now_unix_ms = self._clock.wall_unix_ms()
         self.journal.forget(lease.lease_id, now_unix_ms, also=self.leases.metering.ended(now_unix_ms))
+        self.manager.leave_private_network(lease)
         self.events.ended(lease.lease_id, Status.FAILED)

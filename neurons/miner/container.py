@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,10 @@ from neurons.miner.disk import LeaseDisks
 from neurons.miner.enforced import read_enforced
 from neurons.miner.gpu_request import GpuAccess, gpu_requests
 from neurons.miner.hard_limits import engine_limits
-from neurons.miner.lease import Lease, LeaseId
+from neurons.miner.lease import Lease, LeaseId, PrivatePlace
 from neurons.miner.login import MOUNT, LoginFiles, start_command
 from neurons.miner.network import NodeNetwork
+from neurons.miner.private_network import SYSCTLS, joined
 from neurons.miner.profile import Profile
 from neurons.miner.socket_memory import hold_socket_memory
 from polarise.errors import SubnetError, Unavailable
@@ -75,6 +76,7 @@ class StartedContainer:
     host_key: str
     limits: Limits
     runtime: str
+    private: PrivatePlace | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,10 @@ class ContainerManager:
                 self.disks.make(lease.lease_id, lease.limits.disk_bytes, image_id, is_encrypted=is_encrypted)
             container = self._create(lease, image_id)
             self._reach("allocate.created")
+            if lease.private is not None:
+                place = self.network.private.join(self.client, self.settings.label, container, lease.private)
+                lease = replace(lease, private=place)
+                self._reach("allocate.joined")
             self._start(container, lease)
             self.network.hold_cap(lease.ssh_port)
             self._reach("allocate.started")
@@ -235,6 +241,20 @@ class ContainerManager:
         self.login_files(lease.lease_id).remove()
         self._reach("terminate.files")
 
+    def leave_private_network(self, lease: Lease) -> None:
+        """Take a lease's private network away with the last lease in it; call it when the row is gone.
+
+        What the engine keeps from being removed now, its watch removes later.
+        """
+        if lease.private is None:
+            return
+        try:
+            self.network.private.sweep(self.client, self.settings.label)
+        except Unavailable as err:
+            logger.warning(
+                "a private network is removed later", extra={"lease_id": lease.lease_id, "cause": err.message}
+            )
+
     def containers_of(self, lease_id: LeaseId) -> list[Container]:
         """Return whatever the engine holds for a lease, running or not."""
         return labelled_containers(self.client, self.settings.label, f"{LEASE_LABEL}={lease_id}")
@@ -250,6 +270,8 @@ class ContainerManager:
     def check_limits(self, container: Container, lease: Lease) -> None:
         """Set the one limit that the engine cannot, read all from the kernel and compare with those of the lease.
 
+        The networks it is in are compared as well, as the engine has them.
+
         Raises:
             LimitNotApplied: One differs, or cannot be read.
         """
@@ -260,8 +282,21 @@ class ContainerManager:
             differences += read_enforced(pid).differences(lease.limits, allowed) + self.disks.differences(lease, pid)
         except (OSError, KeyError, ValueError) as err:
             raise LimitNotApplied(f"the limits of the container cannot be read back: {err}") from err
+        differences += self._network_differences(container, lease)
         if differences:
             raise LimitNotApplied("; ".join(differences))
+
+    def _network_differences(self, container: Container, lease: Lease) -> list[str]:
+        """Return one sentence where a running container is in other networks than its lease's, or at another address."""
+        found, private = joined(container.attrs), lease.private
+        wanted = {self.network.bridge(lease.ssh_port).name}
+        if private is not None:
+            wanted.add(self.network.private.name(private.number))
+        if set(found) != wanted:
+            return [f"it is in the networks {sorted(found)}, asked for {sorted(wanted)}"]
+        if private is not None and found[self.network.private.name(private.number)] != private.address:
+            return [f"its private addresses are {found}, asked for {private.address}"]
+        return []
 
     def _image_id(self, reference: str) -> str:
         with engine_errors():
@@ -300,6 +335,7 @@ class ContainerManager:
             "pids_limit": limits.pids_count,
             "shm_size": limits.shm_bytes,
             **self.settings.profile.options(lease, engine_limits(self.settings.engine_host)),
+            **({"sysctls": SYSCTLS} if lease.private is not None else {}),
             "device_requests": gpu_requests(lease.devices, self.settings.gpu_access),
         }
 
@@ -356,7 +392,7 @@ def _cpu_quota_us(limits: Limits) -> int:
 
 def _started(container: Container, lease: Lease, image_id: str, host_key: str) -> StartedContainer:
     pid, runtime = _pid_of(container), str(container.attrs["HostConfig"]["Runtime"])
-    return StartedContainer(str(container.id), pid, image_id, host_key, lease.limits, runtime)
+    return StartedContainer(str(container.id), pid, image_id, host_key, lease.limits, runtime, lease.private)
 
 
 def _state_of(container: Container) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from neurons.miner.firewall_rules import (
     differences,
     interface_prefix,
     parse_saved,
+    private_prefix,
     read_nameservers,
     removal_text,
     restore_text,
@@ -327,7 +328,8 @@ def remove_rules(node_id: str) -> None:
 
 def has_interfaces(node_id: str) -> bool:
     """Whether a bridge of the node is left in this network namespace."""
-    return any(name.startswith(interface_prefix(node_id)) for _, name in socket.if_nameindex())
+    prefixes = (interface_prefix(node_id), private_prefix(node_id))
+    return any(name.startswith(prefixes) for _, name in socket.if_nameindex())
 
 
 def _output(command: list[str], stdin: str = "") -> str:

@@ -8,6 +8,8 @@ Rules:
 - ESTABLISHED stands first in each chain. Without it the answers of a container's sshd to a private address are dropped,
   and ssh from a LAN goes silent while every check from inside still looks right. What a tenant began itself is judged by
   every packet: a connection that was opened while the rules were lost ends when they are back.
+- A packet of a private network stays in the bridge it came from. From a lease's own bridge nothing goes out under an
+  address of another range, which its second interface would otherwise lend it.
 - What was written is read back at once, and what is compared later is that text: each iptables spells rules its own way.
 """
 
@@ -36,6 +38,9 @@ BLOCKED = (
     "224.0.0.0/3",  # multicast, reserved, broadcast
     "168.63.129.16/32",
 )
+# The first is of the leases' own bridges, the second of the private networks among them.
+LEASE_RANGE, PRIVATE_RANGE = "10.201.0.0/16", "10.202.0.0/16"
+PRIVATE_NETWORKS_MAX = 32
 MAIL_PORTS = "25,465,587"
 CONNECTIONS_MAX = 512
 NEW_PER_SECOND, NEW_BURST = 200, 400
@@ -47,15 +52,21 @@ RESOLV_CONF = Path("/etc/resolv.conf")
 SYSTEMD_RESOLV_CONF = Path("/run/systemd/resolve/resolv.conf")
 SYSTEMD_RESOLVER = "127.0.0.53"
 
+_CONNECTIONS = f"-m connlimit --connlimit-above {CONNECTIONS_MAX} --connlimit-mask 32 -j DROP"
 _ANSWERS = "-m conntrack --ctstate RELATED,ESTABLISHED --ctdir REPLY -j RETURN"
 # Both ways: a router's word about the size of sshd's packets belongs to a connection that began outside.
 _ESTABLISHED = "-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN"
-_ANY_NODES_JUMP = re.compile(r"-[io] pl[0-9a-f]{9}-\+ -j POLARISE-[0-9a-f]{12}-[A-Z]+")
+_ANY_NODES_JUMP = re.compile(r"(! -i pv[0-9a-f]{9}-\+ )?-[io] p[lv][0-9a-f]{9}-\+ -j POLARISE-[0-9a-f]{12}-[A-Z]+")
 
 
 def interface_prefix(node_id: str) -> str:
     """Return how the interfaces of a node's containers begin; three digits follow, 15 characters in all."""
     return f"pl{node_id[:9]}-"
+
+
+def private_prefix(node_id: str) -> str:
+    """Return how the interfaces of a node's private networks begin; three digits follow, 15 characters in all."""
+    return f"pv{node_id[:9]}-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +90,8 @@ def compile_ipv4(node_id: str, nameservers: Sequence[str], *, has_limits: bool =
         nameservers: Addresses that containers resolve names with; port 53 of each stays open.
         has_limits: Whether the kernel counts connections (hashlimit, connlimit); what is closed is closed without, too.
     """
-    to_host, outgoing, incoming = (f"POLARISE-{node_id}-{name}" for name in ("HOST", "OUT", "IN"))
-    ours = f"{interface_prefix(node_id)}+"
+    to_host, outgoing, incoming, private = (f"POLARISE-{node_id}-{name}" for name in ("HOST", "OUT", "IN", "PRI"))
+    ours, among = f"{interface_prefix(node_id)}+", f"{private_prefix(node_id)}+"
     names = [
         f"-d {address}/32 -p {protocol} -m {protocol} --dport 53 -j RETURN"
         for address in nameservers
@@ -88,13 +99,13 @@ def compile_ipv4(node_id: str, nameservers: Sequence[str], *, has_limits: bool =
     ]
     rate = _above(f"{NEW_PER_SECOND}/sec", NEW_BURST, "srcip", f"{interface_prefix(node_id)}new")
     logins = _above(f"{LOGINS_PER_MINUTE}/min", LOGINS_BURST, "srcip,dstip", f"{interface_prefix(node_id)}ssh")
-    connections = f"-m connlimit --connlimit-above {CONNECTIONS_MAX} --connlimit-mask 32 -j DROP"
-    limits = (rate, f"-p tcp --syn {connections}", f"-p tcp --dport 22 {logins}") if has_limits else ()
+    limits = (rate, f"-p tcp --syn {_CONNECTIONS}", f"-p tcp --dport 22 {logins}") if has_limits else ()
     return RuleSet(
         chains={
-            to_host: (_ANSWERS, *limits[:1], *names, "-j DROP"),
+            to_host: (_ANSWERS, f"! -s {LEASE_RANGE} -j DROP", *limits[:1], *names, "-j DROP"),
             outgoing: (
                 _ANSWERS,
+                f"! -s {LEASE_RANGE} -j DROP",
                 f"-o {ours} -j DROP",
                 *limits[:2],
                 *names,
@@ -102,21 +113,46 @@ def compile_ipv4(node_id: str, nameservers: Sequence[str], *, has_limits: bool =
                 f"-p tcp -m multiport --dports {MAIL_PORTS} -j DROP",
             ),
             incoming: (_ESTABLISHED, *limits[2:], "-p tcp --dport 22 -j RETURN", "-j DROP"),
+            private: _within_private(node_id, has_limits=has_limits),
         },
         jumps=(
             ("INPUT", f"-i {ours} -j {to_host}"),
             ("FORWARD", f"-i {ours} -j {outgoing}"),
             ("FORWARD", f"-o {ours} -j {incoming}"),
+            ("INPUT", f"-i {among} -j {private}"),
+            ("FORWARD", f"-i {among} -j {private}"),
+            # Each packet once, or the limits would count it twice.
+            ("FORWARD", f"! -i {among} -o {among} -j {private}"),
         ),
+    )
+
+
+def _within_private(node_id: str, *, has_limits: bool) -> tuple[str, ...]:
+    """Return the rules for everything that a private network sends or gets.
+
+    What two containers say to each other crosses them where `net.bridge.bridge-nf-call-iptables` is 1, and fills the
+    host's table of connections then; what a network sends to the host, or would have routed, crosses them always.
+    """
+    prefix = private_prefix(node_id)
+    rate = _above(f"{NEW_PER_SECOND}/sec", NEW_BURST, "srcip", f"{prefix}new")
+    limits = (rate, f"-p tcp --syn {_CONNECTIONS}") if has_limits else ()
+    return (
+        f"! -s {PRIVATE_RANGE} -j DROP",
+        f"! -d {PRIVATE_RANGE} -j DROP",
+        *limits,
+        # One for each: no rule says "out of where it came in".
+        *(f"-i {prefix}{number:03d} -o {prefix}{number:03d} -j RETURN" for number in range(PRIVATE_NETWORKS_MAX)),
+        "-j DROP",
     )
 
 
 def compile_ipv6(node_id: str) -> RuleSet:
     """Return the rules of a node for IPv6, which its containers have none of: nothing passes."""
-    chain, ours = f"POLARISE-{node_id}-SIX", f"{interface_prefix(node_id)}+"
+    chain = f"POLARISE-{node_id}-SIX"
+    prefixes = (interface_prefix(node_id), private_prefix(node_id))
     return RuleSet(
         chains={chain: ("-j DROP",)},
-        jumps=tuple((name, f"-{way} {ours} -j {chain}") for name, way in _WAYS_IPV6),
+        jumps=tuple((name, f"-{way} {ours}+ -j {chain}") for ours in prefixes for name, way in _WAYS_IPV6),
     )
 
 

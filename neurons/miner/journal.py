@@ -13,14 +13,14 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TypeVar
 
 from neurons.base.database import Database, StorageRefused
 from neurons.miner.ballast import Ballast
 from neurons.miner.journal_schema import SCHEMA, UPGRADES, VERSION
-from neurons.miner.lease import Expiry, Lease, LeaseId, LeaseState
+from neurons.miner.lease import Expiry, Lease, LeaseId, LeaseState, PrivatePlace
 from polarise.receipt import Limits
 from polarise.rented import CountersignedReceipt
 from polarise.statement import SignedStatement
@@ -128,6 +128,10 @@ class Journal(Database):
         """Return every lease, oldest first."""
         return [_lease(row) for row in self.query("SELECT * FROM lease ORDER BY created_unix_ms, lease_id")]
 
+    def private_numbers(self) -> set[int]:
+        """Return the numbers of the private networks that leases are in, come into or have not left yet."""
+        return {lease.private.number for lease in self.all() if lease.private is not None}
+
     def by_id(self, lease_id: LeaseId) -> Lease | None:
         """Return one lease."""
         return _first(self.query("SELECT * FROM lease WHERE lease_id = ?", (lease_id,)))
@@ -216,11 +220,12 @@ def _row(lease: Lease) -> dict[str, object]:
         "consent": None if lease.consent is None else lease.consent.model_dump_json(),
         "address": lease.address,
         "lost": lease.lost,
+        "private": None if lease.private is None else json.dumps(asdict(lease.private)),
     }
 
 
 def _lease(row: sqlite3.Row) -> Lease:
-    signed, consent = row["countersigned"], row["consent"]
+    signed, consent, private = row["countersigned"], row["consent"], row["private"]
     return Lease(
         lease_id=LeaseId(row["lease_id"]),
         state=LeaseState(row["state"]),
@@ -244,4 +249,5 @@ def _lease(row: sqlite3.Row) -> Lease:
         consent=None if consent is None else SignedStatement.model_validate_json(consent, strict=True),
         address=row["address"],
         lost=row["lost"],
+        private=None if private is None else PrivatePlace(**json.loads(private)),
     )

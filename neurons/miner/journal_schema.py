@@ -28,6 +28,7 @@ CREATE TABLE lease (
     consent TEXT,
     address TEXT,
     lost TEXT,
+    private TEXT,
     UNIQUE (renter_key, idempotency_key)
 ) WITHOUT ROWID
 """
@@ -65,8 +66,9 @@ ALTER TABLE lease ADD COLUMN runtime TEXT
 """
 _CONSENT = "ALTER TABLE lease ADD COLUMN consent TEXT"
 _ADDRESS = "ALTER TABLE lease ADD COLUMN address TEXT"
+_PRIVATE = "ALTER TABLE lease ADD COLUMN private TEXT"
 
-VERSION = 8
+VERSION = 9
 SCHEMA = f"{_LEASE}; {_SPENT_KEY}; {_USAGE}"
 UPGRADES = {
     2: "ALTER TABLE lease ADD COLUMN countersigned TEXT",
@@ -76,4 +78,5 @@ UPGRADES = {
     6: _CONSENT,
     7: _ADDRESS,
     8: "ALTER TABLE lease ADD COLUMN lost TEXT",
+    9: _PRIVATE,
 }

@@ -55,6 +55,23 @@ class Expiry:
 
 
 @dataclass(frozen=True, slots=True)
+class PrivatePlace:
+    """A lease's place in a private network, see `neurons.miner.private_network`.
+
+    Attributes:
+        name: As its renter calls the network.
+        number: Of the network on this node, from 0.
+        member: Of the lease in it, from 0; no two have the same.
+        address: IPv4 address in it; None until the network exists.
+    """
+
+    name: str
+    number: int
+    member: int
+    address: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Lease:
     """One row of the journal.
 
@@ -81,6 +98,7 @@ class Lease:
         consent: What the token brought under which it was made; see `polarise.rented.LeaseConsent`.
         address: Where a renter on no list asked from, see `neurons.base.rate_limits`; gone with the row.
         lost: Why it is being ended though nobody ended it; None for every other end.
+        private: Its place in a private network; None where it has none.
     """
 
     lease_id: LeaseId
@@ -105,6 +123,7 @@ class Lease:
     consent: SignedStatement | None = None
     address: str | None = None
     lost: Loss | None = None
+    private: PrivatePlace | None = None
 
     @property
     def is_slot(self) -> bool:

@@ -9,36 +9,35 @@ Rules:
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
-import logging
 import threading
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import docker
-from docker.errors import APIError, NotFound
 from docker.models.networks import Network
-from docker.types import IPAMConfig, IPAMPool
 
 from neurons.miner.bandwidth_cap import BandwidthCap
+from neurons.miner.bridges import (
+    Pool,
+    create_network,
+    find_network,
+    foreign,
+    free_subnets,
+    host_routes,
+    interface_of,
+    is_made_by,
+    labelled,
+    remove_network,
+)
 from neurons.miner.firewall import Firewall
-from neurons.miner.firewall_rules import interface_prefix
-from polarise.errors import Unavailable
+from neurons.miner.firewall_rules import LEASE_RANGE, interface_prefix
+from neurons.miner.private_network import PrivateNetworks
 from utils.docker_utils import engine_errors
 
-logger = logging.getLogger(__name__)
-
-SUBNETS = ipaddress.IPv4Network("10.201.0.0/16")
-SUBNET_PREFIX = 29
-# A bridge whose own subnet is taken steps aside by more than the hundred ports that a node has.
-STRIDE = 128
+POOL = Pool(ipaddress.IPv4Network(LEASE_RANGE), 29)
 SPARE_COUNT = 2
-RETRY_SECONDS = 60
-INTERFACE_OPTION = "com.docker.network.bridge.name"
-# Of the calling thread; /proc/net is the process's.
-ROUTES = Path("/proc/thread-self/net/route")
+OPTIONS = {"com.docker.network.bridge.enable_icc": "false"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +63,7 @@ class NodeNetwork:
         ssh_ports: The node's ports; each has a bridge of its own.
         firewall: What keeps tenants from the rest; None where nobody asked for one.
         cap: How fast each bridge may be.
+        used_private: Returns the numbers of the private networks that rows of the journal name.
     """
 
     def __init__(
@@ -72,9 +72,11 @@ class NodeNetwork:
         ssh_ports: range = range(0, 1000),
         firewall: Firewall | None = None,
         cap: BandwidthCap | None = None,
+        used_private: Callable[[], Collection[int]] = tuple,
     ) -> None:
         self.node_id = node_id
         self.firewall = firewall
+        self.private = PrivateNetworks(node_id, firewall, used_private)
         self._ssh_ports = ssh_ports
         self._cap = cap
         # A bridge that two threads miss at the same moment is made once: the engine allows two of one name.
@@ -107,16 +109,13 @@ class NodeNetwork:
                 does not lie where the packet filter is.
         """
         bridge = self.bridge(ssh_port)
-        key, _, value = label.partition("=")
         with engine_errors(), self._making:
-            found = _find(client, bridge.name)
+            found = find_network(client, bridge.name)
             if found is None:
-                self._create(client, bridge, {key: value})
-            elif (found.attrs.get("Labels") or {}).get(key) != value or _interface_of(found) != bridge.interface:
-                raise Unavailable(
-                    f"a Docker network {bridge.name} exists and is not this node's: docker network rm {bridge.name}",
-                    retry_after_seconds=RETRY_SECONDS,
-                )
+                subnets = free_subnets(POOL, self.node_id, bridge.number, host_routes(POOL))
+                create_network(client, bridge.name, bridge.interface, label, subnets, OPTIONS)
+            elif not is_made_by(found, label, bridge.interface):
+                raise foreign(bridge.name)
         if self.firewall is not None:
             self.firewall.guard_interface(bridge.interface, is_new=found is None)
 
@@ -145,7 +144,7 @@ class NodeNetwork:
             self.hold_cap(port)
 
     def remove(self, client: docker.DockerClient, label: str, keep: Collection[int] = ()) -> None:
-        """Remove every network with this node's label but those of some ports; one in use is left alone.
+        """Remove every network with this node's label that no lease needs; one in use is left alone.
 
         Args:
             client: The engine.
@@ -157,9 +156,10 @@ class NodeNetwork:
         """
         kept = {self.bridge(port).name for port in keep if port in self._ssh_ports}
         with engine_errors(), self._making:
-            for found in _labelled(client, label):
-                if found.name not in kept:
+            for found in labelled(client, label):
+                if found.name not in kept and not self.private.is_private(found):
                     self._remove(found)
+        self.private.sweep(client, label)
 
     def remove_strays(self, client: docker.DockerClient, label: str) -> None:
         """Remove networks with this node's label that no port of it has: of another block of ports, or an older version.
@@ -170,93 +170,5 @@ class NodeNetwork:
         self.remove(client, label, keep=self._ssh_ports)
 
     def _remove(self, found: Network) -> None:
-        try:
-            found.remove()
-        except (NotFound, APIError) as err:
-            logger.debug("network not removed", extra={"network": found.name, "cause": str(err)})
-            return
-        if self._cap is not None:
-            self._cap.forget(_interface_of(found))
-
-    def _create(self, client: docker.DockerClient, bridge: Bridge, labels: dict[str, str]) -> None:
-        refusal = "all are routed elsewhere"
-        for subnet in free_subnets(self.node_id, bridge.number, _routes()):
-            try:
-                client.networks.create(
-                    bridge.name,
-                    driver="bridge",
-                    labels=labels,
-                    check_duplicate=True,
-                    ipam=IPAMConfig(pool_configs=[IPAMPool(subnet=str(subnet))]),
-                    options={
-                        INTERFACE_OPTION: bridge.interface,
-                        "com.docker.network.bridge.enable_icc": "false",
-                    },
-                )
-            except APIError as err:
-                # "Pool overlaps with other one on this address space": another node hashed to the same subnet.
-                refusal = err.explanation or str(err)
-                if "overlap" not in refusal.lower():
-                    raise
-            else:
-                logger.info("network made", extra={"network": bridge.name, "subnet": str(subnet)})
-                return
-        raise Unavailable(
-            f"no free subnet in {SUBNETS}: {refusal}; `docker network ls` shows who has them",
-            retry_after_seconds=RETRY_SECONDS,
-        )
-
-
-def free_subnets(node_id: str, number: int, routed: Sequence[ipaddress.IPv4Network]) -> Iterator[ipaddress.IPv4Network]:
-    """Yield the subnets a bridge may take, its own first.
-
-    Args:
-        node_id: Twelve hex digits.
-        number: Of the bridge.
-        routed: What this host routes elsewhere; a subnet that overlaps is left out.
-    """
-    count = 1 << (SUBNET_PREFIX - SUBNETS.prefixlen)
-    begin = int(node_id[:8], 16) + number
-    for step in range(count // STRIDE):
-        place = (begin + step * STRIDE) % count
-        subnet = ipaddress.IPv4Network((int(SUBNETS.network_address) + (place << (32 - SUBNET_PREFIX)), SUBNET_PREFIX))
-        if not any(subnet.overlaps(other) for other in routed):
-            yield subnet
-
-
-def routed_subnets(text: str) -> list[ipaddress.IPv4Network]:
-    """Return the routes inside our range out of the text of /proc/net/route.
-
-    A wider one, such as 10.0.0.0/8 of a LAN, takes nothing from it: the bridge's own route is the narrower.
-    """
-    found: list[ipaddress.IPv4Network] = []
-    for line in text.splitlines()[1:]:
-        words = line.split()
-        # The kernel prints both in the host's byte order, which is little-endian wherever this runs.
-        address, mask = (int.from_bytes(bytes.fromhex(words[index]), "little") for index in (1, 7))
-        network = ipaddress.IPv4Network((address, mask.bit_count()))
-        if network.subnet_of(SUBNETS):
-            found.append(network)
-    return found
-
-
-def _routes() -> list[ipaddress.IPv4Network]:
-    """Read the host's routes; where that cannot be done the engine alone says what overlaps."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        return routed_subnets(ROUTES.read_text(encoding="ascii"))
-    return []
-
-
-def _find(client: docker.DockerClient, name: str) -> Network | None:
-    try:
-        return client.networks.get(name)
-    except NotFound:
-        return None
-
-
-def _interface_of(network: Network) -> str:
-    return str((network.attrs.get("Options") or {}).get(INTERFACE_OPTION, ""))
-
-
-def _labelled(client: docker.DockerClient, label: str) -> list[Network]:
-    return list(client.networks.list(filters={"label": label}))
+        if remove_network(found) and self._cap is not None:
+            self._cap.forget(interface_of(found))

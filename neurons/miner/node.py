@@ -113,7 +113,9 @@ class MinerNode(BaseNode):
             on_change=lambda cause: events.tell_firewall(journal.all(), cause),
         )
         cap = BandwidthCap(config.network.lease_upload_bits_per_second, config.network.lease_download_bits_per_second)
-        network = NodeNetwork(self.node_id, settings.ssh_ports(config, self.node_id), self.firewall, cap)
+        network = NodeNetwork(
+            self.node_id, settings.ssh_ports(config, self.node_id), self.firewall, cap, journal.private_numbers
+        )
         disk_folder = config.docker.disk_folder or files.root / "disks"
         trees = ImageTrees(client, disk_folder / "images", self.node_id)
         disks = LeaseDisks(disk_folder, self.node_id, trees, self.reach)
@@ -125,7 +127,7 @@ class MinerNode(BaseNode):
         )
         metering = Metering(journal, book, manager, clock)
         drain = Drain(files.root)
-        admission = Admission(defaults, self.disk_offer)
+        admission = Admission(defaults, self.disk_offer, network.private.why_none)
         leases = RunningLeases(manager, journal, admission, events, metering, clock, self.reach)
         receipts = ReceiptWriter(self.identity, config.network.advertised_host)
         inventory = settings.inventory(config, self.node_id, self.disk_offer.capacity_bytes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from neurons.miner.lease import Lease
 from neurons.miner.login import login_user
 from polarise.messages import AllocateAnswer, ContainerUsage, ContainerView, RenewAnswer, ShownBy
-from polarise.receipt import STATEMENT_KIND, Receipt
+from polarise.receipt import STATEMENT_KIND, PrivateNetwork, Receipt
 from polarise.signing import Identity
 from polarise.ssh_keys import fingerprint
 from polarise.statement import SignedStatement, sign_statement
@@ -43,6 +43,7 @@ class ReceiptWriter:
             image=lease.image_id,
             isolation=lease.isolation,
             runtime=lease.runtime,
+            private_network=_private_network(lease),
             nonce=lease.nonce,
             granted_unix_ms=lease.created_unix_ms,
             expires_unix_ms=lease.expiry.wall_unix_ms,
@@ -61,6 +62,7 @@ class ReceiptWriter:
             host_key_fingerprint=fingerprint(str(lease.host_key)),
             limits=lease.limits,
             devices=lease.devices,
+            private_network=_private_network(lease),
             expires_at=iso_utc(lease.expiry.wall_unix_ms),
             receipt=self.sign(lease),
         )
@@ -87,8 +89,14 @@ class ReceiptWriter:
             isolation=lease.isolation,
             limits=lease.limits,
             devices=lease.devices,
+            private_network=_private_network(lease),
             created_at=iso_utc(lease.created_unix_ms),
             expires_at=iso_utc(lease.expiry.wall_unix_ms),
             usage=usage,
             shown_by=shown_by,
         )
+
+
+def _private_network(lease: Lease) -> PrivateNetwork | None:
+    place = lease.private
+    return None if place is None or place.address is None else PrivateNetwork(name=place.name, address=place.address)

@@ -288,6 +288,7 @@ class RunningLeases:
             self._scrub(lease.devices)
             self.journal.forget(lease.lease_id, now_unix_ms, also=self.metering.ended(now_unix_ms))
             self._reach("terminate.forgotten")
+            self.manager.leave_private_network(lease)
             self.events.ended(lease.lease_id)
         logger.info("lease ended", extra={"lease_id": lease.lease_id})
 

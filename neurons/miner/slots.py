@@ -4,7 +4,7 @@ Rules:
 - A slot is a row of the journal like any lease, held by the node itself: CREATING, without a nonce. It uses nothing that
   is for lease but its port, and has a container, host key and event socket of its own, as every lease does.
 - Only what the engine can change on a running container differs between a slot and the lease that it becomes: memory and
-  CPUs. Whoever asks for another image, for devices or other limits gets a new container.
+  CPUs. Whoever asks for another image, for devices, a private network or other limits gets a new container.
 - A slot is handed out once. What is left of it after the lease goes with the lease.
 """
 
@@ -41,6 +41,9 @@ def fitting(lease: Lease, leases: Iterable[Lease]) -> Lease | None:
         lease: As it would be made cold.
         leases: All rows.
     """
+    if lease.private is not None:
+        # Its container has to forward no packets, which is decided when one is made.
+        return None
     wanted = lease.limits
     changed = {"memory_bytes": wanted.memory_bytes, "cpu_milli": wanted.cpu_milli}
     for slot in slots_of(leases):

@@ -82,6 +82,7 @@ def _request(args: argparse.Namespace, login: Login) -> AllocateRequest:
             ssh_public_key=login.public_line,
             ttl_seconds=args.ttl,
             isolation=args.isolation,
+            private_network=args.private_network,
         )
     except ValidationError as err:
         refused = rejection_of(AllocateRequest, err)
@@ -110,6 +111,8 @@ def _print(output: str, answer: AllocateAnswer, lease: Lease) -> None:
         print_json({**answer.to_wire(), "endpoint": lease.record.endpoint, **files})
         return
     short = answer.container_id[:SHORT_ID_CHARS]
+    private = answer.private_network
+    network = {"private network": f"{private.name}, here {private.address}"} if private else {}
     password = {"password": f"{answer.ssh_password} (shown once)"} if answer.ssh_password else {}
     print_fields(
         {
@@ -120,6 +123,7 @@ def _print(output: str, answer: AllocateAnswer, lease: Lease) -> None:
             "host key": answer.host_key_fingerprint,
             "limits": limits_text(answer.limits),
             "devices": ", ".join(answer.devices) or "none",
+            **network,
             "expires": answer.expires_at,
             "data": _fate_of_data(answer),
             "ssh": f"python main.py renter ssh {short}",

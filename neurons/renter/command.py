@@ -55,6 +55,11 @@ def _add_allocate(commands: Subparsers) -> None:
     parser.add_argument("--ttl", type=int, metavar="SECONDS", help="how long the lease lasts")
     parser.add_argument("--isolation", choices=("standard", "strict"), help="profile of the container")
     parser.add_argument(
+        "--private-network",
+        metavar="NAME",
+        help="your leases at this miner with the same NAME reach each other, and nobody else does",
+    )
+    parser.add_argument(
         "--idempotency-key",
         metavar="TEXT",
         help="the same text and flags again give the same lease, for a day after its end; default: a fresh one",

@@ -97,8 +97,9 @@ def check(place: Neighbourhood, tenants: Tenants) -> list[bool]:
 
 
 def addresses_of(container: Container) -> tuple[str, str]:
-    """Return a container's gateway and its own address."""
-    (network,) = container.attrs["NetworkSettings"]["Networks"].values()
+    """Return a container's gateway and its own address, in the network that leads out."""
+    networks = container.attrs["NetworkSettings"]["Networks"]
+    network = networks[container.attrs["HostConfig"]["NetworkMode"].replace("default", "bridge")]
     return str(network["Gateway"]), str(network["IPAddress"])
 
 
@@ -123,7 +124,7 @@ def on_a_shared_bridge(place: Neighbourhood) -> Iterator[Tenants]:
 
 
 @contextlib.contextmanager
-def leased(place: Neighbourhood) -> Iterator[Tenants]:
+def leased(place: Neighbourhood, private_network: str | None = None) -> Iterator[Tenants]:
     """Two leases of a real miner, held by two renters."""
     people = People()
     with (
@@ -131,11 +132,19 @@ def leased(place: Neighbourhood) -> Iterator[Tenants]:
         entered(place.lab),
         running(MinerNode(lab_config(people, place), Path(folder), fresh_node_identity(people.owner))) as miner,
     ):
-        answers = [miner.client(who).allocate(AllocateRequest()) for who in (people.renter, people.other_renter)]
+        request = AllocateRequest(private_network=private_network)
+        answers = [miner.client(who).allocate(request) for who in (people.renter, people.other_renter)]
         attacker, victim = (place.lab.client.containers.get(answer.container_id) for answer in answers)
         yield Tenants(attacker, victim, answers[1].ssh_port)
         for who, answer in zip((people.renter, people.other_renter), answers, strict=True):
             miner.client(who).terminate(answer.container_id)
+
+
+@contextlib.contextmanager
+def leased_with_private_networks(place: Neighbourhood) -> Iterator[Tenants]:
+    """Two leases of two renters, each in a private network, which both call by the same name."""
+    with leased(place, "same-name") as tenants:
+        yield tenants
 
 
 def lab_config(people: People, place: Neighbourhood, **network: object) -> Config:
@@ -170,6 +179,7 @@ SETTINGS: tuple[tuple[str, Setting], ...] = (
     ("docker0, as `docker run` does", on_docker0),
     ("one bridge, `icc=false`, no rules", on_a_shared_bridge),
     ("a lease", leased),
+    ("a lease in a private network", leased_with_private_networks),
 )
 
 
@@ -187,7 +197,8 @@ def opened(columns: list[list[bool]]) -> list[str]:
     """Return one line for each check that a lease does not pass."""
     return [
         f"network: {name}: {'reached' if found else 'not reached'}"
-        for name, found, should in zip(CHECKS, columns[-1], wanted(), strict=True)
+        for column in columns[-2:]
+        for name, found, should in zip(CHECKS, column, wanted(), strict=True)
         if found is not should
     ]
 

@@ -116,6 +116,7 @@ def test_a_miner_with_another_key_refuses_the_audience_and_is_found_out(miner: S
         ("host_key", public_key_line("another host")),
         ("host_key_fingerprint", "SHA256:x"),
         ("devices", ["GPU-1"]),
+        ("private_network", {"name": "a", "address": "10.202.0.2"}),
         ("expires_at", "2026-01-01T01:00:01Z"),
         ("expires_at", "tomorrow"),
         ("expires_at", "2026-01-01T01:00:00"),
@@ -131,6 +132,11 @@ def test_lease_of_another_isolation_than_asked_for_is_refused(miner: SmallMiner)
     """The small miner gives standard ones whatever is asked for."""
     with pytest.raises(AnswerInvalid, match="the lease is standard, asked for strict"):
         client(miner).allocate(AllocateRequest(isolation="strict"))
+
+
+def test_lease_without_the_private_network_that_was_asked_for_is_refused(miner: SmallMiner) -> None:
+    with pytest.raises(AnswerInvalid, match="private network None, asked for mine"):
+        client(miner).allocate(AllocateRequest(private_network="mine"))
 
 
 def test_limits_that_differ_from_the_receipt_are_refused(miner: SmallMiner) -> None:

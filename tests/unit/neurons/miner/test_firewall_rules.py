@@ -7,6 +7,7 @@ import pytest
 
 from neurons.miner.firewall_rules import (
     BLOCKED,
+    PRIVATE_NETWORKS_MAX,
     RuleSet,
     as_written,
     compile_ipv4,
@@ -21,7 +22,7 @@ from neurons.miner.firewall_rules import (
 NODE = "0123456789ab"
 OTHER_NODE = "ba9876543210"
 RULES = compile_ipv4(NODE, ("10.0.0.2",))
-OUT, HOST = f"POLARISE-{NODE}-OUT", f"POLARISE-{NODE}-HOST"
+OUT, HOST, PRIVATE = (f"POLARISE-{NODE}-{name}" for name in ("OUT", "HOST", "PRI"))
 OTHERS_JUMP = f"-i pl{OTHER_NODE[:9]}-+ -j POLARISE-{OTHER_NODE}-HOST"
 
 
@@ -85,12 +86,37 @@ def test_each_jump_is_missed_and_must_stand_before_what_is_not_a_nodes() -> None
 
 def test_established_is_first_everywhere_and_everything_private_is_dropped() -> None:
     for name, chain in RULES.chains.items():
+        if name == PRIVATE:
+            continue
         answers = "" if name.endswith("-IN") else " --ctdir REPLY"
         assert chain[0] == f"-m conntrack --ctstate RELATED,ESTABLISHED{answers} -j RETURN"
     for network in BLOCKED:
         assert f"-d {network} -j DROP" in RULES.chains[OUT]
     assert RULES.chains[HOST][-1] == "-j DROP"
     assert compile_ipv6(NODE).chains == {f"POLARISE-{NODE}-SIX": ("-j DROP",)}
+
+
+def test_private_network_passes_within_its_own_bridge_and_range_and_every_packet_is_judged_once() -> None:
+    *rules, last = RULES.chains[PRIVATE]
+    assert rules[:2] == ["! -s 10.202.0.0/16 -j DROP", "! -d 10.202.0.0/16 -j DROP"]
+    passes = [rule for rule in rules if rule.endswith("-j RETURN")]
+    bridges = [f"pv012345678-{number:03d}" for number in range(PRIVATE_NETWORKS_MAX)]
+    assert (passes, last) == ([f"-i {name} -o {name} -j RETURN" for name in bridges], "-j DROP")
+    among, others = "pv012345678-+", f"pv{OTHER_NODE[:9]}-+"
+    assert [jump for jump in RULES.jumps if jump[1].endswith(PRIVATE)] == [
+        ("INPUT", f"-i {among} -j {PRIVATE}"),
+        ("FORWARD", f"-i {among} -j {PRIVATE}"),
+        ("FORWARD", f"! -i {among} -o {among} -j {PRIVATE}"),
+    ]
+    other_nodes = f"! -i {others} -o {others} -j POLARISE-{OTHER_NODE}-PRI"
+    assert found_wrong({**standing(), "FORWARD": (other_nodes, *standing()["FORWARD"])}) == []
+    assert {("FORWARD", f"-i {among} -j POLARISE-{NODE}-SIX")} <= set(compile_ipv6(NODE).jumps)
+
+
+def test_no_address_but_a_leases_own_goes_out() -> None:
+    """With a second interface a program may take that one's address for packets that leave through the first."""
+    for chain in (OUT, HOST):
+        assert RULES.chains[chain][1] == "! -s 10.201.0.0/16 -j DROP"
 
 
 def test_without_limits_nothing_but_the_limits_is_missing() -> None:
@@ -114,7 +140,8 @@ def test_writing_takes_out_every_jump_of_this_node_first_and_no_other() -> None:
     found = {"INPUT": ("-p icmp -j ACCEPT", jump, OTHERS_JUMP, jump), "FORWARD": ()}
     lines = restore_text(RULES, found).splitlines()
     assert lines.count(f"-D INPUT {jump}") == 2
-    assert [line for line in lines if line.startswith("-I INPUT")] == [f"-I INPUT 1 {jump}"]
+    wanted = [rule for name, rule in RULES.jumps if name == "INPUT"]
+    assert [line for line in lines if line.startswith("-I INPUT")] == [f"-I INPUT 1 {rule}" for rule in wanted[::-1]]
     assert not any(OTHER_NODE in line for line in lines)
     assert (lines[0], lines[-1]) == ("*mangle", "COMMIT")
 

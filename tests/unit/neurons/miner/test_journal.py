@@ -76,6 +76,7 @@ def test_file_of_the_version_before_is_read_and_takes_a_countersignature(tmp_pat
         "ALTER TABLE lease DROP COLUMN countersigned; ALTER TABLE lease DROP COLUMN consent; "
         "ALTER TABLE lease DROP COLUMN address; "
         "ALTER TABLE lease DROP COLUMN lost; "
+        "ALTER TABLE lease DROP COLUMN private; "
         "DROP TABLE spent_key; DROP TABLE usage; "
         "DROP TABLE usage_statement; ALTER TABLE lease DROP COLUMN isolation; ALTER TABLE lease DROP COLUMN runtime; "
         "PRAGMA user_version = 1"

@@ -2,8 +2,9 @@
 
 import pytest
 
+from neurons.miner.bridges import free_subnets, routed_subnets
 from neurons.miner.firewall_rules import interface_prefix
-from neurons.miner.network import SUBNETS, NodeNetwork, free_subnets, routed_subnets
+from neurons.miner.network import POOL, NodeNetwork
 from neurons.miner.settings import SSH_PORTS, ssh_ports
 from polarise.errors import Unavailable
 from tests.support.engine import DEAD_ENGINE
@@ -26,12 +27,12 @@ def test_no_two_ports_of_any_nodes_share_a_bridge() -> None:
 
 
 def test_each_bridge_has_a_subnet_of_its_own_and_many_to_step_aside_to() -> None:
-    firsts = [next(free_subnets(IDS[0], number, ())) for number in range(100)]
+    firsts = [next(free_subnets(POOL, IDS[0], number, ())) for number in range(100)]
     assert len(set(firsts)) == 100
-    every = list(free_subnets(IDS[0], 0, ()))
+    every = list(free_subnets(POOL, IDS[0], 0, ()))
     assert every[0] == firsts[0]
     assert len(set(every)) == 64
-    assert all(subnet.subnet_of(SUBNETS) and subnet.prefixlen == 29 for subnet in every)
+    assert all(subnet.subnet_of(POOL.network) and subnet.prefixlen == 29 for subnet in every)
 
 
 def test_subnet_that_the_host_routes_elsewhere_is_left_out_and_a_wider_route_is_not_in_the_way() -> None:
@@ -39,13 +40,13 @@ def test_subnet_that_the_host_routes_elsewhere_is_left_out_and_a_wider_route_is_
     head = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n"
     rows = [("tun0", "0007C90A", "00FFFFFF"), ("eth0", "0000000A", "000000FF"), ("eth0", "00000000", "00000000")]
     text = head + "".join(f"{name}\t{to}\t00000000\t0001\t0\t0\t0\t{mask}\t0\t0\t0\n" for name, to, mask in rows)
-    routed = routed_subnets(text)
+    routed = routed_subnets(text, POOL)
     assert [str(network) for network in routed] == ["10.201.7.0/24"]
     # 10.201.7.0/29 is the 224th of the range, 10.201.8.0/29 the first behind the route.
     inside, behind = f"{223:08x}{IDS[0][8:]}", f"{256:08x}{IDS[0][8:]}"
-    assert str(next(free_subnets(inside, 1, ()))) == "10.201.7.0/29"
-    assert str(next(free_subnets(inside, 1, routed))) == "10.201.11.0/29"
-    assert str(next(free_subnets(behind, 0, routed))) == "10.201.8.0/29"
+    assert str(next(free_subnets(POOL, inside, 1, ()))) == "10.201.7.0/29"
+    assert str(next(free_subnets(POOL, inside, 1, routed))) == "10.201.11.0/29"
+    assert str(next(free_subnets(POOL, behind, 0, routed))) == "10.201.8.0/29"
 
 
 def test_rules_of_a_node_name_its_bridges_and_no_other_nodes() -> None:
