@@ -6,7 +6,8 @@ Rules:
 - Encryption is tried the same way. `auto` goes on without it and says why; `required` keeps the node from starting, and
   never lets a lease without an encrypted disk come to be.
 - The engine must see our mounts: it must be on this host, in our mount namespace, and its root must be root.
-- Promises never exceed what is free: files grow later, so that all promises count, not what is written so far.
+- Promises never exceed what is free: files grow later, so that all promises count, not what is written so far. Those of
+  other nodes on the same file system count too; the kernel names their files, wherever they lie.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from neurons.miner.disk import DiskFailed, LeaseDisks
 from neurons.setup.checks.lease_disk import encryption_obstacle, measure_lease_disk, obstacle
 from polarise.errors import ConfigError, Unavailable
 from polarise.quantities import format_size
-from utils import host
+from utils import host, loops
 from utils.docker_utils import engine_errors
 
 logger = logging.getLogger(__name__)
@@ -117,8 +118,10 @@ class DiskOffer:
         """Return what all leases of this node may be promised together, those of now included."""
         if self._obstacle is not None:
             return 0
-        there = host.disk_free_bytes(_existing(self.disks.folder)) + self.disks.allocated_bytes()
-        capacity = there - self.settings.reserve_bytes
+        folder = _existing(self.disks.folder)
+        there = host.disk_free_bytes(folder) + self.disks.allocated_bytes()
+        promised_elsewhere = loops.growth_bytes(folder, leave_out=self.disks.folder)
+        capacity = there - promised_elsewhere - self.settings.reserve_bytes
         return max(0, capacity if self.settings.total_bytes is None else min(capacity, self.settings.total_bytes))
 
     def _settle(self) -> None:

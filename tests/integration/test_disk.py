@@ -183,6 +183,19 @@ def test_left_over_disk_goes_and_those_of_other_nodes_stay(miner: RunningMiner, 
     assert left_over("0" * 12) == []
 
 
+def test_disk_of_another_node_is_not_promised_a_second_time(miner: RunningMiner) -> None:
+    """Its file has next to nothing in it yet; all of its size counts against what this node can give."""
+    other = LeaseDisks(FOLDER, "3" * 12, miner.allocator.manager.disks.trees)
+    image_id, size = _image_id(miner), 16 << 30
+    before = miner.node.disk_offer.capacity_bytes()
+    try:
+        other.make(LeaseId("d" * 32), size, image_id)
+        assert before - miner.node.disk_offer.capacity_bytes() > size * 3 // 4
+    finally:
+        other.remove(LeaseId("d" * 32))
+        other.folder.rmdir()
+
+
 def test_disk_that_somebody_looks_into_goes_all_the_same(miner: RunningMiner) -> None:
     """An operator's shell in the folder holds up no end of a lease; the loop device goes when the shell does."""
     disks = miner.allocator.manager.disks
@@ -223,9 +236,10 @@ def test_more_disk_than_there_is_is_refused_by_name(miner: RunningMiner, people:
     with pytest.raises(RequestRejected) as caught:
         client.allocate(AllocateRequest(disk="30t"))
     assert (caught.value.code, caught.value.field) == (ErrorCode.EXCEEDS_HOST, "disk")
-    with rented(miner, people, tmp_path, disk="1g"):
+    # So much that what other miners promise meanwhile makes no difference.
+    with rented(miner, people, tmp_path, disk="8g"):
         with pytest.raises(RequestRejected) as caught:
-            client.allocate(AllocateRequest(disk=str(most - (512 << 20))))
+            client.allocate(AllocateRequest(disk=str(most - (4 << 30))))
         assert (caught.value.code, caught.value.field) == (ErrorCode.NO_CAPACITY, "disk")
 
 

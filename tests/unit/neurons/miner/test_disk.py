@@ -72,6 +72,8 @@ def test_capacity_is_what_is_free_and_what_disks_hold_already(
     client: docker.DockerClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("neurons.miner.disk_offer.host.disk_free_bytes", lambda _folder: 10 << 30)
+    elsewhere = [0]
+    monkeypatch.setattr("neurons.miner.disk_offer.loops.growth_bytes", lambda _folder, *, leave_out: elsewhere[0])
     offer = disks.disk_offer(client, tmp_path, total_bytes=None, reserve_bytes=1 << 30)
     assert offer.capacity_bytes() == 9 << 30
     file = offer.disks.files(LeaseId("a" * 32)).file
@@ -82,6 +84,8 @@ def test_capacity_is_what_is_free_and_what_disks_hold_already(
     os.sync()
     assert 1 << 20 <= offer.disks.allocated_bytes() < 2 << 20
     assert offer.capacity_bytes() == (9 << 30) + offer.disks.allocated_bytes()
+    elsewhere[0] = 2 << 30
+    assert offer.capacity_bytes() == (7 << 30) + offer.disks.allocated_bytes()
     assert disks.disk_offer(client, tmp_path, total_bytes=5).capacity_bytes() == 5
     assert disks.disk_offer(client, tmp_path, total_bytes=None, reserve_bytes=1 << 60).capacity_bytes() == 0
     assert disks.disk_offer(client, tmp_path, mode="none").capacity_bytes() == 0
