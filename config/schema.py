@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from polarise.addresses import is_loopback
 from polarise.quantities import parse_size
 from utils.host import cpu_numbers
 
@@ -61,8 +62,8 @@ def _cpu_list(text: str) -> str:
 
 
 def _switch(value: object) -> object:
-    """Take the word that YAML reads as false."""
-    return "off" if value is False else value
+    """Take the words that YAML reads as true and false."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 SizeText = Annotated[str, AfterValidator(_size)]
@@ -77,10 +78,14 @@ class Section(BaseModel):
 class NetworkConfig(Section):
     """The HTTP API and the address renters connect to."""
 
-    host: str = Field("127.0.0.1", description="Address the HTTP API listens on; plain HTTP is for loopback only.")
+    host: str = Field("127.0.0.1", description="Address the HTTP API listens on; any other than loopback serves TLS.")
     port: int = Field(8080, ge=0, le=65535, description="TCP port of the HTTP API; 0 takes a free one.")
     advertised_host: str = Field(
         "127.0.0.1", pattern=r"^[A-Za-z0-9.\-:]+$", description="Host that registry entry and receipts name for ssh."
+    )
+    tls: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)] = Field(
+        "auto",
+        description="TLS 1.3 with a certificate of the node's own: auto serves it everywhere but on loopback, on there too.",
     )
     threads: int = Field(
         16,
@@ -112,12 +117,29 @@ class NetworkConfig(Section):
 
     @model_validator(mode="after")
     def _loopback_without_tls(self) -> NetworkConfig:
-        if self.host not in {"127.0.0.1", "::1", "localhost"}:
+        if self.is_loopback:
+            return self
+        if self.tls == "off":
             raise ValueError(
-                f"network.host {self.host} is not loopback, and this version serves plain HTTP only; "
-                "use 127.0.0.1 (behind your own TLS proxy or an ssh tunnel)"
+                f"network.host {self.host} is not loopback, and plain HTTP is served there only; "
+                "leave network.tls out (TLS needs no further setting), or use 127.0.0.1"
+            )
+        if is_loopback(self.advertised_host):
+            raise ValueError(
+                f"network.host {self.host} is for others, and network.advertised_host {self.advertised_host} leads them "
+                "nowhere; set it to the name or address they reach this host by, or use 127.0.0.1 for both"
             )
         return self
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the API listens on this machine alone."""
+        return is_loopback(self.host)
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether the API speaks TLS."""
+        return self.tls == "on" or (self.tls == "auto" and not self.is_loopback)
 
 
 class SecurityConfig(Section):

@@ -3,6 +3,7 @@
 Rules:
 - The name lookup has the caller's deadline too; the resolver's own can be half a minute.
 - Where only public addresses are allowed, one private address among the answers refuses the name altogether.
+- Plain HTTP goes to loopback only, whatever else is allowed: anywhere else somebody could read along and answer.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Address(NamedTuple):
     port: int
 
 
-def connect(host: str, port: int, patience: Patience, *, allow_private: bool) -> socket.socket:
+def connect(host: str, port: int, patience: Patience, *, allow_private: bool, is_plain: bool = False) -> socket.socket:
     """Resolve, judge and connect; the caller owns the socket.
 
     Raises:
@@ -37,15 +38,24 @@ def connect(host: str, port: int, patience: Patience, *, allow_private: bool) ->
         Unavailable: The name does not resolve.
         OSError: No address could be connected to.
     """
-    addresses = allowed_addresses(host, port, patience, allow_private=allow_private)
+    addresses = allowed_addresses(host, port, patience, allow_private=allow_private, is_plain=is_plain)
     for address in addresses[:-1]:
         with contextlib.suppress(OSError):
             return _connect_one(address, patience)
     return _connect_one(addresses[-1], patience)
 
 
-def allowed_addresses(host: str, port: int, patience: Patience, *, allow_private: bool) -> list[Address]:
+def allowed_addresses(
+    host: str, port: int, patience: Patience, *, allow_private: bool, is_plain: bool = False
+) -> list[Address]:
     """Resolve and judge.
+
+    Args:
+        host: Name or address.
+        port: Goes with each address.
+        patience: For the lookup.
+        allow_private: Whether loopback, private and link-local addresses are allowed.
+        is_plain: Whether what is sent there is not encrypted.
 
     Raises:
         AddressRefused: It leads to an address that is not allowed.
@@ -56,6 +66,13 @@ def allowed_addresses(host: str, port: int, patience: Patience, *, allow_private
         for address in addresses:
             if not is_public(address.host):
                 raise AddressRefused(f"{host} is {address.host}, which is not a public address")
+    if is_plain:
+        for address in addresses:
+            if not is_loopback(address.host):
+                raise AddressRefused(
+                    f"{host} is {address.host}, and plain HTTP goes to loopback only; use https:// there "
+                    "(its operator sets network.tls: on), or an ssh tunnel to 127.0.0.1"
+                )
     return addresses
 
 
@@ -76,6 +93,16 @@ def resolve(host: str, port: int, patience: Patience) -> list[Address]:
     if not isinstance(answer, list):
         raise Unavailable(f"{host} cannot be looked up: {answer}") from answer
     return answer
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether an address, or the name ``localhost``, leads to this machine alone; any other name does not."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host == "localhost"
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def is_public(host: str) -> bool:

@@ -37,6 +37,7 @@ from polarise.receipt import ID_PATTERN
 from polarise.rented import countersign
 from polarise.signing import Identity
 from polarise.statement import SignedStatement
+from polarise.tls import Pin, TlsPeer
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,7 @@ class MinerClient:
         identity: Who asks.
         allow_private: Whether loopback and private addresses may be connected to.
         timeout_seconds: Deadline of each request that names no other.
+        tls_public_key: The node's TLS key, where its registry entry names one.
     """
 
     def __init__(
@@ -78,10 +80,11 @@ class MinerClient:
         *,
         allow_private: bool = True,
         timeout_seconds: float = 30.0,
+        tls_public_key: str | None = None,
     ) -> None:
         self.node_key = node_key
         self._identity = identity
-        self._http = HttpClient(endpoint, allow_private=allow_private)
+        self._http = HttpClient(endpoint, allow_private=allow_private, pin=Pin(node_key, tls_public_key))
         self._timeout_seconds = timeout_seconds
 
     @property
@@ -117,6 +120,11 @@ class MinerClient:
     def addresses(self, timeout_seconds: float) -> tuple[tuple[str, int], ...]:
         """Return where the endpoint leads, judged; see `HttpClient.addresses`."""
         return self._http.addresses(timeout_seconds)
+
+    @property
+    def tls_peer(self) -> TlsPeer | None:
+        """Who must be at the other end, for whoever connects by itself; None for plain HTTP."""
+        return self._http.tls_peer
 
     def ping_wire(self) -> bytes:
         """Return the bytes of one ping, for whoever sends and stamps by itself."""

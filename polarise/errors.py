@@ -226,6 +226,10 @@ class AddressRefused(Unavailable):
     """A peer's address is one that our own settings forbid to call; nothing was sent."""
 
 
+class PeerRefused(Unavailable):
+    """Whoever answered showed no certificate of the node that was expected; no byte of the request was sent."""
+
+
 class AnswerInvalid(Unavailable):
     """A peer answered, but with something that is no answer to the question.
 

@@ -4,9 +4,11 @@ Rules:
 - One request per connection, and one deadline from the name lookup to the last byte, so that a slow drip ends too.
 - The body is bounded and never decompressed; a redirect is an error; proxy variables are not looked at.
 - With ``allow_private=False`` the address that was checked is the address that is connected to (no DNS rebinding).
+- Plain HTTP goes to loopback only. With https the pin is compared after the handshake, and a request leaves only then.
 - ``sent_ns`` is taken right *before* head and body go to the kernel in one write, ``first_byte_ns`` right after the
   first byte can be read, ``last_byte_ns`` when the body is complete; nothing is computed in between. A peer can send
-  its first byte before its work is done, so whoever times work counts to ``last_byte_ns``.
+  its first byte before its work is done, so whoever times work counts to ``last_byte_ns``. With https the handshake is
+  over before ``sent_ns``, and a byte can be read when the record that holds it (at most 16 KiB) was decrypted.
 - Every failure is `Unavailable`; a missed deadline is its subclass `DeadlineExceeded`, a broken answer `ConnectionLost`.
 """
 
@@ -23,10 +25,12 @@ from dataclasses import dataclass
 from typing import cast
 from urllib.parse import urlsplit
 
-from polarise.addresses import allowed_addresses, connect
+from polarise.addresses import Address, allowed_addresses, connect
 from polarise.deadline import Deadline, Idle
-from polarise.errors import ConnectionLost, Unavailable
+from polarise.errors import ConnectionLost, PeerRefused, Unavailable
 from polarise.http_wire import MAX_HEAD_BYTES, SocketReader, border, read_body, read_piece, request_head
+from polarise.signing import Certificate
+from polarise.tls import Pin, TlsPeer, connect_tls
 
 MAX_BODY_BYTES = 1024 * 1024
 CHUNK_BYTES = 64 * 1024
@@ -57,17 +61,38 @@ class HttpClient:
     """Requests to one node; holds no connection.
 
     Args:
-        base_url: ``http://host:port`` without a path.
+        base_url: ``https://host:port`` or ``http://host:port`` without a path.
         allow_private: Whether loopback, private and link-local addresses may be connected to.
+        pin: Whose certificate is expected with https.
 
     Raises:
-        Unavailable: The URL is not usable; https comes with a later version.
+        Unavailable: The URL is not usable, or it is https and nobody said whose certificate is expected.
     """
 
-    def __init__(self, base_url: str, *, allow_private: bool = True) -> None:
+    def __init__(self, base_url: str, *, allow_private: bool = True, pin: Pin | None = None) -> None:
         self.base_url = base_url.rstrip("/")
         self._allow_private = allow_private
-        self._host, self._port, self._authority = _parse_base_url(self.base_url)
+        self._pin = pin
+        self._host, self._port, self._authority, self._is_tls = _parse_base_url(self.base_url)
+        if self._is_tls and pin is None:
+            raise Unavailable(f"{base_url[:100]}: whose certificate is expected there is not known")
+
+    @property
+    def tls_peer(self) -> TlsPeer | None:
+        """Who must be at the other end of a TLS connection, for whoever connects by itself; None for plain HTTP."""
+        return TlsPeer(self._pin, self._host) if self._is_tls and self._pin is not None else None
+
+    def shown_word(self, timeout_seconds: float) -> Certificate | None:
+        """Connect, and return the node's word for the TLS key that is shown; None for plain HTTP, where none is.
+
+        Raises:
+            PeerRefused: It does not fit the pin.
+            Unavailable: No connection.
+        """
+        if not self._is_tls:
+            return None
+        with border(self.base_url), contextlib.ExitStack() as stack:
+            return self._connect(stack, Deadline(timeout_seconds))[1]
 
     def check_address(self, timeout_seconds: float) -> None:
         """Look the host up and judge its addresses as every request does.
@@ -77,7 +102,7 @@ class HttpClient:
             Unavailable: There is no such name.
         """
         with border(self.base_url):
-            allowed_addresses(self._host, self._port, Deadline(timeout_seconds), allow_private=self._allow_private)
+            self._allowed(timeout_seconds)
 
     def addresses(self, timeout_seconds: float) -> tuple[tuple[str, int], ...]:
         """Return the addresses, judged, for whoever connects by itself.
@@ -87,9 +112,7 @@ class HttpClient:
             Unavailable: There is no such name.
         """
         with border(self.base_url):
-            found = allowed_addresses(
-                self._host, self._port, Deadline(timeout_seconds), allow_private=self._allow_private
-            )
+            found = self._allowed(timeout_seconds)
         return tuple((address.host, address.port) for address in found)
 
     def wire(self, method: str, target: str, *, headers: Mapping[str, str] | None = None, body: bytes = b"") -> bytes:
@@ -169,17 +192,16 @@ class HttpClient:
 
     def _exchange(self, stack: contextlib.ExitStack, method: str, wire: bytes, deadline: Deadline) -> _Exchange:
         """Connect, send, stamp and parse the head; what has to be closed goes onto ``stack``."""
-        sock = connect(self._host, self._port, deadline, allow_private=self._allow_private)
-        stack.callback(_close, sock)
+        sock, _ = self._connect(stack, deadline)
         sock.settimeout(deadline.left_seconds())
         sent_ns = time.monotonic_ns()
         sock.sendall(wire)
         sock.settimeout(deadline.left_seconds())
-        first = sock.recv(1, socket.MSG_PEEK)
+        first = sock.recv(1)
         first_byte_ns = time.monotonic_ns()
         if not first:
             raise ConnectionLost(f"{self.base_url} closed the connection without an answer")
-        reader = SocketReader(sock, deadline, MAX_HEAD_BYTES)
+        reader = SocketReader(sock, deadline, MAX_HEAD_BYTES, first)
         response = http.client.HTTPResponse(cast(socket.socket, reader), method=method)
         stack.callback(response.close)
         response.begin()
@@ -188,6 +210,29 @@ class HttpClient:
             raise Unavailable(f"{self.base_url} answered {response.status}; redirects are not followed")
         received = {name.lower(): value for name, value in response.getheaders()}
         return _Exchange(response, reader, received, sent_ns, first_byte_ns)
+
+    def _connect(self, stack: contextlib.ExitStack, deadline: Deadline) -> tuple[socket.socket, Certificate | None]:
+        """Connect and, with https, see who is there."""
+        sock = connect(self._host, self._port, deadline, allow_private=self._allow_private, is_plain=not self._is_tls)
+        stack.callback(_close, sock)
+        if self._pin is None or not self._is_tls:
+            return sock, None
+        sock.settimeout(deadline.left_seconds())
+        try:
+            wrapped, word = connect_tls(sock, self._pin, self._host)
+        except PeerRefused as err:
+            raise PeerRefused(f"{self.base_url}: {err.message}") from err
+        stack.callback(_close, wrapped)
+        return wrapped, word
+
+    def _allowed(self, timeout_seconds: float) -> list[Address]:
+        return allowed_addresses(
+            self._host,
+            self._port,
+            Deadline(timeout_seconds),
+            allow_private=self._allow_private,
+            is_plain=not self._is_tls,
+        )
 
 
 class ByteStream:
@@ -258,18 +303,17 @@ class _Exchange:
     first_byte_ns: int
 
 
-def _parse_base_url(base_url: str) -> tuple[str, int, str]:
+def _parse_base_url(base_url: str) -> tuple[str, int, str, bool]:
     try:
         parts = urlsplit(base_url)
         host, port = parts.hostname, parts.port
     except ValueError as err:
         raise Unavailable(f"{base_url[:100]!r} is not a URL: {err}") from err
-    if parts.scheme == "https":
-        raise Unavailable(f"{base_url}: TLS comes with a later version; use http:// on loopback")
     rest = (parts.path, parts.query, parts.fragment, parts.username, parts.password)
-    if parts.scheme != "http" or not host or any(rest) or not re.fullmatch(r"[\x21-\x7e]+", base_url):
-        raise Unavailable(f"{base_url[:100]!r} is not of the form http://host:port")
-    return host, port or 80, parts.netloc
+    is_tls = parts.scheme == "https"
+    if not (is_tls or parts.scheme == "http") or not host or any(rest) or not re.fullmatch(r"[\x21-\x7e]+", base_url):
+        raise Unavailable(f"{base_url[:100]!r} is not of the form https://host:port or, on loopback, http://host:port")
+    return host, port or (443 if is_tls else 80), parts.netloc, is_tls
 
 
 def _close(sock: socket.socket) -> None:

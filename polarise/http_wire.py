@@ -10,6 +10,7 @@ import http.client
 import io
 import re
 import socket
+import ssl
 from collections.abc import Iterator, Mapping
 from typing import cast
 
@@ -29,8 +30,10 @@ def border(name: str) -> Iterator[None]:
         raise DeadlineExceeded(f"{name} did not answer in time") from err
     except ConnectionRefusedError as err:
         raise Unavailable(f"{name}: nothing listens there; is it running, and is the URL right?") from err
-    except (ConnectionResetError, BrokenPipeError, http.client.IncompleteRead) as err:
+    except (ConnectionResetError, BrokenPipeError, http.client.IncompleteRead, ssl.SSLEOFError) as err:
         raise ConnectionLost(f"{name} broke off: {type(err).__name__}") from err
+    except ssl.SSLError as err:
+        raise Unavailable(f"{name}: no TLS 1.3 with it: {err.reason}; does it serve https there?") from err
     except (OSError, http.client.HTTPException, ValueError) as err:
         raise Unavailable(f"{name}: {type(err).__name__}: {str(err)[:200]!r}") from err
 
@@ -51,12 +54,20 @@ def request_head(method: str, target: str, authority: str, headers: Mapping[str,
 
 
 class SocketReader(io.RawIOBase):
-    """The receiving half of a socket, with the time left applied to every single read."""
+    """The receiving half of a socket, with the time left applied to every single read.
 
-    def __init__(self, sock: socket.socket, patience: Patience, limit_bytes: int | None) -> None:
+    Args:
+        sock: Where the bytes come from.
+        patience: Asked before each read.
+        limit_bytes: Most that may still come; None for no bound.
+        first: What was read already, to stamp it.
+    """
+
+    def __init__(self, sock: socket.socket, patience: Patience, limit_bytes: int | None, first: bytes = b"") -> None:
         self._sock = sock
         self.patience = patience
         self.limit_bytes = limit_bytes
+        self._first = first
 
     def makefile(self, _mode: str) -> io.BufferedReader:
         """Stand in for a socket where `http.client.HTTPResponse` wants one."""
@@ -68,6 +79,10 @@ class SocketReader(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # what BufferedReader passes
         """Receive once, within the time that is left."""
+        if self._first:
+            count = min(len(self._first), len(buffer))
+            buffer[:count], self._first = self._first[:count], self._first[count:]
+            return count
         self._sock.settimeout(self.patience.left_seconds())
         count = self._sock.recv_into(buffer)
         if self.limit_bytes is not None:
@@ -79,7 +94,8 @@ class SocketReader(io.RawIOBase):
     def hang_up(self) -> None:
         """Wake whoever is reading; the socket itself is closed by its owner."""
         with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
+            # Not the method of a TLS socket: that one would go on reading without decrypting.
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
 
 def read_body(response: http.client.HTTPResponse, max_bytes: int) -> bytes:

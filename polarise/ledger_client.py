@@ -45,6 +45,7 @@ from polarise.ledger_state import ProvedSubtree, ProvedValue, StateReader
 from polarise.log_proof import MAX_PROOF_BYTES, LogProof, parse_log_proof
 from polarise.merkle import InvalidProof
 from polarise.notes import MAX_NOTE_BYTES, NoteInvalid
+from polarise.tls import Pin
 from polarise.transaction import SignedTransaction, decode_transaction
 
 POLL_SECONDS = 0.25
@@ -107,7 +108,7 @@ class LedgerClient:
         timeout_seconds: float = 10.0,
     ) -> None:
         self.genesis = genesis
-        self._http = HttpClient(endpoint, allow_private=allow_private)
+        self._http = HttpClient(endpoint, allow_private=allow_private, pin=Pin(genesis.ledger_key))
         self._follower = BlockFollower(genesis.log, memory or ShortMemory())
         self._state = StateReader(self._request, self._follower, self._consistency)
         self._timeout_seconds = timeout_seconds

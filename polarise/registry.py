@@ -39,7 +39,7 @@ class RegistryEntry(WireModel):
         advertised_host: Host name or address renters ssh to.
         hardware: Claimed hardware.
         price_micros_per_hour: Asking price of the whole host per hour, in millionths of the market's unit.
-        tls_public_key: Pin of the TLS key; None on loopback.
+        tls_public_key: Name of the TLS key, see `polarise.tls.tls_key_name`; None for plain HTTP on loopback.
         created_unix_ms: When it was signed; of several entries of one node the newest counts.
     """
 
@@ -50,7 +50,7 @@ class RegistryEntry(WireModel):
     advertised_host: str = Field(pattern=r"^[A-Za-z0-9.\-:]+$", max_length=253)
     hardware: HardwareClaim
     price_micros_per_hour: int = Field(ge=0, lt=2**53)
-    tls_public_key: str | None = Field(default=None, max_length=200)
+    tls_public_key: str | None = Field(default=None, pattern=KEY_PATTERN)
     created_unix_ms: int = Field(ge=0, lt=2**53)
 
 

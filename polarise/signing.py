@@ -96,11 +96,11 @@ class Certificate(WireModel):
     """The issuer's word that the subject key is its own, for one purpose.
 
     Attributes:
-        subject: Certified public key, 64 hex digits.
+        subject: Certified public key, 64 hex digits; for purpose ``tls`` the key's name, see `polarise.tls`.
         issuer: Key that signs: the owner for purpose ``node``, the node key for all others.
         purpose: What the subject may sign.
         counter: Generation of the subkey; the highest published one counts.
-        issued_unix_ms: When it was issued, for people; nothing expires by it.
+        issued_unix_ms: When it was issued; only what is issued for ``tls`` runs out.
         signature: Issuer's signature over the other fields.
     """
 

@@ -16,6 +16,7 @@ from polarise.log_proof import LogProof, parse_log_proof
 from polarise.messages import SuccessAnswer
 from polarise.notes import NoteInvalid
 from polarise.signing import Certificate, Identity
+from polarise.tls import Pin
 
 STREAM_ID_PATTERN = r"^(system|[0-9a-f]{32})$"
 
@@ -62,12 +63,21 @@ class TelemetryClient:
         node_key: The node's key; the audience of every request.
         identity: Who asks.
         allow_private: Whether loopback and private addresses may be connected to.
+        tls_public_key: The node's TLS key, where its registry entry names one.
     """
 
-    def __init__(self, endpoint: str, node_key: str, identity: Identity, *, allow_private: bool = True) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        node_key: str,
+        identity: Identity,
+        *,
+        allow_private: bool = True,
+        tls_public_key: str | None = None,
+    ) -> None:
         self.node_key = node_key
         self._identity = identity
-        self._http = HttpClient(endpoint, allow_private=allow_private)
+        self._http = HttpClient(endpoint, allow_private=allow_private, pin=Pin(node_key, tls_public_key))
 
     def stream(
         self,

@@ -16,14 +16,37 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from polarise.errors import ErrorCode
 
+if TYPE_CHECKING:
+    from neurons.base.tls_door import TlsDoor
+
 CONNECTIONS_MAX = 512
+# Bytes of answers that wait for a slow reader.
+UNTAKEN_BYTES = 64 * 1024
+
+
+class Held(Protocol):
+    """A connection as the bound sees it: an HTTP one, or one in its TLS handshake."""
+
+    since: float
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it may be closed to make room."""
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether it is about to end anyway."""
+
+    def drop(self) -> None:
+        """Close at once."""
 
 
 class BoundedProtocol(H11Protocol):
@@ -31,13 +54,20 @@ class BoundedProtocol(H11Protocol):
 
     connections_max = CONNECTIONS_MAX
     _unread_timer: asyncio.TimerHandle | None = None
+    # Where the connection speaks TLS: what let it in.
+    door: TlsDoor | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         """Take the connection, and begin to wait for a head."""
-        super().connection_made(transport)
         # uvicorn's set has no order, but every connection has its place on the clock.
-        self._since = self.loop.time()
-        if len(self.connections) > self.connections_max and not self._make_room():
+        self.since = self.loop.time()
+        if self.door is not None:
+            self.door.step_aside()
+            self.since = self.door.since
+            # As without TLS, where asyncio's own bound is so much; with it, eight times.
+            transport.set_write_buffer_limits(UNTAKEN_BYTES)
+        super().connection_made(transport)
+        if not make_room(cast(set[Held], self.connections), self, self.connections_max):
             self._refuse(503, ErrorCode.UNAVAILABLE, "this node has too many connections", "try again later")
             return
         self._wait_for_head()
@@ -52,7 +82,7 @@ class BoundedProtocol(H11Protocol):
 
     def on_response_complete(self) -> None:
         """Begin to wait for the next head; uvicorn's keep-alive timer is that wait."""
-        self._since = self.loop.time()
+        self.since = self.loop.time()
         super().on_response_complete()
 
     def timeout_keep_alive_handler(self) -> None:
@@ -88,6 +118,15 @@ class BoundedProtocol(H11Protocol):
         cycle: RequestResponseCycle | None = self.cycle
         return cycle is None or cycle.response_complete or cycle.more_body
 
+    @property
+    def is_closing(self) -> bool:
+        """Whether it is about to end anyway."""
+        return self.transport.is_closing()
+
+    def drop(self) -> None:
+        """Close at once."""
+        self.transport.abort()
+
     def _wait_for_head(self) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(
             self.config.timeout_keep_alive, self.timeout_keep_alive_handler
@@ -97,15 +136,6 @@ class BoundedProtocol(H11Protocol):
         if self._unread_timer is not None:
             self._unread_timer.cancel()
             self._unread_timer = None
-
-    def _make_room(self) -> bool:
-        others = [other for other in self.connections if isinstance(other, BoundedProtocol) and other is not self]
-        waiting = [other for other in others if other.is_waiting or other.transport.is_closing()]
-        if not waiting:
-            return False
-        oldest = min(waiting, key=lambda other: (not other.transport.is_closing(), other._since))
-        oldest.transport.abort()
-        return True
 
     def _refuse(self, status: int, code: ErrorCode, message: str, hint: str) -> None:
         body = json.dumps({"status": "failure", "code": code, "message": message, "hint": hint}).encode()
@@ -129,6 +159,26 @@ class BoundedProtocol(H11Protocol):
             self.transport.abort()
         else:
             self.transport.close()
+
+
+def make_room(connections: Collection[Held], newcomer: Held, connections_max: int) -> bool:
+    """Let a new connection in within the bound: at the cost of the one that has waited longest, if need be.
+
+    Args:
+        connections: All of one server, the new one included.
+        newcomer: The new one.
+        connections_max: The bound.
+
+    Returns:
+        False when there is no room: every other one is at work.
+    """
+    if len(connections) <= connections_max:
+        return True
+    waiting = [other for other in connections if other is not newcomer and (other.is_waiting or other.is_closing)]
+    if not waiting:
+        return False
+    min(waiting, key=lambda other: (not other.is_closing, other.since)).drop()
+    return True
 
 
 def bounded_protocol(connections_max: int) -> type[BoundedProtocol]:

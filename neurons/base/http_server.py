@@ -3,10 +3,11 @@
 Rules:
 - The port is bound before any service starts, so a taken port is an exit status 2 and never a half-running node.
 - A WSGI application (Flask) runs on threads behind uvicorn; `http_front` gives it complete requests only.
-- Connections are bounded, and so is the time each may take to send a head (`http_protocol`) and a body (`http_front`).
+- Connections are bounded, and so is the time each may take for its TLS handshake (`tls_door`), to send a head
+  (`http_protocol`) and a body (`http_front`).
 - Stopping closes the listener, lets running requests finish for some seconds, then closes the rest. A request that is
   stuck keeps a daemon thread and nothing else: neither the next stop deadline nor the end of the process.
-Decision and alternatives: docs/adr/0004-http-server.md.
+Decision and alternatives: docs/adr/0004-http-server.md and 0045-tls.md.
 """
 
 from __future__ import annotations
@@ -20,11 +21,14 @@ from typing import TYPE_CHECKING, Any, cast
 import uvicorn
 from a2wsgi import WSGIMiddleware
 
+from config.schema import NetworkConfig
 from neurons.base.http_front import Application, HttpFront
 from neurons.base.http_protocol import CONNECTIONS_MAX, bounded_protocol
 from neurons.base.process import open_files_max
 from neurons.base.rate_limits import RateLimits
 from neurons.base.threads import DaemonThreads
+from neurons.base.tls import ServerTls
+from neurons.base.tls_door import HANDSHAKE_SECONDS, tls_protocol
 from polarise.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -35,6 +39,8 @@ logger = logging.getLogger(__name__)
 GRACE_SECONDS = 5
 # Accepted at once, too: so many connections may stand beyond the bound for a moment.
 BACKLOG = 256
+# Addresses that mean all of a host's own.
+EVERYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104  named, not listened on
 # Files and sockets that are not connections of callers: databases, the engine, logs.
 OTHER_FILES = 128
 
@@ -51,6 +57,7 @@ class HttpService:
         idle_seconds: Idle connections end, and slow heads and bodies are refused, after this.
         connections_max: Connections at once, fewer where this process may not open so many files.
         limits: Counts requests per address; none are counted when it is left out.
+        tls: Certificate and key; None serves plain HTTP.
     """
 
     name = "http"
@@ -66,6 +73,7 @@ class HttpService:
         idle_seconds: int,
         connections_max: int = CONNECTIONS_MAX,
         limits: RateLimits | None = None,
+        tls: ServerTls | None = None,
     ) -> None:
         self._host = host
         self._port = port
@@ -75,6 +83,7 @@ class HttpService:
         self._connections_max = connections_max
         self._limits = limits
         self._application = application
+        self._tls = tls
         self._socket: socket.socket | None = None
 
     @property
@@ -83,6 +92,11 @@ class HttpService:
         if self._socket is None:
             raise RuntimeError("the port is known after prepare()")
         return int(self._socket.getsockname()[1])
+
+    @property
+    def url(self) -> str:
+        """Base URL of the address that is listened on; valid after `prepare`."""
+        return base_url(self._host, self.port, is_tls=self._tls is not None)
 
     def prepare(self) -> None:
         """Bind the port.
@@ -126,7 +140,7 @@ class HttpService:
         server = uvicorn.Server(
             uvicorn.Config(
                 app=front,
-                http=bounded_protocol(self._connections()),
+                http=cast(type[asyncio.Protocol], self._protocol()),
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -153,8 +167,25 @@ class HttpService:
         else:
             raise RuntimeError("the HTTP server ended by itself")
 
+    def _protocol(self) -> object:
+        if self._tls is None:
+            return bounded_protocol(self._connections())
+        handshake_seconds = min(HANDSHAKE_SECONDS, self._idle_seconds)
+        return tls_protocol(self._connections(), self._tls.context, handshake_seconds=handshake_seconds)
+
     def _connections(self) -> int:
         return min(self._connections_max, max(1, open_files_max() - BACKLOG - OTHER_FILES))
+
+
+def base_url(host: str, port: int, *, is_tls: bool) -> str:
+    """Return the base URL of an API."""
+    return f"{'https' if is_tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def reached_at(network: NetworkConfig, port: int) -> str:
+    """Return the base URL at which others reach an API, unless its operator says another."""
+    host = network.advertised_host if network.host in EVERYWHERE else network.host
+    return base_url(host, port, is_tls=network.is_tls)
 
 
 def _stop_when_set(stop: threading.Event, server: uvicorn.Server, front: HttpFront) -> None:

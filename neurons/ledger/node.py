@@ -17,6 +17,7 @@ from neurons.base.nonces import NonceStore
 from neurons.base.openapi_routes import OpenApiRoutes
 from neurons.base.rate_limits import rate_limits
 from neurons.base.service import Service
+from neurons.base.tls import server_tls
 from neurons.base.tokens import TokenIssuer, load_token_secrets
 from neurons.ledger.access_table import LEDGER_ACCESS
 from neurons.ledger.block_maker import BlockMaker
@@ -98,6 +99,7 @@ class LedgerNode(BaseNode):
             idle_seconds=config.network.request_timeout_seconds,
             connections_max=config.network.max_connections,
             limits=limits,
+            tls=server_tls(config.network, self.identity, clock),
         )
         return [self.http, blocks]
 
@@ -109,7 +111,7 @@ class LedgerNode(BaseNode):
         """Name the port and the ledger in the start line."""
         block = self.ledger.last_block.block
         return {
-            "url": f"http://{self.config.network.host}:{self.http.port}",
+            "url": self.http.url,
             "net": self.ledger.genesis.net,
             "height": block.height,
             "size": block.size,

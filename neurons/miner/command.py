@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from config.schema import Config
-
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
@@ -131,13 +129,15 @@ def run_self_test(args: argparse.Namespace) -> int:
 def run_join(args: argparse.Namespace) -> int:
     """Measure the hardware with the real proofs and write the signed entry."""
     from config.schema import RoleName
+    from neurons.base.http_server import reached_at
     from neurons.base.ledger_access import ledger_client
     from neurons.base.startup import load
     from neurons.miner.join import post_entry, registry_statement
     from polarise.registry import write_entry
 
     started = load(args, RoleName.MINER)
-    endpoint = _checked(args.endpoint) if args.endpoint else _endpoint(started.config)
+    network = started.config.network
+    endpoint = _checked(args.endpoint) if args.endpoint else reached_at(network, network.port)
     # Before anything is measured: without a genesis, or with the ledger away, there is nowhere to put it.
     ledger = None if args.offline else ledger_client(started.config, started.data_dir)
     if ledger is not None:
@@ -172,10 +172,5 @@ def _checked(endpoint: str) -> str:
 
     trimmed = endpoint.rstrip("/")
     if not re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+", trimmed):
-        raise ConfigError(f"{endpoint[:100]!r} is no base URL", origin="--endpoint", allowed="http://host:port")
+        raise ConfigError(f"{endpoint[:100]!r} is no base URL", origin="--endpoint", allowed="https://host:port")
     return trimmed
-
-
-def _endpoint(config: Config) -> str:
-    host = f"[{config.network.host}]" if ":" in config.network.host else config.network.host
-    return f"http://{host}:{config.network.port}"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from config.schema import Config
 from neurons.base.ledger_post import post
+from neurons.base.tls import tls_public_key
 from neurons.miner import settings
 from neurons.miner.hardware import detect_devices, measure_devices
 from neurons.miner.pow_library import solver_command
@@ -82,6 +83,7 @@ def entry_statement(config: Config, identity: Identity, endpoint: str, hardware:
         advertised_host=config.network.advertised_host,
         hardware=hardware,
         price_micros_per_hour=config.miner.price_micros_per_hour,
+        tls_public_key=tls_public_key(identity) if endpoint.startswith("https://") else None,
         created_unix_ms=time.time_ns() // 1_000_000,
     )
     return sign_statement(identity, STATEMENT_KIND, entry)

@@ -22,6 +22,7 @@ from neurons.base.outbox import OUTBOX_FILE, Outbox
 from neurons.base.rate_limits import rate_limits
 from neurons.base.service import Service
 from neurons.base.staked import StakedValidators
+from neurons.base.tls import server_tls
 from neurons.base.tokens import TokenIssuer, load_token_secrets
 from neurons.miner import settings
 from neurons.miner.access_table import MINER_ACCESS
@@ -228,6 +229,7 @@ class MinerNode(BaseNode):
             idle_seconds=config.network.request_timeout_seconds,
             connections_max=config.network.max_connections,
             limits=limits,
+            tls=server_tls(config.network, self.identity, clock),
         )
         self.reconciler = Reconciler(self.allocator, clock)
         # Stopped in reverse: the engine's watch takes the bridges away, then the filter goes with the last of them.
@@ -272,7 +274,7 @@ class MinerNode(BaseNode):
     def describe(self) -> dict[str, object]:
         """Name the port and the limits in the start line."""
         return {
-            "url": f"http://{self.config.network.host}:{self.http.port}",
+            "url": self.http.url,
             "image": settings.base_image(self.config),
             "leases_max": self.config.docker.max_leases,
             "disk": self.disk_offer.describe(),

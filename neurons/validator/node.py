@@ -12,7 +12,7 @@ from config.schema import Config
 from neurons.base.access import RoleTable
 from neurons.base.health import Health
 from neurons.base.http_app import Gatekeeper, HttpApp
-from neurons.base.http_server import HttpService
+from neurons.base.http_server import HttpService, reached_at
 from neurons.base.key_rotation import publish
 from neurons.base.key_watch import GENERATIONS_FILE
 from neurons.base.ledger_access import ledger_client
@@ -23,6 +23,7 @@ from neurons.base.openapi_routes import OpenApiRoutes
 from neurons.base.outbox import OUTBOX_FILE, Outbox
 from neurons.base.rate_limits import rate_limits
 from neurons.base.service import Service
+from neurons.base.tls import server_tls
 from neurons.base.tokens import TokenIssuer, load_token_secrets
 from neurons.validator.access_table import VALIDATOR_ACCESS
 from neurons.validator.chain import Chain
@@ -232,6 +233,7 @@ class ValidatorNode(BaseNode):
             idle_seconds=config.network.request_timeout_seconds,
             connections_max=config.network.max_connections,
             limits=limits,
+            tls=server_tls(config.network, self.identity, clock),
         )
 
     def telemetry_reader(self, cosigner: Cosigner) -> TelemetryReader:
@@ -239,7 +241,13 @@ class ValidatorNode(BaseNode):
         allow_private = self.config.validator.allow_private_endpoints
 
         def clients(entry: RegistryEntry) -> TelemetryClient:
-            return TelemetryClient(entry.endpoint, entry.node_key, self.identity, allow_private=allow_private)
+            return TelemetryClient(
+                entry.endpoint,
+                entry.node_key,
+                self.identity,
+                allow_private=allow_private,
+                tls_public_key=entry.tls_public_key,
+            )
 
         archive = self.closing(Archive(self.data_dir.root / ARCHIVE_FILE))
         is_pace_judged = self.config.validator.epoch_seconds >= PACE_SECONDS
@@ -247,8 +255,7 @@ class ValidatorNode(BaseNode):
 
     def public_url(self) -> str:
         """Return where others reach this API; known once the port is bound."""
-        host = self.config.network.host
-        return self.config.validator.public_url or f"http://{f'[{host}]' if ':' in host else host}:{self.http.port}"
+        return self.config.validator.public_url or reached_at(self.config.network, self.http.port)
 
     def client(self, entry: RegistryEntry) -> MinerClient:
         """Return how a miner is called."""
@@ -258,6 +265,7 @@ class ValidatorNode(BaseNode):
             self.identity,
             allow_private=self.config.validator.allow_private_endpoints,
             timeout_seconds=REQUEST_SECONDS,
+            tls_public_key=entry.tls_public_key,
         )
 
     def config_hash(self) -> str:
@@ -277,7 +285,7 @@ class ValidatorNode(BaseNode):
     def describe(self) -> dict[str, object]:
         """Name the port, the ledger and the rhythm in the start line."""
         return {
-            "url": f"http://{self.config.network.host}:{self.http.port}",
+            "url": self.http.url,
             "ledger": self.config.ledger.endpoint,
             "epoch_seconds": self.config.validator.epoch_seconds,
         }

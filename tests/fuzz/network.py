@@ -17,6 +17,7 @@ from neurons.base.http_app import AccessTable, Gatekeeper, HttpApp, decode_body
 from neurons.base.http_server import HttpService
 from neurons.base.metrics import MetricsTracker
 from neurons.base.nonces import NonceStore
+from neurons.base.tls import ServerTls
 from neurons.base.tokens import TokenIssuer, TokenSecret
 from neurons.ledger.access_table import LEDGER_ACCESS
 from neurons.ledger.http_server import LedgerRoutes
@@ -129,7 +130,7 @@ def _puller() -> Iterator[Call]:
 @contextlib.contextmanager
 def _server() -> Iterator[Call]:
     """A real server; whatever is sent, it answers in its own shape or hangs up, and no thread of it dies."""
-    with serving(TABLE, _register) as port:
+    with serving(TABLE, register_some) as port:
         yield lambda raw: exchange(port, raw)
 
 
@@ -163,7 +164,9 @@ def ledger_routes(ledger: EmbeddedLedger) -> Callable[[HttpApp], None]:
     return register
 
 
-def _register(app: HttpApp) -> None:
+def register_some(app: HttpApp) -> None:
+    """Register a public route and two that take a body."""
+
     def own(_caller: Caller | None, body: bytes) -> SuccessAnswer:
         decode_body(RenewRequest, body)
         return SuccessAnswer()
@@ -174,15 +177,15 @@ def _register(app: HttpApp) -> None:
 
 
 @contextlib.contextmanager
-def serving(table: AccessTable, register: Callable[[HttpApp], None]) -> Iterator[int]:
+def serving(table: AccessTable, routes: Callable[[HttpApp], None], *, tls: ServerTls | None = None) -> Iterator[int]:
     """Serve some routes as a node would, and give the port."""
     with tempfile.TemporaryDirectory() as folder:
         nonces = NonceStore(Path(folder) / "nonces.sqlite")
         tokens = TokenIssuer([TokenSecret("s" * 32)], 60, NODE.public_key)
         gatekeeper = Gatekeeper(NODE.public_key, RoleTable(None, is_open=True), table, nonces, tokens, SystemClock())
         app = HttpApp("fuzz", gatekeeper, streams_max=1)
-        register(app)
-        service = HttpService(app.flask, "127.0.0.1", 0, threads=2, max_body_bytes=64 * KIB, idle_seconds=1)
+        routes(app)
+        service = HttpService(app.flask, "127.0.0.1", 0, threads=2, max_body_bytes=64 * KIB, idle_seconds=1, tls=tls)
         service.prepare()
         stop = threading.Event()
         thread = threading.Thread(target=service.run, args=(stop,), name="fuzzed server")

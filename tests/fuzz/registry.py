@@ -21,6 +21,7 @@ from tests.fuzz import (
     signed,
     stamping,
     state,
+    tls,
 )
 from tests.fuzz.target import Target
 
@@ -139,6 +140,7 @@ REGISTRY = Registry(
         *cosigning.TARGETS,
         *state.TARGETS,
         *epochs.TARGETS,
+        *tls.TARGETS,
     ),
     MappingProxyType(EXCLUDED),
 )

@@ -81,7 +81,9 @@ class Audit:
         """Yield every bundle that the audited epochs name, with the place where it can be had."""
         for epoch in self._reader().epochs(self._scope.first_epoch):
             if epoch.scores is not None and epoch.record is not None:
-                yield from (Wanted(line.evidence, epoch.record.uri) for line in epoch.scores.lines)
+                yield from (
+                    Wanted(line.evidence, epoch.record.uri, epoch.record.validator_key) for line in epoch.scores.lines
+                )
 
     def check_epochs(self, evidence: Path) -> None:
         """Check records, beacons, commitments, bundles and miner sets.

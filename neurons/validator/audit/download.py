@@ -31,6 +31,7 @@ from polarise.http_client import HttpClient
 from polarise.ledger_client import LedgerClient
 from polarise.ledger_feed import follow
 from polarise.notes import parse_note
+from polarise.tls import Pin
 
 MEMORY_FILE = "last-block"
 EVIDENCE_FOLDER = "evidence"
@@ -45,10 +46,12 @@ class Wanted:
     Attributes:
         name: Its hash.
         uri: Where its validator says it can be fetched.
+        validator_key: The validator.
     """
 
     name: str
     uri: str
+    validator_key: str
 
 
 def download_ledger(url: str, genesis: Genesis, copy: LedgerCopy, on_progress: Callable[[str], None]) -> None:
@@ -104,7 +107,7 @@ class BundleDownload:
         self._folder = folder
         self._base_url = base_url
         self._allow_private = allow_private or base_url is not None
-        self._clients: dict[str, HttpClient] = {}
+        self._clients: dict[tuple[str, Pin], HttpClient] = {}
 
     def fetch(self, wanted: Iterable[Wanted], on_progress: Callable[[str], None]) -> int:
         """Fetch what is not there yet, and return how many bundles came.
@@ -127,7 +130,7 @@ class BundleDownload:
 
     def _fetch(self, bundle: Wanted) -> bytes | None:
         try:
-            response = self._client(self._base_url or bundle.uri).request(
+            response = self._client(bundle).request(
                 "GET", f"/evidence/{bundle.name}", timeout_seconds=BUNDLE_SECONDS, max_bytes=MAX_BUNDLE_BYTES
             )
         except AddressRefused as err:
@@ -141,10 +144,12 @@ class BundleDownload:
             raise Unavailable(f"{bundle.uri[:100]} refuses the bundle {bundle.name[:16]}: {err.message}") from err
         return response.body
 
-    def _client(self, url: str) -> HttpClient:
-        if url not in self._clients:
-            self._clients[url] = HttpClient(url, allow_private=self._allow_private)
-        return self._clients[url]
+    def _client(self, bundle: Wanted) -> HttpClient:
+        # Whoever the auditor names may be any node: a bundle's name is its hash.
+        url, pin = (bundle.uri, Pin(bundle.validator_key)) if self._base_url is None else (self._base_url, Pin())
+        if (url, pin) not in self._clients:
+            self._clients[url, pin] = HttpClient(url, allow_private=self._allow_private, pin=pin)
+        return self._clients[url, pin]
 
 
 def _is_there(path: Path, name: str) -> bool:

@@ -146,12 +146,6 @@ def test_missing_file_is_refused_by_name(tmp_path: Path) -> None:
         load_config(tmp_path / "no-such.yaml")
 
 
-def test_plain_http_stays_on_loopback(tmp_path: Path) -> None:
-    error = refusal_of(tmp_path, "network: {host: 0.0.0.0}")
-    assert error.key_path == "network"
-    assert "loopback" in error.message
-
-
 @pytest.mark.parametrize("image", ["ubuntu:latest", "debian", f"debian@sha256:{'0' * 63}", "polarise/base:latest"])
 def test_image_that_can_change_is_refused(tmp_path: Path, image: str) -> None:
     assert refusal_of(tmp_path, f"docker: {{base_image: '{image}'}}").key_path == "docker.base_image"
@@ -277,3 +271,35 @@ def test_cap_may_equal_the_claim_and_not_stay_one_bit_below(tmp_path: Path) -> N
     for way in ("upload", "download"):
         load_config(file_with(tmp_path, text % (way, 1000)))
         assert f"network.lease_{way}_bits_per_second is below" in str(refusal_of(tmp_path, text % (way, 999)))
+
+
+@pytest.mark.parametrize(
+    ("network", "fix"),
+    [
+        ("host: 192.0.2.1, advertised_host: m.example, tls: off", "leave network.tls out"),
+        ("host: 0.0.0.0, advertised_host: m.example, tls: 'off'", "use 127.0.0.1"),
+        ("host: 0.0.0.0", "set it to the name or address they reach this host by"),
+        ("host: 192.0.2.1, advertised_host: localhost", "set it to the name or address"),
+        ("tls: maybe", "'auto', 'on' or 'off'"),
+    ],
+)
+def test_what_would_serve_plain_http_to_others_is_refused_with_the_fix(tmp_path: Path, network: str, fix: str) -> None:
+    error = refusal_of(tmp_path, f"network: {{{network}}}")
+    assert error.key_path.startswith("network")
+    assert fix in str(error)
+
+
+@pytest.mark.parametrize(
+    ("network", "is_tls"),
+    [
+        ("port: 1", False),
+        ("host: 127.9.9.9", False),
+        ("host: localhost, tls: off", False),
+        ("tls: on", True),
+        ("host: 0.0.0.0, advertised_host: 192.0.2.1", True),
+        ("host: 192.0.2.1, advertised_host: m.example, tls: on", True),
+    ],
+)
+def test_tls_is_on_wherever_others_listen(tmp_path: Path, network: str, is_tls: bool) -> None:
+    """Also with the words that YAML reads as true and false."""
+    assert load_config(file_with(tmp_path, f"network: {{{network}}}")).network.is_tls is is_tls

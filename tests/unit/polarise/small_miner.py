@@ -20,6 +20,7 @@ from polarise.rented import Countersignature, open_consent
 from polarise.signing import Identity, SigningKey
 from polarise.ssh_keys import fingerprint, generate_key_pair
 from polarise.statement import SignedStatement, sign_statement
+from tests.support.tls import context_of
 from tests.support.usage import usage_of
 
 LIMITS = Limits(memory_bytes=2 << 30, swap_bytes=0, cpu_milli=2000, pids_count=512, shm_bytes=64 << 20)
@@ -54,6 +55,7 @@ class SmallMiner:
     used: dict[str, Mapping[str, object]] = field(default_factory=dict)
     cut: list[str] = field(default_factory=list)
     log_chunks: tuple[bytes, ...] = (b"one\n", b"two\n")
+    is_tls: bool = False
     endpoint: str = ""
 
     @contextlib.contextmanager
@@ -61,7 +63,9 @@ class SmallMiner:
         """Serve on a free port of loopback."""
         server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         server.daemon_threads = False
-        self.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+        self.endpoint = f"http{'s' if self.is_tls else ''}://127.0.0.1:{server.server_address[1]}"
+        if self.is_tls:
+            server.socket = context_of(self.identity).wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, name="small miner")
         thread.start()
         try:

@@ -176,11 +176,6 @@ def test_unusable_base_url_is_refused(url: str) -> None:
         HttpClient(url)
 
 
-def test_https_says_that_it_comes_later() -> None:
-    with pytest.raises(Unavailable, match="TLS comes with a later version"):
-        HttpClient("https://example.org")
-
-
 @pytest.mark.parametrize(("target", "header"), [("/a b", "x"), ("/a\r\nX: y", "x"), ("/", "x\r\nY: z"), ("a", "x")])
 def test_nothing_breaks_out_of_the_request_head(target: str, header: str) -> None:
     with raw_server(lambda *_: None) as url, pytest.raises(Unavailable, match="ValueError"):
