@@ -1,10 +1,12 @@
 """The process that takes the stamps: it connects, sends prepared bytes, notes when bytes come, and does nothing else.
 
 Rules:
-- It signs nothing, parses nothing but the length of an answer, and verifies nothing: whoever started it does that, in
-  another process, so that no work of ours ever stands between a byte and its stamp.
-- All connections of a wave are open before the first start is sent; then all starts leave within one loop.
-- ``sent_ns`` is taken right before a request is written, ``first_byte_ns`` and ``last_byte_ns`` when bytes are there.
+- It signs nothing, parses nothing but the length of an answer, and verifies nothing of it: whoever started it does that,
+  in another process, so that no work of ours ever stands between a byte and its stamp.
+- All connections of a wave are open before the first start is sent; then all starts leave within one loop. With https
+  that includes the handshake and the look at the certificate; whoever shows another than the pinned is sent nothing.
+- ``sent_ns`` is taken right before a request is written, ``first_byte_ns`` and ``last_byte_ns`` when bytes are there; with
+  https the bytes are the decrypted ones, at most a record of 16 KiB after they arrived.
 - Pings go out in the order of their jobs, a few at a time, and for so long only: an endpoint that answers slowly holds up
   none that comes before it, and not for ever those behind it.
 - Every answer is bounded in bytes and in time; what goes wrong with one connection ends that one only. Who speaks before
@@ -29,7 +31,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from multiprocessing.connection import Connection
 
+from polarise.errors import PeerRefused
 from polarise.http_wire import MAX_HEAD_BYTES
+from polarise.tls import TlsPeer, client_context
 
 PINGS = 8
 PINGS_SECONDS = 5.0
@@ -56,13 +60,15 @@ class StampFailure(StrEnum):
     EARLY = "the answer began before the question"
     NO_TURN = "its turn to be pinged did not come in time"
     EXHAUSTED = "this validator has no socket left"
+    REFUSED = "the TLS certificate is not the one of this miner"
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where to connect: addresses that were resolved and judged already, tried in turn."""
+    """Where to connect: addresses that were resolved and judged already, tried in turn; and who must be there with TLS."""
 
     addresses: tuple[tuple[str, int], ...]
+    tls: TlsPeer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,17 +215,33 @@ async def _finish(job: StartJob, exchange: _Exchange, answers: queue.SimpleQueue
 
 
 async def _connect(target: Target, max_bytes: int) -> _Exchange | StampFailure:
-    loop = asyncio.get_running_loop()
     failure = StampFailure.UNREACHABLE
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(CONNECT_SECONDS):
             for host, port in target.addresses:
                 try:
-                    _, exchange = await loop.create_connection(lambda: _Exchange(max_bytes), host, port)
-                    return exchange
+                    return await _open(host, port, target.tls, max_bytes)
+                except PeerRefused:
+                    failure = StampFailure.REFUSED
                 except OSError as err:
                     failure = StampFailure.EXHAUSTED if err.errno in _OURS else failure
     return failure
+
+
+async def _open(host: str, port: int, tls: TlsPeer | None, max_bytes: int) -> _Exchange:
+    loop = asyncio.get_running_loop()
+    if tls is None:
+        return (await loop.create_connection(lambda: _Exchange(max_bytes), host, port))[1]
+    transport, exchange = await loop.create_connection(
+        lambda: _Exchange(max_bytes), host, port, ssl=client_context(), server_hostname=tls.server_name
+    )
+    try:
+        shown = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        tls.pin.check(shown, time.time_ns() // 1_000_000)
+    except PeerRefused:
+        transport.abort()
+        raise
+    return exchange
 
 
 @dataclass(eq=False)

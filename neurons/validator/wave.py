@@ -140,7 +140,7 @@ class Wave:
     def _prepare(self, ask: Ask, began_ns: int) -> None:
         _check_turn("to get ready", began_ns, PREPARE_TURN_SECONDS)
         try:
-            ask.target = Target(ask.client.addresses(LOOKUP_SECONDS))
+            ask.target = Target(ask.client.addresses(LOOKUP_SECONDS), ask.client.tls_peer)
             ask.trace.ordered_unix_ms = self._clock.wall_unix_ms()
             answer = ask.client.prepare(
                 ask.challenge.prepare_request(),

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from neurons.base.tls import tls_public_key
 from neurons.validator.stamper import Stamper, StamperDied
 from neurons.validator.stamper_process import (
     PINGS,
@@ -27,6 +28,9 @@ from neurons.validator.stamper_process import (
     _Exchange,
     _run,
 )
+from polarise.tls import Pin, TlsPeer
+from tests.support.identities import identity
+from tests.support.tls import TlsServer, context_of
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 REQUEST = b"GET / HTTP/1.1\r\n\r\n"
@@ -362,3 +366,35 @@ def test_full_table_of_sockets_is_our_own_failure(stamper: Stamper) -> None:
         resource.prlimit(stamper.pid, resource.RLIMIT_NOFILE, limits)
         peer.close()
     assert set(failures) == {None, StampFailure.EXHAUSTED}
+
+
+def test_stamps_over_tls_begin_after_the_handshake_and_a_wrong_certificate_gets_nothing(stamper: Stamper) -> None:
+    """Eight pings and a start to the pinned node; to the same server under another pin, not a byte."""
+    node, other = identity("node"), identity("other")
+    server = TlsServer(context_of(node), ANSWER)
+    with server.running():
+        address = (("127.0.0.1", server.port),)
+        pinned = Target(address, TlsPeer(Pin(node.public_key, tls_public_key(node)), "localhost"))
+        outcomes = {stamped.number: stamped for stamped in stamper.run([PingJob(1, pinned, REQUEST)])}
+        (start,) = stamper.run([StartJob(2, pinned, REQUEST, 5, 1000)])
+        assert outcomes[1].failure is None
+        assert (outcomes[1].rtt_min_ns or 0) > 0
+        assert (start.failure, start.raw) == (None, ANSWER)
+        assert start.sent_ns is not None
+        assert start.sent_ns < (start.first_byte_ns or 0) <= (start.last_byte_ns or 0)
+        received = server.received_bytes
+        assert received == (PINGS + 1) * len(REQUEST)
+        for pin in (Pin(other.public_key), Pin(node.public_key, tls_public_key(other))):
+            wrong = Target(address, TlsPeer(pin, "localhost"))
+            failures = {stamped.failure for stamped in stamper.run([PingJob(1, wrong, REQUEST)])}
+            failures |= {stamped.failure for stamped in stamper.run([StartJob(2, wrong, REQUEST, 5, 1000)])}
+            assert failures == {StampFailure.REFUSED}
+    assert server.received_bytes == received
+
+
+def test_peer_that_speaks_no_tls_is_unreachable(stamper: Stamper) -> None:
+    peer = Peer(lambda connection: connection.sendall(ANSWER))
+    target = Target(peer.target.addresses, TlsPeer(Pin(), "localhost"))
+    (stamped,) = stamper.run([StartJob(7, target, REQUEST, 5, 1000)])
+    peer.close()
+    assert stamped.failure is StampFailure.UNREACHABLE
