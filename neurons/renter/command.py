@@ -40,6 +40,7 @@ def add_parser(subparsers: Subparsers) -> None:
         action="store_true",
         help="do not let the miner show validators that what you rent with this token is rented",
     )
+    _add(commands, "pin", "print a miner's TLS key as `curl --pinnedpubkey` takes it")
     _add_key(commands)
 
 

@@ -1,7 +1,8 @@
 """Which miner is meant, and which node key it must have.
 
 Rules:
-- The node key comes from ``--miner-key``, a signed registry entry, or the first contact, which is shown and pinned.
+- The node key comes from ``--miner-key``, a signed registry entry, or the first contact, which is shown and pinned. With
+  https the first contact is the certificate, which the node key signed; without, it is what the miner says of itself.
 - A miner that later shows another key than the pinned one is refused.
 """
 
@@ -20,6 +21,7 @@ from polarise.errors import ConfigError, ErrorCode, RequestRejected
 from polarise.http_client import HttpClient
 from polarise.registry import read_registry
 from polarise.signing import KEY_PATTERN
+from polarise.tls import Pin
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,13 @@ class Miner:
 
     endpoint: str
     node_key: str
+    # As its registry entry names it; without one the node key decides alone.
+    tls_public_key: str | None = None
+
+    @property
+    def pin(self) -> Pin:
+        """Whose certificate is expected."""
+        return Pin(self.node_key, self.tls_public_key)
 
 
 class MinerBook:
@@ -73,11 +82,10 @@ class MinerBook:
 
     def _by_url(self, text: str, miner_key: str | None, timeout_seconds: float) -> Miner:
         if not re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+/?", text):
-            raise ConfigError(f"{text[:100]!r} is no URL of a miner", origin="--miner", allowed="http://host:port")
+            raise ConfigError(f"{text[:100]!r} is no URL of a miner", origin="--miner", allowed="https://host:port")
         endpoint = text.rstrip("/")
-        # Nothing in the answer is signed: it only tells early, and in words, what the receipt would show later.
-        shown = read_status(HttpClient(endpoint), timeout_seconds).node_key
-        registered = {miner.node_key for miner in self._registered if miner.endpoint == endpoint}
+        shown = shown_node_key(endpoint, timeout_seconds)
+        registered = {miner.node_key: miner for miner in self._registered if miner.endpoint == endpoint}
         for origin, expected in (
             ("--miner-key", miner_key),
             (str(self._path), self._pins.get(endpoint)),
@@ -90,7 +98,19 @@ class MinerBook:
                 say(f"first contact with {endpoint}: node key {printable(shown)}, pinned in {self._path}")
             self._pins[endpoint] = shown
             write_private(self._path, json.dumps(self._pins, indent=2) + "\n")
-        return Miner(endpoint, shown)
+        return registered.get(shown) or Miner(endpoint, shown)
+
+
+def shown_node_key(endpoint: str, timeout_seconds: float) -> str:
+    """Ask a miner who it is.
+
+    Raises:
+        Unavailable: It does not answer, or its certificate is none of a node.
+    """
+    http = HttpClient(endpoint, pin=Pin())
+    word = http.shown_word(timeout_seconds)
+    # Nothing in the answer of plain HTTP is signed: it only tells early what the receipt would show later.
+    return read_status(http, timeout_seconds).node_key if word is None else word.issuer
 
 
 def _other_key(endpoint: str, shown: str, expected: str, origin: str) -> RequestRejected:
@@ -121,4 +141,4 @@ def _read_registered(registry: Path | None) -> list[Miner]:
     if not registry.is_dir():
         raise ConfigError(f"{registry} is no folder", origin="--registry", allowed="a folder of registry entries")
     entries = read_registry(registry, lambda err: say(f"skipped: {err}"))
-    return [Miner(entry.endpoint.rstrip("/"), key) for key, (_, entry) in entries.items()]
+    return [Miner(entry.endpoint.rstrip("/"), key, entry.tls_public_key) for key, (_, entry) in entries.items()]

@@ -51,7 +51,13 @@ class Session:
     def client(self, miner: Miner | None = None) -> MinerClient:
         """Return a client of one miner; without one, of the miner the flags name."""
         chosen = miner or self.miners.find(self.miner_text, self.miner_key, self.timeout_seconds)
-        return MinerClient(chosen.endpoint, chosen.node_key, self.identity, timeout_seconds=self.timeout_seconds)
+        return MinerClient(
+            chosen.endpoint,
+            chosen.node_key,
+            self.identity,
+            timeout_seconds=self.timeout_seconds,
+            tls_public_key=chosen.tls_public_key,
+        )
 
     def target(self, prefix: str) -> tuple[MinerClient, str, Lease | None]:
         """Find a container: among the kept leases, else among what the miner of the flags has of ours.
