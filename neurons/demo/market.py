@@ -75,6 +75,7 @@ class Market:
         keep: Use this folder and leave it; None takes a temporary one.
         miner_settings: Settings of the miner beyond the demo's own.
         validator_settings: The same for the validator.
+        is_tls: Whether all daemons speak TLS, on loopback too.
     """
 
     def __init__(
@@ -83,7 +84,9 @@ class Market:
         *,
         miner_settings: Mapping[str, Mapping[str, object]] | None = None,
         validator_settings: Mapping[str, Mapping[str, object]] | None = None,
+        is_tls: bool = False,
     ) -> None:
+        self._network = {"port": 0, "tls": "on" if is_tls else "auto"}
         self._is_kept = keep is not None
         self.root = keep.absolute() if keep else Path(tempfile.mkdtemp(prefix="polarise-demo-"))
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -130,7 +133,7 @@ class Market:
         Raises:
             Unavailable: It did not start.
         """
-        daemon = self._start("ledger", ("main.py", "ledger"), {"role": "ledger", "network": {"port": 0}})
+        daemon = self._start("ledger", ("main.py", "ledger"), {"role": "ledger", "network": self._network})
         self.ledger_url = _url_of(daemon)
         return daemon
 
@@ -337,7 +340,7 @@ class Market:
 
     def _miner_config(self) -> dict[str, object]:
         settings: dict[str, dict[str, object]] = {
-            "network": {"port": 0},
+            "network": dict(self._network),
             "access": {"validators": [self.validator_identity.public_key], "renters": [self.renter.public_key]},
             "docker": {
                 "default_memory": "512m",
@@ -352,7 +355,7 @@ class Market:
 
     def _validator_config(self) -> dict[str, object]:
         settings: dict[str, dict[str, object]] = {
-            "network": {"port": 0},
+            "network": dict(self._network),
             "validator": {
                 "epoch_seconds": 30,
                 "proof_target_seconds": 2,

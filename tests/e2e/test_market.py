@@ -1,4 +1,4 @@
-"""The whole market through restarts: every daemon stopped in the middle of an epoch, and nothing lost."""
+"""The whole market, over TLS and through restarts: every daemon stopped in the middle of an epoch, and nothing lost."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SECONDS = 90.0
 
 @pytest.fixture(scope="module")
 def market() -> Iterator[Market]:
-    with Market(validator_settings=SETTINGS) as running:
+    with Market(validator_settings=SETTINGS, is_tls=True) as running:
         yield running
 
 
@@ -72,6 +72,8 @@ def test_each_daemon_stopped_in_the_middle_of_an_epoch_and_a_clean_audit_after_i
     miner, url = market.start_miner()
     market.register_miner(url, lambda _device: None)
     validator = market.start_validator()
+    urls = (market.ledger_url, url, market.validator_url)
+    assert all(address.startswith("https://") for address in urls), urls
     until(validator, "miner scored")
 
     # The ledger: scores wait in the outbox, and stand there when it is back.
@@ -92,6 +94,11 @@ def test_each_daemon_stopped_in_the_middle_of_an_epoch_and_a_clean_audit_after_i
     assert record_of(market, epoch).status == "broken_off"
     epoch = int(str(until(validator, "epoch finished")["epoch"]))
     assert record_of(market, epoch).status == "complete"
+
+    # A renter, who pins at first contact, and an auditor, who fetches the bundles from the validator.
+    assert market.run_renter_json("ps", "--miner", url)["containers"] == []
+    status, report = market.audit()
+    assert (status, report["failures"]) == (0, [])
 
     # What is left must not move while it is audited.
     validator.stop()
