@@ -23,7 +23,7 @@ from neurons.base.http_server import GRACE_SECONDS, HttpService, reached_at
 from neurons.base.nonces import NonceStore
 from neurons.base.service import Supervisor
 from neurons.base.tls import P256_ORDER, ServerTls, server_tls, tls_private_key, tls_public_key
-from neurons.base.tokens import TokenIssuer
+from neurons.base.tokens import TokenIssuer, TokenSecret
 from polarise.errors import Unavailable
 from polarise.http_client import HttpClient
 from polarise.http_signatures import sign_request
@@ -74,7 +74,7 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         self.nonces = NonceStore(folder / "nonces.sqlite")
-        tokens = TokenIssuer(["s" * 32], 60, NODE.public_key)
+        tokens = TokenIssuer([TokenSecret("s" * 32)], 60, NODE.public_key)
         table = RoleTable(None, is_open=True)
         gatekeeper = Gatekeeper(NODE.public_key, table, TABLE, self.nonces, tokens, SystemClock())
         self.app = HttpApp("site", gatekeeper, streams_max=STREAMS_MAX, streams_per_key_max=1)
