@@ -31,7 +31,7 @@ test-unit: $(VENV)/ruff ## the tests that need nothing but .venv (python main.py
 	tests/run tests/unit -m "not docker" $(ARGS)
 
 test-api: $(VENV)/ruff ## requests of all kinds, made from the OpenAPI documents, at running daemons (Docker; API_EXAMPLES=50; minutes)
-	API_EXAMPLES=$(or $(API_EXAMPLES),50) WORKERS=1 tests/run --require docker --timeout 3600 tests/api $(ARGS)
+	API_EXAMPLES=$(or $(API_EXAMPLES),50) API_REPLAYS=1000 WORKERS=1 tests/run --require docker --timeout 3600 -rP tests/api $(ARGS)
 
 test-kernels: $(VENV)/ruff ## the GPU kernels without a GPU: interpreted, compiled, compared (fetches Triton, 200 MB)
 	@$(VENV)/python -c 'import triton' 2>/dev/null || \

@@ -46,7 +46,7 @@ _SECURITY: dict[str, JsonValue] = {
         "in": "header",
         "name": "Signature-Input",
         "description": 'Covers `"@method" "@authority" "@path" "@query" "content-digest" "polarise-audience" '
-        '"polarise-certificate"`; with `created` (30 s either way), `keyid`, `nonce` (8 to 64 characters, used once) '
+        '"polarise-certificate"`, and `"idempotency-key"` where there is one; with `created` (30 s either way), `keyid`, `nonce` (8 to 64 characters, used once) '
         'and `tag="polarise-request-1"`.',
     },
     "content_digest": {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +16,9 @@ from config.schema import Config
 from neurons.base.access import Role
 from neurons.base.tokens import _SALT
 from neurons.demo.market import Market
+from neurons.demo.process import Daemon as Process
 from polarise.clients import MinerClient
-from polarise.http_signatures import sign_request
+from polarise.http_signatures import IDEMPOTENCY_HEADER, sign_request
 from polarise.messages import AllocateRequest
 from polarise.signing import Identity
 from polarise.ssh_keys import generate_key_pair
@@ -43,7 +44,14 @@ class Signed(AuthBase):
         """Add the signature."""
         body = request.body or b""
         raw = body.encode() if isinstance(body, str) else body
-        signature = sign_request(self._identity, str(request.method), str(request.url), raw, audience=self._audience)
+        signature = sign_request(
+            self._identity,
+            str(request.method),
+            str(request.url),
+            raw,
+            audience=self._audience,
+            idempotency_key=request.headers.get(IDEMPOTENCY_HEADER),
+        )
         request.headers.update(signature)
         return request
 
@@ -118,10 +126,12 @@ class Daemons:
     Attributes:
         market: Keys, folders, processes.
         people: Who calls beside those of the market.
+        processes: Every daemon's process by its role.
     """
 
     market: Market
     people: People
+    processes: dict[str, Process]
 
     @cached_property
     def all(self) -> Mapping[str, Daemon]:
@@ -154,6 +164,10 @@ class Daemons:
         for view in owner.containers():
             owner.terminate(view.container_id)
 
+    def restart(self, role: str) -> None:
+        """Stop a daemon's process and start another one on its folder and port."""
+        self.processes[role] = self.market.restart(self.processes[role])
+
     def _callers(self, daemon: Daemon) -> Iterator[Caller]:
         people = self.people
         owner, key = self.market.owner, daemon.key
@@ -176,9 +190,7 @@ class Daemons:
             yield Caller("renter with a token", Bearer(token), Role.RENTER, has_token=True, is_named=True)
 
 
-def running_daemons(
-    people: People, *, on_ready: Callable[[Daemons], None] = lambda _daemons: None
-) -> Iterator[Daemons]:
+def running_daemons(people: People) -> Iterator[Daemons]:
     """Start ledger, miner and validator as processes; everything is gone afterwards, leases too."""
     access = {**people.access(), "quota_leases": LEASES_MAX}
     docker = {
@@ -190,14 +202,14 @@ def running_daemons(
         "container_prefix": "polarise-api-",
         "disk": "none",
     }
+    # Floods are another test's; here each request is looked at.
+    often = {"key_per_second": 10_000, "key_burst": 100_000, "costly_per_minute": 10_000, "costly_burst": 100_000}
     with Market(
-        miner_settings={"access": access, "docker": docker, "miner": {"claim_cpu": False}},
-        validator_settings={"validator": {"epoch_seconds": 3600}},
+        miner_settings={"access": access, "docker": docker, "miner": {"claim_cpu": False}, "requests": often},
+        validator_settings={"validator": {"epoch_seconds": 3600}, "requests": often},
     ) as market:
-        market.start_ledger()
-        market.start_miner()
-        market.start_validator()
-        daemons = Daemons(market, people)
-        on_ready(daemons)
+        processes = {"ledger": market.start_ledger(), "miner": market.start_miner()[0]}
+        processes["validator"] = market.start_validator()
+        daemons = Daemons(market, people, processes)
         yield daemons
         daemons.clear()

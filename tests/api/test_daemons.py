@@ -1,8 +1,10 @@
-"""The running daemons against their own documents: requests of all kinds, as everybody; `make test-api` makes many more."""
+"""The running daemons against their own documents and against forgers; `make test-api` makes many more requests."""
 
 from __future__ import annotations
 
 import os
+import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 import pytest
@@ -18,12 +20,14 @@ from neurons.ledger.access_table import LEDGER_ACCESS
 from neurons.miner.access_table import MINER_ACCESS
 from neurons.validator.access_table import VALIDATOR_ACCESS
 from tests.api.daemons import Caller, Daemon, Daemons, running_daemons
+from tests.api.forgeries import FORGERIES, sound
 from tests.api.generated import AnyCase, AnyOperation, Exchange, check, is_stream, operations_of, send
 from tests.support.identities import People
 
 # Of each kind and route. Without the variable they are the same in every run.
 EXAMPLES = int(os.environ.get("API_EXAMPLES", "1"))
 STREAM_EXAMPLES_MAX = 5
+REPLAYS = int(os.environ.get("API_REPLAYS", "50"))
 ACCESS: dict[str, Mapping[Route, RouteAccess]] = {
     "ledger": LEDGER_ACCESS,
     "miner": MINER_ACCESS,
@@ -48,11 +52,13 @@ def test_no_answer_that_the_document_does_not_announce(daemons: Daemons, role: s
     daemon = daemons.all[role]
     operations = operations_of(requests.get(f"{daemon.url}/openapi", timeout=30).json())
     wrong: list[str] = []
+    statuses: Counter[int] = Counter()
     for (method, rule), access in ACCESS[role].items():
         operation = operations[method, path_of(rule)]
         for given_path in _paths(daemons, rule):
             for mode in GenerationMode:
-                wrong += _answers_of(daemons, daemon, operation, access, mode, given_path)
+                wrong += _answers_of(daemons, daemon, operation, access, mode, given_path, statuses)
+    sys.stdout.write(f"{role}: {statuses.total()} requests, {dict(sorted(statuses.items()))}\n")
     assert wrong == []
     daemons.clear()
     assert daemons.client(daemons.market.owner).containers() == ()
@@ -70,6 +76,7 @@ def _answers_of(
     access: RouteAccess,
     mode: GenerationMode,
     path_parameters: dict[str, str] | None,
+    statuses: Counter[int],
 ) -> list[str]:
     """Send requests to one route, and return what is wrong with the answers."""
     if mode is GenerationMode.NEGATIVE and not _can_be_broken(operation, is_path_given=path_parameters is not None):
@@ -90,6 +97,7 @@ def _answers_of(
     )
     def ask(case: AnyCase, caller: Caller) -> None:
         exchange = send(case, caller, daemon)
+        statuses[exchange.answer.status_code] += 1
         _take_away(daemons, exchange)
         try:
             check(exchange, access, is_negative=mode is GenerationMode.NEGATIVE)
@@ -122,3 +130,31 @@ def test_method_that_no_row_names_is_refused_with_those_that_are(daemons: Daemon
             answer = requests.request(method, target, timeout=30)
             assert (answer.status_code, answer.json()["code"]) == (405, "METHOD_NOT_ALLOWED"), (method, rule)
             assert set(answer.headers["Allow"].split(", ")) >= served
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+@pytest.mark.parametrize("role", sorted(ACCESS))
+def test_signed_request_that_was_changed_is_refused(daemons: Daemons, role: str, name: str) -> None:
+    daemon, (code, change) = daemons.all[role], FORGERIES[name]
+    request = sound(daemon.url, daemon.key, daemons.market.owner, "GET", "/metrics")
+    answer = change(request).go()
+    assert answer.status == 401
+    if name != "method":  # an answer to HEAD has no body
+        assert answer.json["code"] == code
+    assert sound(daemon.url, daemon.key, daemons.market.owner, "GET", "/metrics").go().status == 200
+
+
+def test_no_request_passes_again_after_a_restart(daemons: Daemons) -> None:
+    """Spent nonces lie on the disk of the daemon; its process is another one when the requests come again."""
+    daemon = daemons.all["validator"]
+    asked = [
+        # Signed ahead of time, so that all are in time when they come again.
+        sound(daemon.url, daemon.key, daemons.market.owner, "GET", "/metrics", seconds_ahead=20)
+        for _ in range(REPLAYS)
+    ]
+    assert Counter(request.go().status for request in asked) == {200: REPLAYS}
+    daemons.restart("validator")
+    again = Counter(request.go().json["code"] for request in asked)
+    sys.stdout.write(f"{REPLAYS} replays after a restart: {dict(again)}\n")
+    assert set(again) <= {"NONCE_REUSED", "CLOCK_SKEW"}
+    assert again["NONCE_REUSED"] > 0

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from config.schema import Config
-from neurons.base.access import Role
-from neurons.base.service import Supervisor
-from neurons.validator.access_table import VALIDATOR_ACCESS
 from neurons.validator.http_server import OPENINGS_HEADER
-from neurons.validator.metrics import FILE_NAME, EpochEnd, MetricsHandler, StoredWeight
+from neurons.validator.metrics import EpochEnd, StoredWeight
 from neurons.validator.node import ValidatorNode
 from neurons.validator.readiness import SLACK_SECONDS
 from neurons.validator.scoring import RULES_VERSION
@@ -23,40 +18,16 @@ from polarise.errors import ConfigError, RejectReason
 from polarise.evidence import read_bundle, write_bundle
 from polarise.openings import GoneReason, thrown_away
 from polarise.signing import Identity, SigningKey
-from tests.support.clock import ManualClock
 from tests.support.evidence import proof
-from tests.support.http import Answer, send, signed
 from tests.support.identities import People, node_identity
 from tests.support.proving_miner import MINER, VALIDATOR
 from tests.support.scores import OPENING_KEY, begin, bundle_of, keep, register
+from tests.support.served_validator import Served, serving
 from tests.support.small_ledger import SmallLedger, small_ledger
 
 OTHER_MINER = Identity(SigningKey(b"n" * 32))
 DEAD_LEDGER = "http://127.0.0.1:1"
 HOSTILE = '<script>alert(1)</script>"><img src=x onerror=alert(2)>\u202ereversed\x1b[31m'
-
-
-@dataclass(frozen=True)
-class Served:
-    """A validator whose API is up and whose epochs a test makes by hand."""
-
-    node: ValidatorNode
-    metrics: MetricsHandler
-    clock: ManualClock
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.node.http.port}"
-
-    @property
-    def evidence(self) -> Path:
-        return self.node.data_dir.evidence
-
-    def get(self, target: str, **headers: str) -> Answer:
-        return send(self.url, "GET", target, headers={name.replace("_", "-"): text for name, text in headers.items()})
-
-    def finish(self, epoch: int) -> None:
-        self.metrics.finish_epoch(epoch, self.clock.wall_unix_ms(), EpochEnd("d" * 64, "complete", RULES_VERSION))
 
 
 @pytest.fixture(scope="module")
@@ -65,43 +36,10 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallLedger]:
         yield running
 
 
-@contextlib.contextmanager
-def serving(folder: Path, ledger: SmallLedger, people: People, **ledger_settings: object) -> Iterator[Served]:
-    clock = ManualClock()
-    config = Config.model_validate(
-        {"network": {"port": 0}, "ledger": {**ledger.settings(), **ledger_settings}, "validator": {"epoch_seconds": 60}}
-    )
-    node = ValidatorNode(config, folder / "node", node_identity("validator", people.owner), clock=clock)
-    with node.data_dir, node._resources, MetricsHandler(folder / "node" / FILE_NAME) as metrics:
-        http = node.build_services()[0]
-        http.prepare()
-        supervisor = Supervisor(http)
-        supervisor.start()
-        try:
-            yield Served(node, metrics, clock)
-        finally:
-            assert supervisor.stop(10)
-
-
 @pytest.fixture
 def served(tmp_path: Path, ledger: SmallLedger, people: People) -> Iterator[Served]:
     with serving(tmp_path, ledger, people) as validator:
         yield validator
-
-
-@pytest.mark.parametrize(("method", "rule"), sorted(VALIDATOR_ACCESS))
-def test_every_cell_of_the_table(served: Served, people: People, method: str, rule: str) -> None:
-    access = VALIDATOR_ACCESS[(method, rule)]
-    target = rule.replace("<name>", "0" * 64)
-    key = served.node.identity.public_key
-    if access.is_public:
-        # 400: an empty body is no checkpoint.
-        assert send(served.url, method, target).status in ({400} if method == "POST" else {200, 404})
-        return
-    assert set(access.scopes) == {Role.OWNER}
-    send(served.url, method, target).assert_refused(401, "NOT_AUTHENTICATED", "Signature")
-    signed(served.url, key, people.stranger, method, target).assert_refused(403, "NOT_PERMITTED")
-    assert signed(served.url, key, people.owner, method, target).status == 200
 
 
 def test_routes_before_the_first_epoch(served: Served) -> None:
