@@ -384,7 +384,8 @@ def _size_differences(root: Path, disk_bytes: int, disk_inodes: int | None) -> l
 
 def _encryption_differences(root: Path, *, is_wanted: bool) -> list[str]:
     """Ask the kernel which folders the overlay writes to, and what becomes of what is written there."""
-    mounted = [found for found in read_mounts() if found.point == str(root)]
+    # The kernel tells where a mount is, not by which links it was reached.
+    mounted = [found for found in read_mounts() if found.point == os.path.realpath(root)]
     folders = [mounted[-1].option(name) for name in ("upperdir", "workdir")] if mounted else []
     if not folders or None in folders:
         return ["the folders that the disk is written to cannot be seen"]

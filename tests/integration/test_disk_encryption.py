@@ -249,6 +249,16 @@ def test_disk_that_is_not_what_the_lease_says_is_not_handed_out(
         assert miner.allocator.journal.all() == []
 
 
+def test_disks_in_a_folder_that_is_reached_by_a_link_are_read_back_too(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    disks = LeaseDisks(tmp_path / "link", "4" * 12, None)  # type: ignore[arg-type]  # no image is looked for
+    disks.folder.mkdir()
+    disks.try_out(is_encrypted=True)
+    disks.try_out(is_encrypted=False)
+    assert disks.known() == []
+
+
 def test_folder_is_encrypted_only_while_empty_and_used_only_while_its_key_is_there() -> None:
     with empty_disk("2" * 12) as files:
         key = fscrypt.add_random_key(files.filesystem)

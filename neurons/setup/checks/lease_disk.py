@@ -51,7 +51,7 @@ def encryption_obstacle(facts: LeaseDiskFacts) -> tuple[str, str] | None:
     """Return what stands in the way of encrypted disks, beside `obstacle`, and the fix; None where nothing does."""
     if facts.has_encryption:
         return None
-    return "this kernel's ext4 cannot encrypt", "boot a kernel with CONFIG_FS_ENCRYPTION, as Debian's own is"
+    return "this kernel's ext4 cannot encrypt", "boot a kernel that is built with CONFIG_FS_ENCRYPTION"
 
 
 def check_lease_disk(facts: LeaseDiskFacts) -> Check:
