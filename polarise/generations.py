@@ -28,7 +28,7 @@ REVOKED_FOLDER = "/revoked"
 # Above every generation a certificate may name.
 EVERY_GENERATION = 2**53
 MEMORY_BYTES_MAX = 64 * 1024 * 1024
-REVOCABLE = frozenset({Purpose.REQUEST, Purpose.STATEMENT, Purpose.LEDGER})
+REVOCABLE = frozenset({Purpose.REQUEST, Purpose.STATEMENT, Purpose.LEDGER, Purpose.TLS})
 
 Found = Mapping[tuple[str, Purpose], int]
 
@@ -55,7 +55,10 @@ def revoked_node(path: str) -> str | None:
 
 
 def publications(identity: Identity) -> dict[str, SetValue]:
-    """Return what a node has on the ledger for its rotated subkeys: a name that is the same each time -> the write."""
+    """Return what a node has on the ledger for its rotated subkeys: a name that is the same each time -> the write.
+
+    Of the TLS subkey the number stands there; which key callers pin is said by the registry entry.
+    """
     found: dict[str, SetValue] = {}
     for purpose, counter in sorted(identity.generations.items()):
         if counter > 0 and is_revocable(purpose):

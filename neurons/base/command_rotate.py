@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Verbs = argparse._SubParsersAction[argparse.ArgumentParser]
 
-# Purposes that are rotated when none is named; see `polarise.generations.REVOCABLE`.
+# Purposes that are rotated when none is named; see `polarise.generations.REVOCABLE`. Not tls: it takes a new entry as well.
 PURPOSES = ("request", "statement", "ledger")
 EXIT_WAITING = 4
 
@@ -134,7 +134,7 @@ def _rotate_subkeys(args: argparse.Namespace, config: Config, root: Path) -> int
     try:
         purposes = [Purpose(name) for name in args.purpose or PURPOSES]
     except ValueError as err:
-        raise ConfigError(str(err), origin="--purpose", allowed=", ".join(PURPOSES)) from err
+        raise ConfigError(str(err), origin="--purpose", allowed=", ".join((*PURPOSES, "tls"))) from err
     check_purposes(purposes)
     client = ledger_client(config, root)
     rotated = rotate(
@@ -144,7 +144,10 @@ def _rotate_subkeys(args: argparse.Namespace, config: Config, root: Path) -> int
         client,
         lambda identity: Outbox(root / OUTBOX_FILE, identity, client, SystemClock()),
     )
-    return _report(rotated)
+    status = _report(rotated)
+    if Purpose.TLS in purposes and args.role == "miner":
+        print("The registry entry names the old TLS key: `python main.py join` before the node starts.")
+    return status
 
 
 def _report(rotated: Rotated) -> int:

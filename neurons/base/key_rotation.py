@@ -32,7 +32,6 @@ OutboxOf = Callable[[Identity], Outbox]
 _WHY_NOT = {
     Purpose.LOG: "a log is one history under one key: leases and validators would see another log",
     Purpose.WITNESS: "a witness is known by its key, and every cosignature rests on it",
-    Purpose.TLS: "no subkey of this purpose is in use",
     Purpose.BROKER: "no subkey of this purpose is in use",
     Purpose.NODE: "the node key names the node: make a new node, and have the owner revoke this one (key revoke)",
 }

@@ -112,7 +112,10 @@ def _load_owner(args: argparse.Namespace) -> Identity:
 
 
 def _public(path: Path, header: KeyHeader, identity: Identity | None) -> dict[str, object]:
+    from neurons.base.tls import tls_public_key
+    from polarise.keyfile import KeyKind
     from polarise.signing import Purpose
+    from polarise.tls import curl_pin
 
     certificate = header.owner_certificate
     shown: dict[str, object] = {
@@ -126,6 +129,9 @@ def _public(path: Path, header: KeyHeader, identity: Identity | None) -> dict[st
     if identity is not None:
         derived = [purpose for purpose in Purpose if purpose not in {Purpose.NODE, Purpose.TLS}]
         shown["subkeys"] = {str(purpose): identity.subkey(purpose).key.public_key for purpose in derived}
+        if header.kind is KeyKind.NODE:
+            tls_key = tls_public_key(identity)
+            shown |= {"tls_public_key": tls_key, "curl_pin": curl_pin(tls_key)}
     return shown
 
 

@@ -14,15 +14,18 @@ from neurons.base.key_watch import KeyWatch
 from neurons.base.keys import load_node_identity, node_key_path
 from neurons.base.ledger_post import post
 from neurons.base.outbox import EntryState, Outbox
+from neurons.base.tls import tls_public_key
 from neurons.cli import main
-from polarise.errors import ConfigError, ErrorCode, RequestRejected
+from polarise.errors import ConfigError, ErrorCode, PeerRefused, RequestRejected
 from polarise.generations import Generations, publications
 from polarise.keyfile import KeyKind, create_key_file
 from polarise.ledger_client import LedgerClient
 from polarise.ledger_registry import withdrawal
 from polarise.signing import Identity, KeyReplaced, Purpose
+from polarise.tls import Pin
 from polarise.transaction import SetValue, sign_transaction
 from tests.support.small_ledger import SmallLedger, small_ledger
+from tests.support.tls import certificate_of, der_of, now_unix_ms
 from utils.clock import SystemClock
 
 PASSPHRASE = b"correct horse"
@@ -186,7 +189,7 @@ def test_a_node_that_never_joined_is_told_so(node: Node) -> None:
     assert all("registry" in reason for reason in refused.values())
 
 
-@pytest.mark.parametrize("purpose", [Purpose.LOG, Purpose.WITNESS, Purpose.NODE, Purpose.TLS])
+@pytest.mark.parametrize("purpose", [Purpose.LOG, Purpose.WITNESS, Purpose.NODE])
 def test_histories_under_one_key_are_not_rotated(node: Node, purpose: Purpose) -> None:
     before = node_key_path(node.folder).read_bytes()
     with pytest.raises(ConfigError, match=f"the {purpose} subkey is not rotated"):
@@ -222,6 +225,23 @@ def test_the_command_rotates_a_stopped_node_and_refuses_a_running_one(
     assert node.identity().generations == {Purpose.REQUEST: 1}
     assert main([*arguments, "--purpose", "log"]) == 2
     assert "another log" in capsys.readouterr().err
+
+
+def test_a_rotated_tls_key_needs_a_new_entry_and_the_command_says_so(
+    node: Node, passphrase_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = tls_public_key(node.identity())
+    arguments = ["key", "rotate", "--passphrase-file", str(passphrase_file), *settings(node)]
+    assert main([*arguments, "--purpose", "tls"]) == 0
+    assert "`python main.py join` before the node starts" in capsys.readouterr().out
+    rotated = node.identity()
+    assert rotated.generations == {Purpose.TLS: 1}
+    assert tls_public_key(rotated) != before
+    assert node.known().least(rotated.public_key, Purpose.TLS) == 1
+    shown = der_of(certificate_of(rotated))
+    assert Pin(rotated.public_key, tls_public_key(rotated)).check(shown, now_unix_ms()).counter == 1
+    with pytest.raises(PeerRefused, match="the registry says"):
+        Pin(rotated.public_key, before).check(shown, now_unix_ms())
 
 
 def test_the_owner_revokes_a_node_by_command(

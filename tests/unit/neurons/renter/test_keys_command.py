@@ -10,9 +10,11 @@ import pytest
 
 from neurons.base.keys import load_identity, load_node_identity, node_key_path, personal_key_path
 from neurons.base.keys_command import add_parser
+from neurons.base.tls import tls_public_key
 from polarise.errors import ConfigError
 from polarise.keyfile import KeyKind, create_key_file
 from polarise.signing import Purpose
+from polarise.tls import curl_pin
 
 
 @pytest.fixture
@@ -52,6 +54,7 @@ def test_owner_certifies_node(tmp_path: Path, secret: Path, capsys: pytest.Captu
     shown = json.loads(capsys.readouterr().out)
     assert shown["subkeys"]["request"] == identity.subkey(Purpose.REQUEST).key.public_key
     assert "node" not in shown["subkeys"]
+    assert shown["curl_pin"] == curl_pin(tls_public_key(identity))
     assert identity.key.private.private_bytes_raw().hex() not in json.dumps(shown)
 
 
