@@ -16,6 +16,7 @@ from pydantic import ValidationError
 import polarise
 from polarise.errors import (
     ConfigError,
+    ErrorCode,
     LogDamaged,
     LogFork,
     ProofRejected,
@@ -32,6 +33,12 @@ EXIT_NOT_FOUND = 5
 EXIT_NOT_PERMITTED = 6
 EXIT_NOT_VERIFIED = 7
 
+SETUP_COMMANDS = {
+    "setup": "build .venv, engine and image",
+    "doctor": "say what this machine lacks for a role, with the fix",
+    "image": "build the containers' image anew with today's security updates, or show it",
+}
+
 EPILOG = """\
 first steps:
   python main.py demo --once                              everything on this machine, once
@@ -39,9 +46,6 @@ first steps:
   python main.py key new --kind node --data-dir data/miner --owner-key ~/.config/polarise/owner.key
   python main.py join                                     measure, and write the signed registry entry
   python main.py miner                                    run the miner
-
-also: `python main.py setup` builds .venv, engine and image; `python main.py doctor` says what is missing;
-`python main.py image update` builds the containers' image anew with today's security updates.
 """
 
 
@@ -61,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except SubnetError as err:
-        print(f"polarise: {_describe(err)}", file=sys.stderr)
+        print(f"polarise: {describe(err)}", file=sys.stderr)
         return exit_status(err)
     except ValidationError as err:
         # A value from the command line that a message's own model refused.
@@ -117,7 +121,20 @@ def build_parser() -> argparse.ArgumentParser:
         keys_command,
     ):
         module.add_parser(subparsers)
+    _add_setup_commands(subparsers)
     return parser
+
+
+def _add_setup_commands(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Name what main.py runs by itself, before there is a parser, so that it stands in every list of commands."""
+    for name, text in SETUP_COMMANDS.items():
+        subparsers.add_parser(name, help=text, add_help=False).set_defaults(handler=_run_setup_command)
+
+
+def _run_setup_command(args: argparse.Namespace) -> int:
+    from neurons.setup.command import RUN
+
+    return RUN[args.command]([])
 
 
 def exit_status(err: SubnetError) -> int:
@@ -133,10 +150,13 @@ def exit_status(err: SubnetError) -> int:
     return EXIT_NOT_VERIFIED if isinstance(err, not_verified) else EXIT_REFUSED
 
 
-def _describe(err: SubnetError) -> str:
+def describe(err: SubnetError) -> str:
+    """Return what went wrong and, where one is known, the fix."""
     if isinstance(err, RequestRejected):
         place = f" [{err.field}]" if err.field else ""
         return f"{err.code}{place}: {err.message}" + (f"\n  fix: {err.hint}" if err.hint else "")
+    if isinstance(err, Unavailable) and err.code is ErrorCode.DRAINING:
+        return f"{err}\n  fix: rent from another miner (--miner URL), or ask again in {err.retry_after_seconds} s"
     return str(err)
 
 

@@ -20,7 +20,7 @@ FIXES: dict[RejectReason, str] = {
     RejectReason.OPENING_LATE: "Keep the solver's process alive until it has opened, and bring the round trip below 2 s.",
     RejectReason.MISSING: "See that the endpoint answers and the solver runs: the miner's log and `miner status` say more.",
     RejectReason.CLAIM_NOT_MET: "Run `join` again on an idle machine to claim what it can hold, or free the device for proofs.",
-    RejectReason.ALLOCATE_FAILED: "See that `renter allocate` works from another machine; `python main.py doctor` says why not.",
+    RejectReason.ALLOCATE_FAILED: "See that `renter allocate` works from another machine; `miner drain --off` ends a drain, `python main.py doctor` says what else.",
     RejectReason.HOST_KEY_MISMATCH: "Let nothing else listen on the lease's ssh port: the receipt's host key must be the container's.",
     RejectReason.SSH_FAILED: "Log in yourself with `renter ssh`, open the ssh ports, and use an image with python3.",
     RejectReason.LIMIT_NOT_HELD: "Run an unmodified miner; `python main.py doctor` checks the control groups that hold limits.",

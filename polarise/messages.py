@@ -25,6 +25,8 @@ from polarise.quantities import parse_size
 from polarise.receipt import PRIVATE_NAME_PATTERN, Isolation, Limits, PrivateNetwork
 from polarise.statement import SignedStatement
 
+TTL_SECONDS_MAX = 365 * 86400
+
 
 def _size(text: str) -> str:
     parse_size(text)
@@ -68,7 +70,7 @@ class AllocateRequest(WireModel):
     disk: SizeText | None = None
     image: str | None = Field(default=None, min_length=1, max_length=200)
     ssh_public_key: str | None = Field(default=None, max_length=16384)
-    ttl_seconds: int | None = Field(default=None, ge=1, le=365 * 86400)
+    ttl_seconds: int | None = Field(default=None, ge=1, le=TTL_SECONDS_MAX)
     isolation: Isolation | None = None
     private_network: str | None = Field(default=None, pattern=PRIVATE_NAME_PATTERN)
 
@@ -145,7 +147,7 @@ class ContainerList(WireModel):
 class RenewRequest(WireModel):
     """POST /containers/{id}/renew: the lease ends this many seconds from now."""
 
-    ttl_seconds: int | None = Field(default=None, ge=1, le=365 * 86400)
+    ttl_seconds: int | None = Field(default=None, ge=1, le=TTL_SECONDS_MAX)
 
 
 class RenewAnswer(WireModel):

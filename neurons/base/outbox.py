@@ -136,6 +136,7 @@ class Outbox(Database):
 
     def run(self, stop: threading.Event) -> None:
         """See `neurons.base.service.Service`."""
+        self._see_ledger()
         while not stop.is_set():
             try:
                 if not self.step():
@@ -144,6 +145,16 @@ class Outbox(Database):
             except Unavailable as err:
                 logger.warning("ledger unavailable", extra={"cause": err.message})
                 stop.wait(min(err.retry_after_seconds, RETRY_SECONDS_MAX))
+
+    def _see_ledger(self) -> None:
+        """Say at the start what else is said only when there is something to send, a minute later or an hour."""
+        try:
+            self._client.checkpoint()
+        except Unavailable as err:
+            logger.warning(
+                "ledger unavailable",
+                extra={"cause": err.message, "hint": "look at ledger.endpoint; what is meant for it waits on disk"},
+            )
 
     def step(self) -> bool:
         """Send the oldest queued entry, or look after the accepted ones; returns whether anything moved.

@@ -121,7 +121,10 @@ class Admission:
         if ttl > self.defaults.ttl_seconds_max:
             most = self.defaults.ttl_seconds_max
             raise rejected(
-                ErrorCode.INVALID_FIELD, "ttl_seconds", f"{ttl} s is too long", f"at most {most} s; renew later"
+                ErrorCode.INVALID_FIELD,
+                "ttl_seconds",
+                f"{ttl} s is too long",
+                f"at most {most} s from now, as often as you like",
             )
         return ttl
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from polarise.ledger_client import LedgerClient
+
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
@@ -103,6 +105,10 @@ def run_drain(args: argparse.Namespace) -> int:
     leases = read_leases(root)
     Drain(root).switch(on=not args.off)
     print("new leases are granted again" if args.off else "draining: no new leases are granted")
+    if not args.off:
+        print(
+            "a validator that inspects meanwhile gets no container, which costs service score: drain no longer than you must"
+        )
     if leases and not args.off:
         print(f"{len(leases)} leases go on, the last until {max(str(lease['expires_at']) for lease in leases)}")
     return 0
@@ -141,7 +147,7 @@ def run_join(args: argparse.Namespace) -> int:
     # Before anything is measured: without a genesis, or with the ledger away, there is nowhere to put it.
     ledger = None if args.offline else ledger_client(started.config, started.data_dir)
     if ledger is not None:
-        ledger.checkpoint()
+        _see_ledger(ledger, started.config.ledger.endpoint)
     print("measuring every device with all proofs, this takes some seconds …")
     statement = registry_statement(
         started.config,
@@ -162,6 +168,24 @@ def run_join(args: argparse.Namespace) -> int:
         write_entry(path, statement)
         print(f"wrote {path}")
     return 0
+
+
+def _see_ledger(ledger: LedgerClient, endpoint: str) -> None:
+    """Ask the ledger for its newest block.
+
+    Raises:
+        Unavailable: It does not answer, or is another one; with the ways out.
+    """
+    from polarise.errors import Unavailable
+
+    try:
+        ledger.checkpoint()
+    except Unavailable as err:
+        raise Unavailable(
+            f"the ledger cannot be reached: {err}\n  fix: start it (`python main.py ledger`), or name another with "
+            f"--set ledger.endpoint=URL (now {endpoint}); `join --offline` only writes the entry",
+            retry_after_seconds=err.retry_after_seconds,
+        ) from err
 
 
 def _checked(endpoint: str) -> str:

@@ -56,7 +56,7 @@ class Drain:
         """
         if self.is_on():
             raise Unavailable(
-                "this miner takes no new leases for now; those that run go on",
+                "this miner takes no new leases for now, its owner lets it run empty; rent from another, or ask again later",
                 retry_after_seconds=RETRY_SECONDS,
                 code=ErrorCode.DRAINING,
             )

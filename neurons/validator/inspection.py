@@ -31,7 +31,7 @@ from neurons.validator.probe_text import probe_text
 from neurons.validator.verification import Verdict
 from polarise.answers import open_receipt, printable
 from polarise.clients import MinerClient
-from polarise.errors import ErrorCode, ProofRejected, RejectReason, RequestRejected, SubnetError
+from polarise.errors import ErrorCode, ProofRejected, RejectReason, RequestRejected, SubnetError, Unavailable
 from polarise.evidence import InspectionEvidence, VerdictRecord
 from polarise.generations import Generations
 from polarise.hardware import HardwareClaim
@@ -161,6 +161,10 @@ class Inspector:
         except RequestRejected as err:
             reason = RejectReason.NOT_MEASURED if err.code in DECLINED else RejectReason.ALLOCATE_FAILED
             raise ProofRejected(reason, f"{err.code}: {printable(err.message)}"[:400]) from err
+        except Unavailable as err:
+            # An owner who drains is told so beside the points that it costs.
+            said = "" if err.code is ErrorCode.UNAVAILABLE else f"{err.code}: "
+            raise ProofRejected(RejectReason.ALLOCATE_FAILED, f"{said}{printable(err)}"[:400]) from err
         except (SubnetError, ValueError) as err:
             raise ProofRejected(RejectReason.ALLOCATE_FAILED, printable(err, 400)) from err
         trace.allocate_ms = _since_ms(began_ns)

@@ -87,7 +87,11 @@ def _same_draw(bundle: EvidenceBundle, entry: RegistryEntry, said: DrawEvidence)
     except ValueError as err:
         return Finding("draw", False, printable(err))
     # Which epoch is the first, and who missed a window, only the epochs before show: `audit.windows` looks there.
-    detail = f"recomputed proven {drawn.is_proven}, inspected {drawn.is_inspected}"
+    turns = [
+        ("" if is_drawn else "not ") + word
+        for word, is_drawn in (("proven", drawn.is_proven), ("inspected", drawn.is_inspected))
+    ]
+    detail = f"recomputed {', '.join(turns)}"
     return Finding("draw", drawn == said, detail)
 
 
@@ -155,7 +159,9 @@ def _inspection(bundle: EvidenceBundle, entry: RegistryEntry, inspection: Inspec
     if reason is None and found is RejectReason.TERMINATE_FAILED:
         yield witnessed("inspection", found)
         return
-    yield Finding("inspection: limits", reason is found, f"recomputed {reason}, bundle says {found}")
+    yield Finding(
+        "inspection: limits", reason is found, f"recomputed {reason or 'passed'}, bundle says {found or 'passed'}"
+    )
 
 
 def _telemetry(miner_key: str, telemetry: TelemetryEvidence) -> Iterator[Finding]:

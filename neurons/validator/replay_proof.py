@@ -14,7 +14,7 @@ from challenges.draw import ChallengeKind
 from challenges.hardware import HardwareTable
 from challenges.matmul_messages import MatmulParams
 from challenges.pow_messages import PowParams
-from challenges.proofs import ProofParams, read_params
+from challenges.proofs import ProofParams, read_params, sizes_of
 from challenges.timing import WorkTooSmall
 from neurons.validator.challenges import Challenge, fitted_params, recompute
 from neurons.validator.proof_trace import ProofTrace, check_commitment, signed_bytes
@@ -57,7 +57,8 @@ def replay_proof(
     if bundle.version > 2:
         yield from _expected(name, challenge, proof)
     params, too_small = _fitted(challenge, bundle.target_seconds)
-    yield Finding(f"{name}: sizes follow from the claim", params == challenge.params, f"recomputed {params}")
+    sizes = ", ".join(f"{size} {value}" for size, value in sizes_of(params).items())
+    yield Finding(f"{name}: sizes follow from the claim", params == challenge.params, f"recomputed {sizes}")
     if too_small is not None:
         yield from _unasked(name, too_small, proof)
     elif proof.rented is not None or proof.excuse is not None:
@@ -71,7 +72,8 @@ def _expected(name: str, challenge: Challenge, proof: ProofEvidence) -> Iterator
     expectation = expected_of(challenge, HardwareTable.load())
     expected = None if expectation.model is None else expectation.rate
     if expected != proof.expected_per_second:
-        yield Finding(f"{name}: what its name promises", False, f"recomputed {expected} per second")
+        promised = "nothing" if expected is None else f"{expected} per second"
+        yield Finding(f"{name}: what its name promises", False, f"recomputed {promised}")
 
 
 def _challenge(bundle: EvidenceBundle, entry: RegistryEntry, proof: ProofEvidence) -> Challenge:
@@ -154,7 +156,7 @@ def _answer(
     yield same_reason(answer, verdict.reason, proof)
     flag = None if verdict.flag is None else verdict.flag.value
     if bundle.version > 1 and flag != proof.flag:
-        yield Finding(f"{name}: flag", False, f"recomputed {flag}, bundle says {proof.flag}")
+        yield Finding(f"{name}: flag", False, f"recomputed {flag or 'none'}, bundle says {proof.flag or 'none'}")
 
 
 def _openings_amiss(

@@ -13,6 +13,7 @@ from neurons.ledger.node import LEDGER_FILE
 from polarise.errors import RequestRejected, Unavailable
 from polarise.ledger_client import LedgerClient
 from polarise.transaction import SetValue
+from tests.support.miners import wait_until
 from tests.support.worker import free_port
 from tests.unit.ledger.small_market import VALIDATOR, Sender
 from tests.unit.neurons.ledger.ledger_process import SLOW, running
@@ -65,6 +66,21 @@ def test_a_ledger_that_is_down_loses_nothing(tmp_path: Path, port: int) -> None:
         drain(outbox)
         assert states(outbox, *keys) == [EntryState.FINAL] * 3
         assert [name for name, _ in node.ledger.views.children(FOLDER)] == ["0000000001", "0000000002", "0000000003"]
+
+
+def test_ledger_that_nobody_finds_is_said_at_the_start_with_nothing_to_send(
+    outbox: Outbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    stop = threading.Event()
+    thread = threading.Thread(target=outbox.run, args=(stop,))
+    thread.start()
+    wait_until(lambda: bool(caplog.records), 10, "nothing was said")
+    stop.set()
+    thread.join(10)
+    (record,) = caplog.records
+    assert record.message == "ledger unavailable"
+    assert "nothing listens there" in vars(record)["cause"]
+    assert "ledger.endpoint" in vars(record)["hint"]
 
 
 def test_putting_twice_writes_once(outbox: Outbox, tmp_path: Path, port: int) -> None:

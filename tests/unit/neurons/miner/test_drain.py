@@ -44,7 +44,9 @@ def test_draining_miner_refuses_new_leases_and_nothing_else(
     try:
         assert not client.status().is_draining
         assert drain(root) == 0
-        assert "1 leases go on, the last until" in capsys.readouterr().out
+        printed = capsys.readouterr().out
+        assert "1 leases go on, the last until" in printed
+        assert "costs service score" in printed
         answer = signed(miner.url, miner.key, people.renter, "POST", "/allocate")
         answer.assert_refused(503, "DRAINING")
         assert answer.headers["retry-after"] == "300"

@@ -30,5 +30,8 @@ def test_ledger_that_is_away_is_told_before_anything_is_measured(
     capsys.readouterr()
     nobody = ["--set", "ledger.endpoint=http://127.0.0.1:1", "--set", f"ledger.genesis={genesis}"]
     assert main(["join", "--data-dir", str(data), *pass_by, *nobody]) == 4
-    assert "measuring" not in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "measuring" not in printed.out
+    assert "nothing listens there" in printed.err
+    assert "fix: start it (`python main.py ledger`), or name another with --set ledger.endpoint=URL" in printed.err
     assert not (data / "registry.json").exists()

@@ -188,6 +188,17 @@ def test_a_lying_receipt_keeps_nothing(renter: Renter, miner: SmallMiner, tmp_pa
     assert list((tmp_path / "state" / "leases").iterdir()) == []
 
 
+@pytest.mark.parametrize("seconds", ["0", "-1", "31536001"])
+def test_renewal_that_no_miner_grants_names_what_is_allowed(
+    renter: Renter, miner: SmallMiner, capsys: pytest.CaptureFixture[str], seconds: str
+) -> None:
+    container_id = str(allocated(renter, miner, capsys)["container_id"])
+    with pytest.raises(ConfigError) as refused:
+        renter("renew", container_id, "--ttl", seconds)
+    assert (refused.value.key_path, refused.value.allowed[:21]) == ("--ttl", "1 to 31536000 seconds")
+    assert renter("renew", container_id, "--ttl", "31536000") == 0
+
+
 def test_unknown_and_ambiguous_ids(renter: Renter, miner: SmallMiner, capsys: pytest.CaptureFixture[str]) -> None:
     allocated(renter, miner, capsys)
     allocated(renter, miner, capsys)

@@ -77,6 +77,14 @@ def test_refusal_to_rent(miner: SmallMiner, status: int, code: ErrorCode, reason
     assert _reason(miner, _inspector()) is reason
 
 
+def test_miner_that_drains_is_told_so_beside_the_points_that_it_costs(miner: SmallMiner) -> None:
+    body = b'{"status": "failure", "code": "DRAINING", "message": "no new leases", "hint": ""}'
+    miner.refuse["/allocate"] = (503, {}, body)
+    verdict = _inspector().inspect(MinerClient(miner.endpoint, MINER.public_key, VALIDATOR)).verdict
+    assert verdict.reason is RejectReason.ALLOCATE_FAILED
+    assert verdict.message.startswith("DRAINING: ")
+
+
 def test_less_than_asked_for_is_a_broken_promise_and_is_given_back(miner: SmallMiner) -> None:
     assert _reason(miner, _inspector(LIMITS.memory_bytes + 4096)) is RejectReason.LIMIT_NOT_HELD
     assert miner.leases == {}
