@@ -32,9 +32,6 @@ from polarise.decode import WireModel, decode_model
 from polarise.errors import ConfigError, RequestRejected
 from polarise.signing import Certificate, Identity, Purpose, SigningKey
 
-if sys.platform != "win32":
-    import fcntl
-
 MEMORY_KIB = 64 * 1024
 ITERATIONS = 3
 LANES = 4
@@ -227,6 +224,8 @@ def _alone(path: Path) -> Iterator[None]:
     if sys.platform == "win32":  # validators there have one operator; folders cannot be locked
         yield
         return
+    import fcntl  # not on Windows, where commands of all roles import this file
+
     try:
         descriptor = os.open(path.parent, os.O_RDONLY)
     except OSError as err:
