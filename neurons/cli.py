@@ -94,7 +94,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser with every command."""
     from neurons.agent import command as agent_command
-    from neurons.base import keys_command
+    from neurons.base import backup_command, keys_command
     from neurons.demo import command as demo_command
     from neurons.ledger import command as ledger_command
     from neurons.miner import command as miner_command
@@ -119,6 +119,7 @@ def build_parser() -> argparse.ArgumentParser:
         renter_command,
         audit_command,
         keys_command,
+        backup_command,
     ):
         module.add_parser(subparsers)
     _add_setup_commands(subparsers)

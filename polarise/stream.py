@@ -14,6 +14,7 @@ Cost per line at a batch of n: one SHA-256 of the line, one node hash, and 1/n o
 from __future__ import annotations
 
 import hmac
+import re
 from dataclasses import dataclass, field
 
 from polarise.checkpoint import SignedCheckpoint, open_checkpoint
@@ -26,11 +27,41 @@ from polarise.signing import Certificate, Purpose, SignatureInvalid
 HELD_LINES_MAX = 4096
 HELD_BYTES_MAX = 16 * 1024 * 1024
 SYSTEM = "system"
+# Behind the first one come those that began after a restore: `system-1`, `system-2`; see `polarise.log_epoch`.
+SYSTEM_PATTERN = r"system(-[1-9][0-9]{0,2})?"
+LOG_EPOCH_MAX = 999
+
+
+def is_system(stream_id: str) -> bool:
+    """Whether this is a node's own stream, of whichever log epoch."""
+    return re.fullmatch(SYSTEM_PATTERN, stream_id) is not None
+
+
+def system_stream(log_epoch: int) -> str:
+    """Return the id of a node's own stream in a log epoch, 0 for the first."""
+    return SYSTEM if log_epoch == 0 else f"{SYSTEM}-{log_epoch}"
+
+
+def log_epoch_of(stream_id: str) -> int:
+    """Return the log epoch of a node's own stream."""
+    return int(stream_id.removeprefix(SYSTEM).removeprefix("-") or 0)
 
 
 def origin_of(node_key: str, stream_id: str) -> str:
-    """Return the log's name of a stream: ``system``, or a lease's id."""
-    return f"{node_key}/{SYSTEM}" if stream_id == SYSTEM else f"{node_key}/lease/{stream_id}"
+    """Return the log's name of a stream: ``system``, one of a later log epoch, or a lease's id."""
+    return f"{node_key}/{stream_id}" if is_system(stream_id) else f"{node_key}/lease/{stream_id}"
+
+
+def system_stream_of(origin: str, node_key: str) -> str:
+    """Return which of a node's own streams has this log's name.
+
+    Raises:
+        ProofRejected: BAD_SIGNATURE, it is another node's, or a lease's.
+    """
+    stream_id = origin.removeprefix(f"{node_key}/")
+    if not is_system(stream_id):
+        raise ProofRejected(RejectReason.BAD_SIGNATURE, "this is no log of the node's own", got=origin[:200])
+    return stream_id
 
 
 def log_verifier(certificate: Certificate, node_key: str, stream_id: str) -> Ed25519Verifier:

@@ -12,13 +12,16 @@ from polarise.decode import WireModel
 from polarise.errors import AnswerInvalid
 from polarise.http_client import ByteStream, HttpClient, Response
 from polarise.http_signatures import sign_request
+from polarise.log_epoch import LogEpochsAnswer
 from polarise.log_proof import LogProof, parse_log_proof
 from polarise.messages import SuccessAnswer
 from polarise.notes import NoteInvalid
 from polarise.signing import Certificate, Identity
+from polarise.statement import SignedStatement
+from polarise.stream import SYSTEM_PATTERN
 from polarise.tls import Pin
 
-STREAM_ID_PATTERN = r"^(system|[0-9a-f]{32})$"
+STREAM_ID_PATTERN = rf"^({SYSTEM_PATTERN}|[0-9a-f]{{32}})$"
 
 
 class CheckpointAnswer(WireModel):
@@ -168,6 +171,10 @@ class TelemetryClient:
             return parse_log_proof(response.body)
         except NoteInvalid as err:
             raise AnswerInvalid(f"the answer is no proof: {err}") from err
+
+    def log_epochs(self, *, timeout_seconds: float = 30.0) -> tuple[SignedStatement, ...]:
+        """Return what the node signed each time its own stream began anew; `polarise.log_epoch` checks it."""
+        return decoded(LogEpochsAnswer, self._get("/streams/system/epochs", timeout_seconds)).epochs
 
     def cosign(self, stream_id: str, cosigned: CosignatureRequest, *, timeout_seconds: float = 30.0) -> None:
         """Hand cosignatures of this identity's back to the node.

@@ -16,11 +16,16 @@ from polarise.errors import ConfigError
 from polarise.frontier import Frontier
 from polarise.stream import Verified
 
-_VERSION = 1
+_VERSION = 2
 _SCHEMA = """
 CREATE TABLE cursor (origin TEXT PRIMARY KEY, size INTEGER NOT NULL, frontier TEXT NOT NULL, note BLOB NOT NULL);
 CREATE TABLE line (origin TEXT, seq INTEGER, line BLOB NOT NULL, PRIMARY KEY (origin, seq)) WITHOUT ROWID;
 CREATE TABLE fork (origin TEXT NOT NULL, first BLOB NOT NULL, second BLOB NOT NULL);
+"""
+# Which of a node's own streams is followed, with its signed word for it and how many lines we hold that it lost.
+_LOG_EPOCH = """
+CREATE TABLE log_epoch (node_key TEXT NOT NULL, log_epoch INTEGER NOT NULL, lost_lines INTEGER NOT NULL,
+                        statement TEXT NOT NULL, PRIMARY KEY (node_key, log_epoch)) WITHOUT ROWID;
 """
 
 
@@ -47,8 +52,9 @@ class Archive:
                 origin=str(path),
                 allowed="run the newer version, or use another data directory",
             )
-        if found == 0:
-            self._connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
+        if found < _VERSION:
+            script = _LOG_EPOCH if found else _SCHEMA + _LOG_EPOCH
+            self._connection.executescript(f"BEGIN; {script} PRAGMA user_version = {_VERSION}; COMMIT;")
 
     def __enter__(self) -> Self:
         return self
@@ -94,6 +100,19 @@ class Archive:
         return [
             (_bytes(a), _bytes(b)) for a, b in self._query("SELECT first, second FROM fork WHERE origin = ?", origin)
         ]
+
+    def log_epoch(self, node_key: str) -> int:
+        """Return the log epoch in which a node's own stream is followed, 0 for the first."""
+        return int(
+            str(self._query("SELECT COALESCE(MAX(log_epoch), 0) FROM log_epoch WHERE node_key = ?", node_key)[0][0])
+        )
+
+    def begin_log_epoch(self, node_key: str, log_epoch: int, lost_lines: int, statement: str) -> None:
+        """Follow a node's own stream in a later log epoch from now on; its word for it is kept."""
+        with self._lock:
+            self._connection.execute(
+                "INSERT OR IGNORE INTO log_epoch VALUES (?, ?, ?, ?)", (node_key, log_epoch, lost_lines, statement)
+            )
 
     def lines(self, origin: str, first: int, end: int) -> list[bytes]:
         """Return kept lines [first, end)."""

@@ -33,7 +33,7 @@ from polarise.decode import decode_model
 from polarise.errors import ErrorCode, RequestRejected
 from polarise.ingress import draft_of
 from polarise.notes import parse_note
-from polarise.stream import SYSTEM
+from polarise.stream import is_system
 from telemetry import exporter
 from telemetry.usage import cgroup_folders
 
@@ -126,6 +126,7 @@ class Control:
             "read": self._read,
             "checkpoint": self._checkpoint,
             "proof": self._proof,
+            "epochs": self._epochs,
             "cosign": self._cosign,
             "metrics": self._render,
         }
@@ -172,7 +173,7 @@ class Control:
         return Answer(leases=tuple(stream.lease_id for stream in self._streams.open_leases()))
 
     def _info(self, request: Request) -> Answer:
-        lease = None if request.stream == SYSTEM else self._streams.lease(request.stream)
+        lease = None if is_system(request.stream) else self._streams.lease(request.stream)
         with self._streams.reading(request.stream) as log:
             return Answer(
                 renter_key=lease.renter_key if lease else None,
@@ -207,7 +208,9 @@ class Control:
             )
 
     def _is_open(self, stream_id: str) -> bool:
-        lease = None if stream_id == SYSTEM else self._streams.lease(stream_id)
+        if is_system(stream_id):
+            return stream_id == self._streams.system
+        lease = self._streams.lease(stream_id)
         return lease is None or lease.is_open
 
     def _checkpoint(self, request: Request) -> Answer:
@@ -234,6 +237,9 @@ class Control:
                 return Answer(text=log.proof(seq, self._note(request, log, seq)).encode().decode())
             except IndexError as err:
                 raise _invalid(f"{err}", "seq") from err
+
+    def _epochs(self, _request: Request) -> Answer:
+        return Answer(system=self._streams.system, epochs=self._streams.log_epochs)
 
     def _note(self, request: Request, log: EventLog, above: int) -> bytes | None:
         """Return the checkpoint that was asked for; None when the log has signed none yet."""

@@ -11,6 +11,7 @@ from neurons.agent.cosigned import Cosigned
 from neurons.agent.doors import Doors
 from neurons.agent.sampling import Sampling, Signing
 from neurons.agent.streams import Streams
+from neurons.base.log_epochs import read_log_epochs, refuse_restored
 from neurons.base.metrics import MetricsTracker
 from neurons.base.node import BaseNode
 from neurons.base.service import Service
@@ -49,13 +50,16 @@ class AgentNode(BaseNode):
         # The agent of a miner that was killed a moment ago may be on its way out.
         self.data_dir.wait_seconds = LOCK_SECONDS
         self.config = config
+        self.node_dir = node_dir
         self.sockets = node_dir / "run"
         self.clock = clock or SystemClock()
 
     def build_services(self) -> Sequence[Service]:
         """Build every part; the streams are open before the first socket is."""
         clock, metrics = self.clock, MetricsTracker()
-        streams = self.closing(Streams(self.data_dir.root, self.node_key, self.log_subkey, clock))
+        refuse_restored(self.node_dir)
+        log_epochs = read_log_epochs(self.node_dir, self.node_key)
+        streams = self.closing(Streams(self.data_dir.root, self.node_key, self.log_subkey, clock, log_epochs))
         doors = Doors(self.sockets / "events", streams, metrics)
         limits = self.config.telemetry
         thresholds = Thresholds(

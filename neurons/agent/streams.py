@@ -4,6 +4,7 @@ Rules:
 - Whose a lease's stream is, is written down when it is opened, and stays known after the lease has ended.
 - Opening and closing are idempotent: a miner that crashed in between says it again.
 - A lease's stream ends with `stream.closed`; nothing is added behind it.
+- Where the node's own stream began anew, `system` is read as it was, and what is added goes into the newest one.
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ from polarise import __version__
 from polarise.canonical import JsonValue
 from polarise.errors import ErrorCode, RequestRejected
 from polarise.ingress import Draft, Hop, Sender, dispatch, draft_of
+from polarise.log_epoch import KIND as LOG_EPOCH_KIND
+from polarise.log_epoch import LogEpoch
 from polarise.signing import KEY_PATTERN, Subkey
-from polarise.stream import SYSTEM, origin_of
+from polarise.statement import SignedStatement
+from polarise.stream import SYSTEM, is_system, origin_of, system_stream
 from utils.clock import Clock
 
 LEASE_PATTERN = r"[0-9a-f]{32}"
@@ -42,9 +46,17 @@ class Streams:
         node_key: First half of each log's name.
         subkey: Signs checkpoints.
         clock: Wall and monotonic clock.
+        log_epochs: What the node signed each time its own stream began anew, oldest first.
     """
 
-    def __init__(self, folder: Path, node_key: str, subkey: Subkey, clock: Clock) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        node_key: str,
+        subkey: Subkey,
+        clock: Clock,
+        log_epochs: Sequence[tuple[SignedStatement, LogEpoch]] = (),
+    ) -> None:
         self.node_key = node_key
         self.certificate = subkey.certificate
         self._folder = folder
@@ -54,13 +66,18 @@ class Streams:
         self._lock = threading.RLock()
         self._resources = ExitStack()
         self._table = self._resources.enter_context(LeaseTable(folder / "streams.sqlite"))
-        self._logs: dict[str, EventLog] = {SYSTEM: self._open_log(SYSTEM)}
+        self.log_epochs = tuple(statement for statement, _ in log_epochs)
+        self.system = system_stream(log_epochs[-1][1].log_epoch if log_epochs else 0)
+        self._logs: dict[str, EventLog] = {self.system: self._open_log(self.system)}
         # How many threads work with a log; one that has ended is closed by the last of them.
         self._users: Counter[EventLog] = Counter()
         self._ended: set[EventLog] = set()
         self._leases: dict[str, LeaseStream] = {}
         for stream in self._table.open_streams():
             self._admit(stream)
+        if log_epochs and self._logs[self.system].size == 0:
+            self.emit(SYSTEM, LOG_EPOCH_KIND, _beginning(*log_epochs[-1]))
+            self._logs[self.system].sign()
 
     def __enter__(self) -> Self:
         return self
@@ -143,6 +160,7 @@ class Streams:
         Raises:
             RequestRejected: NOT_FOUND (404), the stream is closed or unknown.
         """
+        stream_id = self.system if stream_id == SYSTEM else stream_id
         sender = self._sender(stream_id)
         now_ns = self._clock.wall_unix_ms() * 1_000_000
         messages = [dispatch(draft, sender, self._hop, now_ns) for draft in drafts]
@@ -164,11 +182,14 @@ class Streams:
         if stream_id in self._logs:
             with self._using(stream_id) as log:
                 yield log
-        elif re.fullmatch(LEASE_PATTERN, stream_id) and self.lease(stream_id):
+        elif self._was_system(stream_id) or (re.fullmatch(LEASE_PATTERN, stream_id) and self.lease(stream_id)):
             with self._open_log(stream_id) as ended:
                 yield ended
         else:
             raise _unknown(stream_id)
+
+    def _was_system(self, stream_id: str) -> bool:
+        return is_system(stream_id) and self._path(stream_id).exists()
 
     def sign_due(self) -> None:
         """Sign every checkpoint whose time has come."""
@@ -200,8 +221,10 @@ class Streams:
         self._leases[stream.lease_id] = stream
 
     def _open_log(self, stream_id: str) -> EventLog:
-        name = "system" if stream_id == SYSTEM else f"lease-{stream_id}"
-        return EventLog(self._folder / f"{name}.sqlite", origin_of(self.node_key, stream_id), self._key)
+        return EventLog(self._path(stream_id), origin_of(self.node_key, stream_id), self._key)
+
+    def _path(self, stream_id: str) -> Path:
+        return log_path(self._folder, stream_id)
 
     def _sender(self, stream_id: str) -> Sender:
         """The sockets' places decide who speaks, so what they say counts as authenticated."""
@@ -210,6 +233,25 @@ class Streams:
             return Sender(str(uuid.uuid5(_CLIENTS, self.node_key)), is_authenticated=True)
         client_id = str(uuid.uuid5(_CLIENTS, lease.renter_key))
         return Sender(client_id, action_id=str(uuid.UUID(lease.lease_id)), is_authenticated=True)
+
+
+def log_path(folder: Path, stream_id: str) -> Path:
+    """Return where the log of a stream lies."""
+    return folder / (f"{stream_id}.sqlite" if is_system(stream_id) else f"lease-{stream_id}.sqlite")
+
+
+def _beginning(statement: SignedStatement, log_epoch: LogEpoch) -> dict[str, JsonValue]:
+    """Return what the first line of a stream that began anew says, for everybody who reads it."""
+    last = log_epoch.last_checkpoint()
+    return {
+        "log_epoch": log_epoch.log_epoch,
+        "previous": log_epoch.previous,
+        "size": 0 if last is None else last.checkpoint.size,
+        "root": None if last is None else last.checkpoint.root.hex(),
+        "anchored_size": log_epoch.anchored_size,
+        "reason": log_epoch.reason,
+        "statement": statement.digest(),
+    }
 
 
 def _unknown(stream_id: str) -> RequestRejected:

@@ -86,6 +86,10 @@ class AgentClient:
         named: tuple[dict[str, object], ...] = tuple({"message_id": str(uuid.uuid4()), **event} for event in events)
         return self._call(Request(op="append", stream=stream_id, events=named)).appended
 
+    def epochs(self) -> Answer:
+        """Return which of the node's own streams goes on, and what was signed each time one began anew."""
+        return self._call(Request(op="epochs"))
+
     def info(self, stream_id: str) -> Answer:
         """Return size, holder and key of a stream.
 

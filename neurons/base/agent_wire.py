@@ -14,6 +14,8 @@ from pydantic import Field
 from polarise.cosignature import WITNESSES_PATTERN, CosignatureRequest
 from polarise.decode import WireModel
 from polarise.signing import KEY_PATTERN, Certificate
+from polarise.statement import SignedStatement
+from polarise.stream import SYSTEM
 from polarise.telemetry_client import STREAM_ID_PATTERN
 
 SOCKET_NAME = "agent.sock"
@@ -46,7 +48,9 @@ class Request(WireModel):
         cosigned: cosign: the cosignatures.
     """
 
-    op: Literal["append", "open", "watch", "close", "list", "info", "read", "checkpoint", "proof", "cosign", "metrics"]
+    op: Literal[
+        "append", "open", "watch", "close", "list", "info", "read", "checkpoint", "proof", "epochs", "cosign", "metrics"
+    ]
     stream: str = Field(default="system", pattern=STREAM_ID_PATTERN)
     events: tuple[dict[str, object], ...] = Field(default=(), max_length=EVENTS_MAX)
     renter_key: str | None = None
@@ -107,6 +111,8 @@ class Answer(WireModel):
         consistency: checkpoint: hashes, hex.
         text: metrics: Prometheus text; proof: a C2SP proof file.
         cosigned: info: the newest cosignature of each validator.
+        system: epochs: id of the node's own stream that goes on.
+        epochs: epochs: what the node signed each time its own stream began anew.
     """
 
     refusal: Refusal | None = None
@@ -126,3 +132,5 @@ class Answer(WireModel):
     consistency: tuple[str, ...] = ()
     text: str = ""
     cosigned: tuple[CosignedBy, ...] = ()
+    system: str = SYSTEM
+    epochs: tuple[SignedStatement, ...] = ()

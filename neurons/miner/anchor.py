@@ -81,6 +81,8 @@ class Anchor:
                 logger.warning("stream not anchored", extra={"stream": stream_id, "cause": err.message})
 
     def _anchor(self, stream_id: str) -> None:
+        if stream_id == SYSTEM:
+            stream_id = self._agent.epochs().system
         note = self._agent.checkpoint(stream_id).note
         if note is None:
             return

@@ -19,7 +19,6 @@ from polarise.cosignature import MOST
 from polarise.errors import ConfigError, SubnetError, Unavailable
 from polarise.notes import parse_note
 from polarise.quantities import format_size
-from polarise.stream import SYSTEM
 from utils.clock import SystemClock, iso_utc
 
 CHALLENGES_SHOWN = 10
@@ -101,14 +100,15 @@ def _firewall(path: Path) -> list[dict[str, object]]:
 def _log(agent: AgentClient) -> list[dict[str, object]]:
     """Say how far the system log is signed and cosigned; nothing while the agent, which alone knows, is away."""
     try:
-        info = agent.info(SYSTEM)
-        most = agent.checkpoint(SYSTEM, witnesses=MOST).note if info.cosigned else None
+        stream_id = agent.epochs().system
+        info = agent.info(stream_id)
+        most = agent.checkpoint(stream_id, witnesses=MOST).note if info.cosigned else None
     except Unavailable:
         return []
     cosigned = None if most is None else parse_note(most.encode())
     return [
         {
-            "stream": SYSTEM,
+            "stream": stream_id,
             "signed_size": info.signed_size,
             "cosigned_size": None if cosigned is None else parse_checkpoint(cosigned.text).size,
             "cosigned_by": 0 if cosigned is None else len(cosigned.signatures) - 1,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from neurons.base.operation import EVENTS, TEXT, Answer, Operation, OperationTable, Parameter, in_path, number, text
 from polarise.cosignature import WITNESSES_PATTERN, CosignatureRequest
 from polarise.errors import ErrorCode
+from polarise.log_epoch import LogEpochsAnswer
 from polarise.messages import SuccessAnswer
 from polarise.signing import Certificate
 from polarise.telemetry_client import STREAM_ID_PATTERN, CheckpointAnswer, EventsAnswer
@@ -60,6 +61,13 @@ TELEMETRY_OPERATIONS: OperationTable = {
             _WITNESSES,
         ),
         refusals=_REFUSALS,
+    ),
+    ("GET", "/streams/system/epochs"): Operation(
+        "Say when the node's own stream began anew",
+        Answer(
+            "One statement of the node for each time, oldest first; each names the last checkpoint left of the stream before",
+            LogEpochsAnswer,
+        ),
     ),
     ("POST", "/streams/<stream_id>/cosignature"): Operation(
         "Hand back what a validator cosigned",

@@ -24,10 +24,11 @@ from polarise.canonical import canonical_bytes
 from polarise.cosignature import MOST, WITNESSES_PATTERN, CosignatureRequest
 from polarise.decode import WireModel
 from polarise.errors import ErrorCode, RequestRejected, Unavailable
+from polarise.log_epoch import LogEpochsAnswer
 from polarise.messages import SuccessAnswer
 from polarise.signing import Certificate
 from polarise.sse import HEARTBEAT, MEDIA_TYPE, Frame
-from polarise.stream import SYSTEM
+from polarise.stream import SYSTEM, is_system
 from polarise.telemetry_client import STREAM_ID_PATTERN, CheckpointAnswer, EventsAnswer
 
 # Under the second that a stream may wait before it looks whether its reader is still there.
@@ -42,6 +43,7 @@ TELEMETRY_ACCESS: dict[tuple[str, str], RouteAccess] = {
     ("GET", "/streams/<stream_id>/events"): RouteAccess(_READERS),
     ("GET", "/streams/<stream_id>/proof"): RouteAccess(_READERS),
     ("GET", "/streams/<stream_id>/checkpoint"): RouteAccess(_READERS),
+    ("GET", "/streams/system/epochs"): RouteAccess(_READERS),
     ("POST", "/streams/<stream_id>/cosignature"): RouteAccess({Role.VALIDATOR: Scope.OWN}, needs_signature=True),
 }
 
@@ -63,6 +65,7 @@ class TelemetryRoutes:
         app.route("GET", "/streams/<stream_id>/events", self.events)
         app.route("GET", "/streams/<stream_id>/proof", self.proof)
         app.route("GET", "/streams/<stream_id>/checkpoint", self.checkpoint)
+        app.route("GET", "/streams/system/epochs", self.epochs)
         app.route("POST", "/streams/<stream_id>/cosignature", self.cosignature)
 
     def stream(self, caller: Caller, _body: bytes) -> Response:
@@ -102,6 +105,10 @@ class TelemetryRoutes:
             certificate=_certificate(answer), checkpoint=answer.note, consistency=answer.consistency
         )
 
+    def epochs(self, _caller: Caller, _body: bytes) -> WireModel:
+        """Return what this node signed each time its own stream began anew."""
+        return LogEpochsAnswer(epochs=self._agent.epochs().epochs)
+
     def cosignature(self, caller: Caller, body: bytes, stream_id: str) -> WireModel:
         """Take what a validator cosigned."""
         _check_id(stream_id)
@@ -112,7 +119,7 @@ class TelemetryRoutes:
         _check_id(stream_id)
         if caller.scope is Scope.ANY:
             return
-        if stream_id == SYSTEM:
+        if is_system(stream_id):
             may_read = caller.role in {Role.VALIDATOR, Role.AUDITOR}
         else:
             may_read = self._agent.info(stream_id).renter_key == caller.key

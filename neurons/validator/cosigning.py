@@ -25,7 +25,6 @@ from polarise.ledger_client import LedgerClient
 from polarise.merkle import leaf_hash, verify_consistency
 from polarise.notes import Ed25519Verifier, NoteInvalid, parse_note
 from polarise.signing import Certificate
-from polarise.stream import SYSTEM
 from polarise.telemetry_client import TelemetryClient
 from telemetry.archive import Archive
 from tlog.witness import AddCheckpoint, OrderCheck, Seen, StaleCheckpoint, Witness, log_name
@@ -73,7 +72,7 @@ class Cosigner:
                 made += self._step(client, archive, signed)
             if made:
                 cosigned = CosignatureRequest(certificate=self._certificate, cosignatures=tuple(made))
-                client.cosign(SYSTEM, cosigned, timeout_seconds=DEADLINE_SECONDS)
+                client.cosign(_stream_of(log.name), cosigned, timeout_seconds=DEADLINE_SECONDS)
         except (RequestRejected, Unavailable, NoteInvalid, ValueError) as err:
             logger.warning("log not cosigned", extra={"origin": log.name, "cause": printable(err, 300)})
             return
@@ -105,7 +104,9 @@ class Cosigner:
         seen = self._witness.seen(log_name(log.name))
         known_size = 0 if seen is None else seen.size
         try:
-            answer = client.checkpoint(SYSTEM, known_size, witnesses=MOST, timeout_seconds=DEADLINE_SECONDS)
+            answer = client.checkpoint(
+                _stream_of(log.name), known_size, witnesses=MOST, timeout_seconds=DEADLINE_SECONDS
+            )
         except RequestRejected as err:
             if err.code in {ErrorCode.NOT_FOUND, ErrorCode.INVALID_FIELD}:
                 return []  # nobody cosigned anything later yet
@@ -131,11 +132,11 @@ class Cosigner:
     def _proof(self, client: TelemetryClient, archive: Archive, old: Checkpoint, new: Checkpoint) -> tuple[bytes, ...]:
         """Ask for a consistency proof; where our own lines show that there can be none, return an empty one."""
         try:
-            answer = client.checkpoint(SYSTEM, old.size, new.size, timeout_seconds=DEADLINE_SECONDS)
+            answer = client.checkpoint(_stream_of(new.origin), old.size, new.size, timeout_seconds=DEADLINE_SECONDS)
             proof = tuple(bytes.fromhex(text) for text in answer.consistency)
             verify_consistency(old.size, old.root, new.size, new.root, proof)
         except (RequestRejected, ValueError):
-            if _root_of_lines(archive, new.origin, old.size) == old.root:
+            if root_of_lines(archive, new.origin, old.size) == old.root:
                 raise
             return ()
         return proof
@@ -144,7 +145,7 @@ class Cosigner:
         """Somebody had us cosign a later checkpoint than the one we read; the log must show that it goes on."""
         later = _checkpoint_of(seen.note)
         try:
-            answer = client.checkpoint(SYSTEM, read.size, later.size, timeout_seconds=DEADLINE_SECONDS)
+            answer = client.checkpoint(_stream_of(read.origin), read.size, later.size, timeout_seconds=DEADLINE_SECONDS)
             proof = [bytes.fromhex(text) for text in answer.consistency]
             verify_consistency(read.size, read.root, later.size, later.root, proof)
         except (RequestRejected, ValueError) as err:
@@ -184,7 +185,12 @@ def _checkpoint_of(note: bytes) -> Checkpoint:
     return parse_checkpoint(parse_note(note).text)
 
 
-def _root_of_lines(archive: Archive, origin: str, size: int) -> bytes:
+def _stream_of(origin: str) -> str:
+    """Return the id of a stream by its log's name; the log was opened under it."""
+    return origin.partition("/")[2]
+
+
+def root_of_lines(archive: Archive, origin: str, size: int) -> bytes:
     """Return the root over the first lines we keep of a log; they were verified when they came."""
     tree = Frontier()
     while tree.size < size:

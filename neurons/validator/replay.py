@@ -30,7 +30,7 @@ from polarise.evidence import DrawEvidence, EvidenceBundle, InspectionEvidence, 
 from polarise.notes import NoteInvalid, NoteVerifier
 from polarise.registry import RegistryEntry, open_entry
 from polarise.signing import SignatureInvalid
-from polarise.stream import SYSTEM, log_verifier
+from polarise.stream import log_verifier, system_stream_of
 
 
 def replay(bundle: EvidenceBundle, now_unix_ms: int = 0, validators: Collection[str] | None = None) -> list[Finding]:
@@ -170,7 +170,7 @@ def _telemetry(miner_key: str, telemetry: TelemetryEvidence) -> Iterator[Finding
         yield witnessed(name, telemetry.verdict.reason)
         return
     try:
-        log = log_verifier(telemetry.certificate, miner_key, SYSTEM)
+        log = log_verifier(telemetry.certificate, miner_key, system_stream_of(telemetry.origin, miner_key))
         for note in (telemetry.checkpoint, *(telemetry.fork or ())):
             if note is not None:
                 open_checkpoint(note.encode(), log)

@@ -4,6 +4,7 @@ Rules:
 - The system stream is pulled from where the last epoch stopped, within bounds of time and lines.
 - A log that signed two histories is a fork: both notes are the proof, and no score survives it.
 - A gap or a mismatch costs the telemetry part; a log that stands still says that nobody watches the machine.
+- A miner that signed that its log began anew is followed there (`log_epochs`).
 - What was read to the end without fault is cosigned; a fork that shows only there is a fork all the same.
 """
 
@@ -13,11 +14,15 @@ import logging
 from collections.abc import Callable
 
 from neurons.validator.cosigning import Cosigner
+from neurons.validator.log_epochs import follow_log_epoch
 from polarise.answers import printable
-from polarise.errors import LogFork, ProofRejected, RejectReason, RequestRejected, Unavailable
+from polarise.checkpoint import parse_checkpoint
+from polarise.errors import ErrorCode, LogFork, ProofRejected, RejectReason, RequestRejected, Unavailable
 from polarise.evidence import TelemetryEvidence, VerdictRecord
+from polarise.notes import parse_note
 from polarise.registry import RegistryEntry
-from polarise.stream import SYSTEM, log_verifier, origin_of
+from polarise.signing import Certificate
+from polarise.stream import log_verifier, origin_of, system_stream, system_stream_of
 from polarise.telemetry_client import TelemetryClient
 from telemetry.archive import Archive
 from telemetry.puller import Puller
@@ -52,18 +57,20 @@ class TelemetryReader:
 
     def read(self, entry: RegistryEntry) -> TelemetryEvidence:
         """Pull what is new and say what the log is worth."""
-        origin = origin_of(entry.node_key, SYSTEM)
+        stream_id = system_stream(self._archive.log_epoch(entry.node_key))
         puller: Puller | None = None
         new_lines, verdict, fork = 0, VerdictRecord(), None
         try:
             client = self._clients(entry)
             puller = Puller(client, self._archive)
-            new_lines = puller.pull(SYSTEM, idle_seconds=IDLE_SECONDS, seconds_max=PULL_SECONDS, lines_max=LINES_MAX)
-            self._cosign(client, puller)
+            stream_id, new_lines = self._pull(client, puller, stream_id)
+            self._cosign(client, puller, stream_id)
             if new_lines == 0:
-                verdict = self._without_lines(origin)
+                verdict = self._without_lines(origin_of(entry.node_key, stream_id))
         except LogFork as err:
             fork = (err.first.decode("utf-8", "replace"), err.second.decode("utf-8", "replace"))
+            # Where it began anew, the fork may be of a stream before.
+            stream_id = system_stream_of(parse_checkpoint(parse_note(err.first).text).origin, entry.node_key)
             verdict = VerdictRecord(reason=RejectReason.LOG_FORK, message=printable(err, 400))
         except ProofRejected as err:
             verdict = VerdictRecord(
@@ -76,12 +83,31 @@ class TelemetryReader:
             verdict = VerdictRecord(
                 reason=RejectReason.MISSING, message=f"the log cannot be read: {printable(err)}"[:400]
             )
-        return self._evidence(origin, new_lines, puller, verdict, fork)
+        certificate = puller.certificates.get(stream_id) if puller else None
+        return self._evidence(origin_of(entry.node_key, stream_id), new_lines, certificate, verdict, fork)
 
-    def _cosign(self, client: TelemetryClient, puller: Puller) -> None:
-        certificate = puller.certificates.get(SYSTEM)
+    def _pull(self, client: TelemetryClient, puller: Puller, stream_id: str) -> tuple[str, int]:
+        """Read what is new of a miner's own stream, or of the one that began anew behind it; return which, and how much."""
+        try:
+            new_lines = self._pull_one(puller, stream_id)
+            if new_lines or not follow_log_epoch(client, self._archive, puller.certificates):
+                return stream_id, new_lines
+        except RequestRejected as err:
+            # It is shorter than what we hold, or not there at all.
+            lacks_lines = err.code in {ErrorCode.INVALID_FIELD, ErrorCode.NOT_FOUND}
+            if not lacks_lines or not follow_log_epoch(client, self._archive, puller.certificates):
+                raise
+        stream_id = system_stream(self._archive.log_epoch(client.node_key))
+        return stream_id, self._pull_one(puller, stream_id)
+
+    @staticmethod
+    def _pull_one(puller: Puller, stream_id: str) -> int:
+        return puller.pull(stream_id, idle_seconds=IDLE_SECONDS, seconds_max=PULL_SECONDS, lines_max=LINES_MAX)
+
+    def _cosign(self, client: TelemetryClient, puller: Puller, stream_id: str) -> None:
+        certificate = puller.certificates.get(stream_id)
         if self._cosigner is not None and certificate is not None:
-            self._cosigner.cosign_log(client, log_verifier(certificate, client.node_key, SYSTEM), self._archive)
+            self._cosigner.cosign_log(client, log_verifier(certificate, client.node_key, stream_id), self._archive)
 
     def _without_lines(self, origin: str) -> VerdictRecord:
         if self._archive.cursor(origin)[0].size == 0:
@@ -91,14 +117,19 @@ class TelemetryReader:
         return VerdictRecord()
 
     def _evidence(
-        self, origin: str, new_lines: int, puller: Puller | None, verdict: VerdictRecord, fork: tuple[str, str] | None
+        self,
+        origin: str,
+        new_lines: int,
+        certificate: Certificate | None,
+        verdict: VerdictRecord,
+        fork: tuple[str, str] | None,
     ) -> TelemetryEvidence:
         frontier, note = self._archive.cursor(origin)
         evidence = TelemetryEvidence(
             origin=origin,
             size=frontier.size,
             new_lines=new_lines,
-            certificate=puller.certificates.get(SYSTEM) if puller else None,
+            certificate=certificate,
             checkpoint=note.decode("utf-8", "replace") if note else None,
             fork=fork,
             verdict=verdict,

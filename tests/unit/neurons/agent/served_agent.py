@@ -17,9 +17,17 @@ from neurons.base.nonces import NonceStore
 from neurons.base.service import Supervisor
 from neurons.base.tokens import TokenIssuer, TokenSecret
 from neurons.miner.telemetry_routes import TELEMETRY_ACCESS, TelemetryRoutes
-from polarise.signing import Identity, SigningKey
+from neurons.validator.cosigning import Cosigner
+from neurons.validator.telemetry import TelemetryReader
+from polarise.cosignature import witness_name
+from polarise.evidence import TelemetryEvidence
+from polarise.registry import STATEMENT_KIND, RegistryEntry
+from polarise.signing import Identity, Purpose, SigningKey
 from polarise.telemetry_client import TelemetryClient
+from telemetry.archive import Archive
+from tests.support.proving_miner import entry_of
 from tests.unit.neurons.agent.agent_process import NODE_KEY, AgentProcess
+from tlog.witness import Witness
 from utils.clock import SystemClock
 
 VALIDATOR, AUDITOR, RENTER_ID, OTHER, OWNER = (Identity(SigningKey(bytes([number]) * 32)) for number in range(11, 16))
@@ -71,3 +79,38 @@ def served(agent: AgentProcess, folder: Path) -> Iterator[Market]:
         supervisor, url = serve(app.flask)
         yield Market(agent, url)
         assert supervisor.stop(15)
+
+
+@dataclass
+class ReadingValidator:
+    """The part of a validator that reads logs and cosigns them."""
+
+    identity: Identity
+    witness: Witness
+    archive: Archive
+    url: str
+
+    @property
+    def vkey(self) -> str:
+        return self.witness.verifier.vkey
+
+    def read(self) -> TelemetryEvidence:
+        entry = entry_of(self.url).open(STATEMENT_KIND, RegistryEntry).model_copy(update={"node_key": NODE_KEY})
+        cosigner = Cosigner(self.witness, self.identity.subkey(Purpose.WITNESS).certificate, SystemClock())
+        return TelemetryReader(
+            self.archive,
+            lambda _entry: TelemetryClient(self.url, NODE_KEY, self.identity),
+            is_pace_judged=False,
+            cosigner=cosigner,
+        ).read(entry)
+
+
+@contextlib.contextmanager
+def reading(folder: Path, url: str, who: Identity = VALIDATOR) -> Iterator[ReadingValidator]:
+    name = who.public_key[:8]
+    subkey = who.subkey(Purpose.WITNESS)
+    with (
+        Archive(folder / f"{name}-telemetry.sqlite") as archive,
+        Witness(folder / f"{name}-witness.sqlite", witness_name(who.public_key), subkey.key, []) as witness,
+    ):
+        yield ReadingValidator(who, witness, archive, url)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,8 +11,6 @@ import pytest
 from flask import Flask, Response, request
 
 from neurons.miner.status import read_status, render
-from neurons.validator.cosigning import Cosigner
-from neurons.validator.telemetry import TelemetryReader
 from polarise.canonical import JsonValue, canonical_bytes
 from polarise.checkpoint import (
     Checkpoint,
@@ -26,17 +23,12 @@ from polarise.checkpoint import (
 from polarise.cli import main as polarise_main
 from polarise.cosignature import MOST, CosignatureRequest, SizedCosignature, witness_name, witness_verifier
 from polarise.errors import ErrorCode, RejectReason, RequestRejected
-from polarise.evidence import TelemetryEvidence
 from polarise.merkle import consistency_proof, leaf_hash, root
 from polarise.notes import Ed25519Verifier, NoteInvalid
-from polarise.registry import STATEMENT_KIND, RegistryEntry
 from polarise.signing import Identity, Purpose
 from polarise.sse import MEDIA_TYPE, Frame
 from polarise.stream import SYSTEM, origin_of
-from polarise.telemetry_client import TelemetryClient
-from telemetry.archive import Archive
 from tests.support.http import signed as send_signed
-from tests.support.proving_miner import entry_of
 from tests.unit.neurons.agent.agent_process import IDENTITY, LEASE, NODE_KEY
 from tests.unit.neurons.agent.served_agent import (
     AUDITOR,
@@ -47,50 +39,16 @@ from tests.unit.neurons.agent.served_agent import (
     THIRD_VALIDATOR,
     VALIDATOR,
     Market,
+    reading,
     serve,
 )
-from tlog.witness import AddCheckpoint, Witness
+from tlog.witness import AddCheckpoint
 from utils.clock import SystemClock
 
 STATUS: dict[str, JsonValue] = {"kind": "action.status", "payload": {"status": "RUNNING"}}
 ORIGIN = origin_of(NODE_KEY, SYSTEM)
 LOG_SUBKEY = IDENTITY.subkey(Purpose.LOG)
 LOG = Ed25519Verifier(ORIGIN, LOG_SUBKEY.key.public_key)
-
-
-@dataclass
-class ReadingValidator:
-    """The part of a validator that reads logs and cosigns them."""
-
-    identity: Identity
-    witness: Witness
-    archive: Archive
-    url: str
-
-    @property
-    def vkey(self) -> str:
-        return self.witness.verifier.vkey
-
-    def read(self) -> TelemetryEvidence:
-        entry = entry_of(self.url).open(STATEMENT_KIND, RegistryEntry).model_copy(update={"node_key": NODE_KEY})
-        cosigner = Cosigner(self.witness, self.identity.subkey(Purpose.WITNESS).certificate, SystemClock())
-        return TelemetryReader(
-            self.archive,
-            lambda _entry: TelemetryClient(self.url, NODE_KEY, self.identity),
-            is_pace_judged=False,
-            cosigner=cosigner,
-        ).read(entry)
-
-
-@contextlib.contextmanager
-def reading(folder: Path, url: str, who: Identity = VALIDATOR) -> Iterator[ReadingValidator]:
-    name = who.public_key[:8]
-    subkey = who.subkey(Purpose.WITNESS)
-    with (
-        Archive(folder / f"{name}-telemetry.sqlite") as archive,
-        Witness(folder / f"{name}-witness.sqlite", witness_name(who.public_key), subkey.key, []) as witness,
-    ):
-        yield ReadingValidator(who, witness, archive, url)
 
 
 def newest_of(market: Market) -> SignedCheckpoint:
