@@ -60,10 +60,12 @@ def add_parser(subparsers: Subparsers) -> None:
 def run_miner(args: argparse.Namespace) -> int:
     """Run the daemon until SIGTERM or SIGINT."""
     from config.schema import RoleName
+    from neurons.base.log_epochs import refuse_restored
     from neurons.base.startup import load
     from neurons.miner.node import MinerNode
 
     started = load(args, RoleName.MINER)
+    refuse_restored(started.data_dir)
     return MinerNode(started.config, started.data_dir, started.identity).run()
 
 

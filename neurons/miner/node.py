@@ -14,7 +14,6 @@ from neurons.base.http_server import HttpService
 from neurons.base.key_rotation import publish
 from neurons.base.key_watch import GENERATIONS_FILE, KeyWatch
 from neurons.base.ledger_access import ledger_client
-from neurons.base.log_epochs import refuse_restored
 from neurons.base.metrics import MetricsTracker
 from neurons.base.node import BaseNode
 from neurons.base.nonces import NonceStore
@@ -99,7 +98,6 @@ class MinerNode(BaseNode):
     def build_services(self) -> Sequence[Service]:
         """Build every part; the engine and the port come first, so that what is missing is said at once."""
         config, clock, files = self.config, self.clock, self.data_dir
-        refuse_restored(files.root)
         client = connect(config.docker.host)
         self.closing(contextlib.closing(client))
         container_settings = settings.container_settings(config, self.node_id, files)
