@@ -139,6 +139,13 @@ def load_key_file(path: Path, passphrase: bytes) -> Identity:
     return Identity(key, stored.header.owner_certificate, stored.header.generations or {})
 
 
+def make_private_folder(path: Path) -> None:
+    """Make a folder and every missing one above it with mode 0700; `Path.mkdir` gives its mode to the last one only."""
+    if not path.exists():
+        make_private_folder(path.parent)
+        path.mkdir(exist_ok=True, mode=0o700)
+
+
 def _certify(owner: Identity | None, key: SigningKey) -> Certificate | None:
     return Certificate.issue(owner.key, key.public_key, Purpose.NODE) if owner else None
 
@@ -203,7 +210,7 @@ def _read(path: Path) -> KeyFile:
 
 
 def _write_new(path: Path, content: KeyFile) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private_folder(path.parent)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError as err:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from polarise.errors import ConfigError
+from polarise.keyfile import make_private_folder
 
 PASSPHRASE_VARIABLE = "POLARISE_PASSPHRASE_FILE"  # noqa: S105  the name of a variable, not a secret
 CREDENTIAL_NAME = "polarise-passphrase"
@@ -73,7 +74,7 @@ def write_secret_file(path: Path, secret: str) -> None:
     Raises:
         FileExistsError: The file is there already.
     """
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_private_folder(path.parent)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
         handle.write(secret + "\n")

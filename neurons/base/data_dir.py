@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 from polarise.errors import ConfigError
+from polarise.keyfile import make_private_folder
 
 
 class DataDir:
@@ -46,7 +47,7 @@ class DataDir:
     def __enter__(self) -> DataDir:
         try:
             for folder in self.folders:
-                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                make_private_folder(folder)
             # Through a link the process number would be written over whatever it leads to.
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
             descriptor = os.open(self._lock_path, flags, 0o600)

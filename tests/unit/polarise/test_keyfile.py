@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 
 from polarise.errors import ConfigError
-from polarise.keyfile import ITERATIONS, MEMORY_KIB, KeyKind, create_key_file, load_key_file, read_key_header
+from polarise.keyfile import (
+    ITERATIONS,
+    MEMORY_KIB,
+    KeyKind,
+    create_key_file,
+    load_key_file,
+    read_key_header,
+    rewrite_key_file,
+)
 from polarise.signing import Identity, Purpose
 from tests.unit.polarise.small_miner import identity
 
@@ -150,3 +158,44 @@ def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
         load_key_file(tmp_path / "none.key", PASSPHRASE)
     with pytest.raises(ConfigError):
         load_key_file(tmp_path, PASSPHRASE)
+
+
+def test_every_folder_that_is_made_for_a_key_is_its_owners_only(tmp_path: Path) -> None:
+    """Also those above the last one; what was there before stays as it was."""
+    (tmp_path / "there").mkdir(mode=0o755)
+    create_key_file(tmp_path / "there" / "data" / "keys" / "node.key", KeyKind.RENTER, b"secret")
+    modes = [(tmp_path / "there" / name).stat().st_mode & 0o777 for name in ("", "data", "data/keys")]
+    assert modes == [0o755, 0o700, 0o700]
+
+
+def test_generations_are_kept_and_nobody_turns_them_back(tmp_path: Path) -> None:
+    """They stand in the readable half, which is authenticated; a file that was never rotated has no such field."""
+    path = tmp_path / "node.key"
+    made = create_key_file(path, KeyKind.RENTER, b"secret")
+    assert "generations" not in json.loads(path.read_text())["header"]
+    rewrite_key_file(path, b"secret", generations={Purpose.REQUEST: 1, Purpose.LEDGER: 2})
+    found = rewrite_key_file(path, b"secret", generations={Purpose.REQUEST: 3})
+    assert (found.public_key, found.generations) == (made.public_key, {Purpose.REQUEST: 3, Purpose.LEDGER: 2})
+    assert load_key_file(path, b"secret").generations == found.generations
+    for generations in (None, {"request": 2, "ledger": 2}, {"ledger": 2}):
+        wire = json.loads(path.read_text())
+        wire["header"]["generations"] = generations
+        if generations is None:
+            del wire["header"]["generations"]
+        (tmp_path / "changed.key").write_text(json.dumps(wire))
+        (tmp_path / "changed.key").chmod(0o600)
+        with pytest.raises(ConfigError, match="cannot be opened"):
+            load_key_file(tmp_path / "changed.key", b"secret")
+
+
+def test_a_rewrite_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "node.key"
+    create_key_file(path, KeyKind.RENTER, b"secret")
+    before = path.read_bytes()
+    (tmp_path / "node.key.new").write_bytes(b"left over by a process that was killed")
+    with pytest.raises(ConfigError):
+        rewrite_key_file(path, b"wrong", new_passphrase=b"new")
+    assert path.read_bytes() == before
+    rewrite_key_file(path, b"secret", new_passphrase=b"new")
+    assert [file.name for file in tmp_path.iterdir()] == ["node.key"]
+    assert path.stat().st_mode & 0o777 == 0o600
