@@ -300,6 +300,10 @@ class MinerConfig(Section):
     claim_cpu: bool = Field(
         True, description="On a host with GPUs `join` claims the processor too, which is then proven like any device."
     )
+    unprivileged_solver: bool = Field(
+        True,
+        description="Where the miner is root, solvers of CPUs run as a user without any right, if that one can read the program.",
+    )
     compiled_pow: bool = Field(
         False,
         description="Hash on the processor with code that this node compiles at its start (needs gcc), else with numpy.",

@@ -11,7 +11,6 @@ from neurons.base.ledger_post import post
 from neurons.base.tls import tls_public_key
 from neurons.miner import settings
 from neurons.miner.hardware import detect_devices, measure_devices
-from neurons.miner.pow_library import solver_command
 from neurons.miner.solver import SolverProcess
 from polarise.errors import ConfigError
 from polarise.generations import publications
@@ -48,10 +47,9 @@ def measure_hardware(
         SolverFailed: A device could not prove.
     """
     stock = settings.inventory(config, identity.public_key[:12])
-    command = solver_command(folder, compiled_pow=config.miner.compiled_pow)
-    devices = measure_devices(
-        detect_devices(claim_cpu=config.miner.claim_cpu), on_measured, start_solver=lambda: SolverProcess(command)
-    )
+    found = detect_devices(claim_cpu=config.miner.claim_cpu)
+    command, user = settings.solver_program(config, identity.public_key[:12], folder, found)
+    devices = measure_devices(found, on_measured, start_solver=lambda: SolverProcess(command, user))
     return HardwareClaim(
         cpu_model=host.cpu_model()[:200],
         cpu_milli=stock.cpu_milli,

@@ -49,7 +49,6 @@ from neurons.miner.network import NodeNetwork
 from neurons.miner.operations import miner_document
 from neurons.miner.orders import OrderBook
 from neurons.miner.pow import ChallengeHandler
-from neurons.miner.pow_library import solver_command
 from neurons.miner.receipts import ReceiptWriter
 from neurons.miner.reconcile import Reconciler
 from neurons.miner.release import DeviceRelease
@@ -142,7 +141,7 @@ class MinerNode(BaseNode):
         )
         tracker = self.closing(ValidationTracker(files.root / "validations.sqlite"))
         devices = detect_devices(claim_cpu=config.miner.claim_cpu)
-        self.solver_command = solver_command(files.root, compiled_pow=config.miner.compiled_pow)
+        self.solver_command, self.solver_user = settings.solver_program(config, self.node_id, files.root, devices)
         release = DeviceRelease()
         challenges = self.closing(
             ChallengeHandler(
@@ -269,7 +268,7 @@ class MinerNode(BaseNode):
 
     def start_solver(self) -> SolverProcess:
         """Start one solver process; a cheating miner starts another program."""
-        return SolverProcess(self.solver_command)
+        return SolverProcess(self.solver_command, self.solver_user)
 
     def describe(self) -> dict[str, object]:
         """Name the port and the limits in the start line."""

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 
 from config.schema import Config
 from neurons.base.access import RoleTable
 from neurons.base.data_dir import DataDir
 from neurons.base.ledger_access import ledger_genesis
+from neurons.miner import unprivileged
 from neurons.miner.admission import AllocationDefaults
 from neurons.miner.container import ContainerSettings
 from neurons.miner.disk_offer import DiskSettings
 from neurons.miner.inventory import Inventory, no_disks
 from neurons.miner.open_quota import OpenQuota
+from neurons.miner.pow_library import solver_command
 from neurons.miner.profile import Profile
 from neurons.miner.seccomp import seccomp_profile
 from neurons.setup.image import base_image_reference
 from polarise.errors import ConfigError
+from polarise.hardware import DeviceClaim
 from polarise.quantities import format_size, parse_size
 from polarise.signing import Identity
 from polarise.ssh_keys import parse_public_key
@@ -39,6 +43,15 @@ def role_table(config: Config, identity: Identity, staked: Callable[[], Collecti
         is_open=access.open,
         staked=staked,
     )
+
+
+def solver_program(
+    config: Config, node_id: str, root: Path, devices: Sequence[DeviceClaim]
+) -> tuple[tuple[str, ...], int | None]:
+    """Return how solvers are started, and as which user; see `pow_library` and `unprivileged`."""
+    compiled_pow, is_wanted = config.miner.compiled_pow, config.miner.unprivileged_solver
+    user = unprivileged.solver_user(node_id, devices, is_wanted=is_wanted, compiled_pow=compiled_pow)
+    return solver_command(root, compiled_pow=compiled_pow), user
 
 
 def open_quota(config: Config, roles: RoleTable) -> OpenQuota:

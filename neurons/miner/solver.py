@@ -2,12 +2,13 @@
 
 It speaks one JSON object per line on stdin and stdout: prepare, solve, open; the end of stdin ends it. A solver that
 hangs or dies takes nothing of the miner with it, and its memory is given back with it. It is the kernel's first choice
-where the host's memory runs out. Its only argument is the compiled scan of the proof of work, where the node has one.
+where the host's memory runs out. It gains no rights, and where the miner is root it has none. Its only argument is the compiled scan of the proof of work, where the node has one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ from typing import IO
 
 from challenges.draw import ChallengeKind
 from challenges.proofs import ProofParams, Prover, Work, kind_of, open_prover, read_params, sizes_of
+from neurons.miner.unprivileged import solver_environ
 from polarise.errors import SubnetError
 
 Provers = Callable[[ProofParams, str], Prover]
@@ -30,6 +32,7 @@ READY_SECONDS = 60
 # A memory is filled before it is ready; a validator waits as long.
 FILL_SECONDS = 90
 OPEN_SECONDS = 5
+_PR_SET_NO_NEW_PRIVS = 38
 # Of a process whose pipe has ended already.
 ENDING_SECONDS = 1.0
 
@@ -43,18 +46,23 @@ class SolverProcess:
 
     Args:
         command: How to start it; tests and cheats pass their own.
+        user: Number of the user it runs as, alone in its group; None keeps this process's (`neurons.miner.unprivileged`).
 
     Raises:
         SolverFailed: This host has no room for another process.
     """
 
-    def __init__(self, command: Sequence[str] = SOLVER_COMMAND) -> None:
+    def __init__(self, command: Sequence[str] = SOLVER_COMMAND, user: int | None = None) -> None:
         try:
             self._process = subprocess.Popen(
                 list(command),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 start_new_session=True,
+                user=user,
+                group=user,
+                extra_groups=None if user is None else [],
+                env=solver_environ(user),
             )
         except OSError as err:
             raise SolverFailed(f"no process can be started: {err.strerror}") from err
@@ -227,9 +235,16 @@ def _be_killed_first() -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
+def _gain_nothing() -> None:
+    """Whatever this process starts, no file's mark gives it rights that it does not have."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
 def main(open_prover: Provers = open_prover) -> None:
     """Serve on stdin and stdout; whatever a library prints goes to stderr."""
     _be_killed_first()
+    _gain_nothing()
     # A device's number is NVML's, which counts by bus; CUDA would put the fastest card first.
     os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
