@@ -20,11 +20,13 @@ from polarise.statement import SignedStatement
 STATEMENT_KIND = "usage"
 # Why a lease ended before its time though nobody ended it. disk_key_lost: its disk was encrypted, and the key went with
 # a restart of the host; disk_lost: its disk cannot be mounted; container_lost: it does not run and cannot be started.
-Loss = Literal["disk_key_lost", "disk_lost", "container_lost"]
+# host_memory_taken: its programs held memory of the host that no limit of the kernel counts.
+Loss = Literal["disk_key_lost", "disk_lost", "container_lost", "host_memory_taken"]
 LOSS_TEXT: dict[Loss, str] = {
     "disk_key_lost": "the miner's host was restarted, and the key of the lease's disk, kept in memory only, is gone with its data",
     "disk_lost": "the disk of the lease cannot be used any more; its data is gone",
     "container_lost": "the container stopped and could not be kept running; its data is gone",
+    "host_memory_taken": "its programs took memory of the host in netlink sockets, and the miner ended it; its data is gone",
 }
 # The largest whole number that every JSON reader has; a counter beyond it stays there.
 COUNT_MAX = 2**53 - 1

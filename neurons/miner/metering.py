@@ -12,7 +12,7 @@ import sqlite3
 import threading
 
 from neurons.miner.container import ContainerManager
-from neurons.miner.counters import CounterReader
+from neurons.miner.counters import CounterReader, pid_of
 from neurons.miner.journal import Also, Journal
 from neurons.miner.lease import Lease, LeaseState
 from neurons.miner.meter import INTERVAL_SECONDS, Reading
@@ -80,6 +80,12 @@ class Metering:
         """Add the last reading of a lease whose container is about to be killed; whatever fails, the end goes on."""
         if (reading := self._read_known(lease)) is not None:
             self._record([(lease, reading)], is_last=True)
+
+    def pid_of(self, lease: Lease) -> int | None:
+        """Return the first process of a lease's container while it lives; None when it is gone or not known."""
+        source = self._known_source(lease)
+        pid = None if source is None else pid_of(source)
+        return pid if pid is not None and self._reader.source(pid) == source else None
 
     def kill(self, lease: Lease) -> bool:
         """Kill the first process of a lease's container, without the engine; returns False when it is not known."""

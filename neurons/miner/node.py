@@ -45,6 +45,7 @@ from neurons.miner.keeper import LeaseKeeper
 from neurons.miner.lease_events import LeaseEvents
 from neurons.miner.metering import Metering
 from neurons.miner.monitor import ResourceMonitor
+from neurons.miner.netlink_watch import NetlinkWatch
 from neurons.miner.network import NodeNetwork
 from neurons.miner.operations import miner_document
 from neurons.miner.orders import OrderBook
@@ -239,6 +240,7 @@ class MinerNode(BaseNode):
             self.reconciler,
             LeaseKeeper(leases, clock),
             metering,
+            NetlinkWatch(leases),
             SlotKeeper(self.allocator, admission, self.node_key, clock, count=config.docker.warm_slots),
             self.http,
         ]

@@ -185,15 +185,19 @@ class RunningLeases:
         set_password(self.manager.client, container_id, password_entry(password))
         return password
 
-    def terminate(self, lease: Lease) -> None:
+    def terminate(self, lease: Lease, *, lost: Loss | None = None) -> None:
         """End a lease: the container is killed, which cuts open connections, and all traces are removed.
 
         What the engine keeps from being removed now, `reconcile` removes when it answers.
 
+        Args:
+            lease: Which.
+            lost: As `end`.
+
         Raises:
             Unavailable: The end cannot be written down; or it is, and the container may run until the engine answers.
         """
-        ending = self._begin_end(lease)
+        ending = self._begin_end(lease, lost)
         if ending is None:
             return
         self.metering.read_last(ending)

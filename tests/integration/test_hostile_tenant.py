@@ -15,12 +15,15 @@ from neurons.miner.container import ContainerManager
 from neurons.miner.keeper import LeaseKeeper
 from neurons.miner.lease import Expiry, Lease, LeaseState
 from neurons.miner.login import LOG
+from neurons.miner.netlink_watch import NetlinkWatch, held_bytes
 from neurons.miner.node import MinerNode
 from neurons.miner.running import RunningLeases
 from neurons.setup.image import base_image_reference
 from polarise.errors import RequestRejected, Unavailable
 from polarise.messages import AllocateAnswer, AllocateRequest
 from polarise.ssh_keys import generate_key_pair
+from polarise.usage import Usage
+from tests.security.attacks import HOARD
 from tests.support.engine import engine
 from tests.support.http import send
 from tests.support.identities import People, fresh_node_identity
@@ -256,3 +259,24 @@ def test_link_in_place_of_the_image_s_working_folder_is_never_entered(
         finally:
             with contextlib.suppress(RequestRejected):
                 client.terminate(answer.container_id)
+
+
+def test_hoard_in_netlink_sockets_ends_the_lease_and_says_why_and_a_little_does_not(
+    miner: RunningMiner, people: People, answer: AllocateAnswer
+) -> None:
+    """One socket below the limit, of 16 MiB here, is nobody's business."""
+    client = miner.client(people.renter)
+    watch = NetlinkWatch(miner.allocator.leases)
+    with engine() as docker_client:
+        container = docker_client.containers.get(answer.container_id)
+        container.exec_run(["python3", "-c", HOARD, "1"], detach=True)
+        path = Path(f"/proc/{container.attrs['State']['Pid']}/net/netlink")
+        wait_until(lambda: held_bytes(path.read_bytes()) > 100_000, 10, "nothing lies in the socket")
+        watch.look()
+        assert client.container(answer.container_id).status == "ACTIVE"
+        container.exec_run(["python3", "-c", HOARD, "400"], detach=True)
+    wait_until(lambda: miner.allocator.journal.by_container(answer.container_id) is None, 20, "the lease goes on")
+    usage = client.usage(answer.container_id).open("usage", Usage)
+    assert (usage.is_final, usage.lost) == (True, "host_memory_taken")
+    with pytest.raises(RequestRejected, match="netlink sockets"):
+        client.container(answer.container_id)

@@ -20,8 +20,12 @@ import docker
 from docker.errors import ContainerError
 
 from neurons.miner.login import LOG, MOUNT
+from neurons.miner.netlink_watch import held_bytes
 from polarise.errors import RequestRejected, Unavailable
-from polarise.messages import AllocateAnswer
+from polarise.messages import AllocateAnswer, AllocateRequest
+from polarise.receipt import Receipt
+from polarise.ssh_keys import generate_key_pair
+from polarise.usage import Usage
 from telemetry.usage import ContainerReader, cgroup_folders
 from tests.support.http import signed
 from tests.support.identities import People
@@ -36,6 +40,9 @@ CPU_TOLERANCE_MILLI = 50
 LOOK_SECONDS = 3.0
 LOG_GROWTH_BYTES_MAX = 64 << 10
 PROBES = "/tmp/probes"
+HOARD_SECONDS_MAX = 20.0
+TAKE_SECONDS_MAX = 60.0
+KILLED = "killed"
 
 
 @dataclass(frozen=True)
@@ -174,6 +181,45 @@ def exhaust_queues(target: Target) -> Outcome:
     return _exhaust(target, "queue", None, "queues", "the host's root", _host_has)
 
 
+# Sends wrong requests whose answers nobody reads, with sockets as large as the kernel lets them be.
+HOARD = """
+import socket, struct, sys, time
+count, size = int(sys.argv[1]), 60000
+wrong = struct.pack("=IHHII", 16 + size, 0xffff, 5, 1, 0) + bytes(size)
+held = []
+for _ in range(count):
+    one = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+    held.append(one)
+    while one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0:
+        try:
+            one.send(wrong)
+        except OSError:
+            break
+time.sleep(60)
+"""
+
+
+def hoard_netlink(target: Target) -> Outcome:
+    """Leave more and more unread in netlink sockets, which no control group counts; a lease of its own ends by it."""
+    client = target.miner.client(target.people.renter)
+    isolation = target.answer.receipt.open("receipt", Receipt).isolation
+    answer = client.allocate(AllocateRequest(ssh_public_key=generate_key_pair()[1], isolation=isolation))
+    peak, began = 0, time.monotonic()
+    with contextlib.suppress(RequestRejected):
+        container = target.client.containers.get(answer.container_id)
+        path = Path(f"/proc/{container.attrs['State']['Pid']}/net/netlink")
+        container.exec_run(["python3", "-c", HOARD, "4000"], detach=True)
+        with contextlib.suppress(OSError):
+            while time.monotonic() - began < HOARD_SECONDS_MAX:
+                peak = max(peak, held_bytes(path.read_bytes()))
+                threading.Event().wait(0.05)
+        client.terminate(answer.container_id)
+    seconds = time.monotonic() - began
+    lost = client.usage(answer.container_id).open("usage", Usage).lost
+    return lost == "host_memory_taken", f"{peak >> 20} MiB held, {seconds:.0f} s, then the miner ended the lease"
+
+
 def kill_everything(target: Target) -> Outcome:
     """Kill every process that can be seen."""
     with _canary() as canary:
@@ -258,6 +304,7 @@ ATTACKS: dict[str, Callable[[Target], Outcome]] = {
         exhaust_events,
         exhaust_timers,
         exhaust_queues,
+        hoard_netlink,
         kill_everything,
         change_login_files,
         link_log_to_host,
@@ -286,14 +333,36 @@ def _tree_bytes(folder: Path) -> int:
 def _exhaust(
     target: Target, kind: str, setting: str | None, what: str, whose: str, has_one: Callable[[Target, str], bool]
 ) -> Outcome:
+    # Where memory ends first, the program is killed and what it took is free again: so the others try all the while.
+    is_over, others = threading.Event(), [True]
+
+    def try_too() -> None:
+        while not is_over.wait(0.1):
+            others.append(has_one(target, kind))
+
+    watcher = threading.Thread(target=try_too, name="others")
     with target.login.session() as session:
-        taken = session.ask(f"{PROBES} take {kind}").split()[0]
-        is_free = has_one(target, kind)
-    said = f"{taken} {what} taken"
+        watcher.start()
+        try:
+            taken = session.ask(f"{PROBES} take {kind} || echo {KILLED}", seconds=TAKE_SECONDS_MAX).split()[0]
+        except AssertionError:
+            taken = KILLED
+        is_over.set()
+        watcher.join()
+        is_free = all(others) and has_one(target, kind)
+    said = f"{taken} {what} taken" if taken != KILLED else f"killed for its memory while it took {what}"
+    # The kernel may have killed sshd as well, which the miner starts again.
+    back = taken != KILLED or _within(TAKE_SECONDS_MAX, lambda: _comes_back(target))
     if setting is not None:
         most = (Path("/proc/sys") / setting).read_text(encoding="ascii").strip()
         said += f" ({setting.replace('/', '.')} = {most})"
-    return is_free, f"{said}; {whose} " + ("has its own" if is_free else "had none left meanwhile")
+    said += f"; {whose} " + ("has its own" if is_free else "had none left meanwhile")
+    return is_free and back, said if back else f"{said}; nobody logs in any more"
+
+
+def _comes_back(target: Target) -> bool:
+    target.miner.reconcile()
+    return target.is_alive()
 
 
 def _host_has(target: Target, kind: str) -> bool:
