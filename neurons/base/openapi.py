@@ -77,6 +77,7 @@ _SIGNATURE_CODES = (
     ErrorCode.NOT_AUTHENTICATED,
     ErrorCode.BAD_SIGNATURE,
     ErrorCode.CLOCK_SKEW,
+    ErrorCode.KEY_REFUSED,
     ErrorCode.NONCE_REUSED,
 )
 _TOKEN_CODES = (ErrorCode.TOKEN_EXPIRED, ErrorCode.TOKEN_INVALID)
@@ -163,6 +164,7 @@ def refusals_of(access: RouteAccess, operation: Operation) -> dict[int, tuple[Er
         add(403, [ErrorCode.NOT_PERMITTED])
     if operation.body is not None:
         add(400, _BODY_CODES)
+        add(415, [ErrorCode.UNSUPPORTED_MEDIA_TYPE])
     if any(parameter.where == "query" for parameter in operation.parameters):
         add(400, [ErrorCode.INVALID_FIELD])
     for status, codes in operation.refusals.items():

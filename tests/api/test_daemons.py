@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections import Counter
@@ -13,16 +14,28 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
 
+from config.schema import Config
 from neurons.base.access import RouteAccess
 from neurons.base.openapi import path_of
+from neurons.base.openapi_routes import document_text
 from neurons.base.operation import Route
 from neurons.ledger.access_table import LEDGER_ACCESS
 from neurons.miner.access_table import MINER_ACCESS
+from neurons.miner.join import entry_statement
+from neurons.openapi import DOCUMENTS
 from neurons.validator.access_table import VALIDATOR_ACCESS
+from polarise.clients import MinerClient
+from polarise.hardware import HardwareClaim
+from polarise.ledger_client import LedgerClient
+from polarise.ledger_registry import registration
+from polarise.telemetry_client import TelemetryClient
+from tests.api.client_calls import challenge_calls, lease_calls, ledger_calls, telemetry_calls
 from tests.api.daemons import Caller, Daemon, Daemons, running_daemons
 from tests.api.forgeries import FORGERIES, sound
 from tests.api.generated import AnyCase, AnyOperation, Exchange, check, is_stream, operations_of, send
+from tests.api.recorder import DocumentCheck, RecordingHttp
 from tests.support.identities import People
+from tests.support.proving_miner import CPU
 
 # Of each kind and route. Without the variable they are the same in every run.
 EXAMPLES = int(os.environ.get("API_EXAMPLES", "1"))
@@ -35,6 +48,13 @@ ACCESS: dict[str, Mapping[Route, RouteAccess]] = {
 }
 # Read as GET /witness/<name>.
 ANOTHER_ROUTE = ("GET", "/witness/add-checkpoint")
+HARDWARE = HardwareClaim(cpu_model="a processor", cpu_milli=1000, memory_bytes=1 << 30, devices=(CPU,))
+# Methods that only look at what is there already.
+SENDS_NOTHING: dict[type[object], set[str]] = {
+    MinerClient: {"addresses", "check_address", "commit_answer"},
+    TelemetryClient: set(),
+    LedgerClient: {"accept", "opened"},
+}
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 
 pytestmark = [pytest.mark.docker, pytest.mark.e2e, pytest.mark.slow]
@@ -158,3 +178,38 @@ def test_no_request_passes_again_after_a_restart(daemons: Daemons) -> None:
     sys.stdout.write(f"{REPLAYS} replays after a restart: {dict(again)}\n")
     assert set(again) <= {"NONCE_REUSED", "CLOCK_SKEW"}
     assert again["NONCE_REUSED"] > 0
+
+
+def test_our_clients_and_the_documents_agree(daemons: Daemons) -> None:
+    """Every method of the clients sends what the document knows, and the real answer is one that it announces."""
+    market, people = daemons.market, daemons.people
+    miner, ledger = daemons.all["miner"], daemons.all["ledger"]
+    statement = entry_statement(Config(), market.miner_identity, miner.url, HARDWARE)
+    leases, challenges = daemons.client(people.renter), daemons.client(people.validator)
+    events = TelemetryClient(miner.url, miner.key, people.validator)
+    chain = LedgerClient(ledger.url, market.genesis)
+    recorders = {client: _recorded(client) for client in (leases, challenges, events, chain)}
+    called = [
+        (MinerClient, list(lease_calls(leases, people.renter))),
+        (MinerClient, list(challenge_calls(challenges, people.validator))),
+        (TelemetryClient, list(telemetry_calls(events, people.validator))),
+        (LedgerClient, list(ledger_calls(chain, market.miner_identity, registration(statement)))),
+    ]
+    for kind in (MinerClient, TelemetryClient, LedgerClient):
+        names = {name for other, found in called for name in found if other is kind}
+        assert names == _methods(kind) - SENDS_NOTHING[kind], kind
+    for client, recorder in recorders.items():
+        document = DOCUMENTS["ledger" if client is chain else "miner"]()
+        assert recorder.seen
+        for exchange in recorder.seen:
+            DocumentCheck(json.loads(document_text(document))).check(exchange)
+
+
+def _recorded(client: MinerClient | TelemetryClient | LedgerClient) -> RecordingHttp:
+    recorder = RecordingHttp(client._http)
+    client._http = recorder  # type: ignore[assignment]  # speaks as the real one, which sends
+    return recorder
+
+
+def _methods(kind: type[object]) -> set[str]:
+    return {name for name, value in vars(kind).items() if callable(value) and not name.startswith("_")}

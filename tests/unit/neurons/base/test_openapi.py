@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from collections.abc import Mapping
@@ -146,3 +147,42 @@ def test_both_are_served_to_anybody(engineless_miner: RunningMiner) -> None:
     assert page.headers["content-security-policy"] == policy()
     assert "'unsafe" not in policy()
     assert page.body.decode() == render(document("miner"))
+
+
+def test_every_refusal_in_the_source_is_announced_by_some_route() -> None:
+    """A code with a status that no document knows is what nobody was told of."""
+    announced = {
+        (str(code), status)
+        for access, operations in TABLES.values()
+        for route in access
+        for status, codes in refusals_of(access[route], operations[route]).items()
+        for code in codes
+    }
+    raised = {
+        (code, status)
+        for package in (
+            "neurons/base",
+            "neurons/miner",
+            "neurons/validator",
+            "neurons/ledger",
+            "neurons/agent",
+            "ledger",
+        )
+        for path in sorted((CHECKOUT / package).rglob("*.py"))
+        for code, status in _refusals_in(ast.parse(path.read_text(encoding="utf-8")))
+    }
+    assert ("NONCE_REUSED", 401) in raised
+    assert raised - announced == set()
+
+
+def _refusals_in(tree: ast.Module) -> set[tuple[str, int]]:
+    """Return code and status of each refusal that is written out; helpers that are given either are left to real requests."""
+    found = set()
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or getattr(node.func, "id", "") != "RequestRejected" or not node.args:
+            continue
+        status = next((word.value for word in node.keywords if word.arg == "status"), ast.Constant(400))
+        code = node.args[0]
+        if isinstance(code, ast.Attribute) and isinstance(status, ast.Constant) and isinstance(status.value, int):
+            found.add((code.attr, status.value))
+    return found
