@@ -41,7 +41,9 @@ logger = logging.getLogger(__name__)
 
 # A call that does not end its line in this time is hung up on; one that waits for lines waits at most 10 s more.
 LINE_SECONDS = 10.0
-CALLS_MAX = 64
+# Each thread of the largest HTTP server that the settings allow (network.threads) may wait for lines, and the miner's own
+# services ask beside them.
+CALLS_MAX = 256 + 64
 
 
 class Control:

@@ -305,3 +305,22 @@ def test_the_socket_works_however_long_its_path_is(tmp_path: Path) -> None:
     deep.mkdir(parents=True)
     with AgentProcess(deep / "node") as agent:
         assert say(socket_of(agent.client, LEASE), message()) == 1
+
+
+def test_as_many_readers_wait_as_a_server_has_streams_and_a_plain_call_gets_through(agent: AgentProcess) -> None:
+    """256 threads are the most that a server may have; half of them may be streams."""
+    socket_of(agent.client, LEASE)
+    size = agent.client.info(LEASE).size
+    pages: list[int] = []
+
+    def wait() -> None:
+        pages.append(len(agent.client.read(LEASE, size, wait_seconds=10).lines))
+
+    readers = [threading.Thread(target=wait, name="reader") for _ in range(128)]
+    for reader in readers:
+        reader.start()
+    assert agent.client.info("system").is_open
+    agent.client.append([{"kind": "training.epoch", "payload": {"epoch": 1}}], LEASE)
+    for reader in readers:
+        reader.join(20)
+    assert [count > 0 for count in pages] == [True] * 128
