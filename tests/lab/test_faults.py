@@ -24,6 +24,7 @@ from polarise.signing import Identity
 from polarise.ssh_keys import generate_key_pair
 from polarise.usage import Usage
 from tests.lab.engine import Lab, inside, lab
+from tests.support.disks import remove_disks_of
 from tests.support.identities import People, fresh_node_identity
 from tests.support.miners import RunningMiner, miner_config, running, wait_until
 from tests.support.ssh import Login
@@ -80,9 +81,12 @@ def lab_of_the_module() -> Iterator[Lab]:
 
 @pytest.fixture(name="place")
 def place_of_one_test(built: Lab, people: People, tmp_path: Path) -> Iterator[Place]:
-    yield Place(built, people, fresh_node_identity(people.owner), tmp_path / "node")
+    place = Place(built, people, fresh_node_identity(people.owner), tmp_path / "node")
+    yield place
     for container in built.client.containers.list(all=True):
         container.remove(force=True)
+    # Of a test that failed amid a lease.
+    remove_disks_of(place.identity.public_key[:12])
     gc.collect()
 
 
