@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add ``agent``."""
-    from neurons.base.startup import add_daemon_options
+    from neurons.base.options import add_daemon_options
 
     parser = subparsers.add_parser(
         "agent", help="run a miner's agent by itself (telemetry.start_agent: false); it keeps and signs the event log"

@@ -24,7 +24,7 @@ EXIT_WAITING = 4
 
 def add_verbs(verbs: Verbs) -> None:
     """Add ``rotate`` and ``revoke``."""
-    from neurons.base.startup import add_config_options
+    from neurons.base.options import add_config_options
 
     rotate = verbs.add_parser(
         "rotate", help="replace a stopped node's subkeys, its token secret, or a key's passphrase"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add ``ledger`` with its verbs."""
-    from neurons.base.startup import add_config_options, add_daemon_options
+    from neurons.base.options import add_config_options, add_daemon_options
 
     parser = subparsers.add_parser("ledger", help="run the ledger daemon; `ledger init` makes a new one")
     add_daemon_options(parser)

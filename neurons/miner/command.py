@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add ``miner`` with its verbs, and ``join``."""
-    from neurons.base.startup import add_config_options, add_daemon_options
+    from neurons.base.options import add_config_options, add_daemon_options
 
     parser = subparsers.add_parser(
         "miner", help="run the miner daemon; `miner status` looks at one, `miner self-test` proves"

@@ -26,7 +26,7 @@ BROKEN_OFF = "broken off"
 
 def add_parser(subparsers: Subparsers) -> None:
     """Add ``validator`` with its verbs; without one it runs the daemon."""
-    from neurons.base.startup import add_daemon_options
+    from neurons.base.options import add_daemon_options
 
     parser = subparsers.add_parser("validator", help="run a validator, or read its scores")
     add_daemon_options(parser)

@@ -6,7 +6,8 @@ import argparse
 import sys
 
 from config.schema import RoleName
-from neurons.base.startup import add_daemon_options, load
+from neurons.base.options import add_daemon_options
+from neurons.base.startup import load
 from neurons.demo.cheats.event_editor import EventEditor
 from neurons.demo.cheats.late_opener import LateOpener
 from neurons.demo.cheats.limit_liar import LimitLiar
