@@ -86,6 +86,11 @@ def _add(commands: Subparsers, name: str, text: str, *, module: str = "") -> arg
     parser.add_argument("--miner", metavar="URL|KEY", help="URL of a miner, or the beginning of its node key")
     parser.add_argument("--miner-key", metavar="HEX", help="node key the miner must have; 64 hex digits")
     parser.add_argument("--registry", type=Path, metavar="DIR", help="folder of signed registry entries")
+    parser.add_argument(
+        "--allow-private",
+        action="store_true",
+        help="call private addresses also where only a registry entry names them",
+    )
     parser.add_argument("--key", type=Path, metavar="FILE", help="your key file (POLARISE_RENTER_KEY)")
     parser.add_argument("--passphrase-file", type=Path, metavar="FILE", help="file with its passphrase, mode 0600")
     parser.add_argument(

@@ -3,6 +3,7 @@
 Rules:
 - The node key comes from ``--miner-key``, a signed registry entry, or the first contact, which is shown and pinned. With
   https the first contact is the certificate, which the node key signed; without, it is what the miner says of itself.
+- An address that stands only in a registry entry is somebody else's word: on loopback or a private network it is called with ``--allow-private`` alone.
 - A miner that later shows another key than the pinned one is refused.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from neurons.renter.files import write_private
@@ -32,6 +33,8 @@ class Miner:
     node_key: str
     # As its registry entry names it; without one the node key decides alone.
     tls_public_key: str | None = None
+    # Whether the person at the keyboard named the address, now or at first contact.
+    is_named: bool = True
 
     @property
     def pin(self) -> Pin:
@@ -50,7 +53,9 @@ class MinerBook:
     def __init__(self, state_dir: Path, registry: Path | None) -> None:
         self._path = state_dir / "known_miners.json"
         self._pins = _read_pins(self._path)
-        self._registered = _read_registered(registry)
+        self._registered = [
+            replace(miner, is_named=miner.endpoint in self._pins) for miner in _read_registered(registry)
+        ]
 
     def find(self, text: str | None, miner_key: str | None, timeout_seconds: float) -> Miner:
         """Find the miner that a flag names, or the only one there is.
@@ -98,7 +103,7 @@ class MinerBook:
                 say(f"first contact with {endpoint}: node key {printable(shown)}, pinned in {self._path}")
             self._pins[endpoint] = shown
             write_private(self._path, json.dumps(self._pins, indent=2) + "\n")
-        return registered.get(shown) or Miner(endpoint, shown)
+        return replace(registered[shown], is_named=True) if shown in registered else Miner(endpoint, shown)
 
 
 def shown_node_key(endpoint: str, timeout_seconds: float) -> str:

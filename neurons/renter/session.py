@@ -38,6 +38,7 @@ class Session:
         miner_text: The flag ``--miner``.
         miner_key: The flag ``--miner-key``.
         timeout_seconds: Deadline of each request.
+        allow_private: Whether also addresses that only a registry entry names may be private.
     """
 
     identity: Identity
@@ -47,6 +48,7 @@ class Session:
     miner_text: str | None
     miner_key: str | None
     timeout_seconds: float
+    allow_private: bool = False
 
     def client(self, miner: Miner | None = None) -> MinerClient:
         """Return a client of one miner; without one, of the miner the flags name."""
@@ -55,6 +57,7 @@ class Session:
             chosen.endpoint,
             chosen.node_key,
             self.identity,
+            allow_private=chosen.is_named or self.allow_private,
             timeout_seconds=self.timeout_seconds,
             tls_public_key=chosen.tls_public_key,
         )
@@ -109,6 +112,7 @@ def open_session(args: argparse.Namespace, *, timeout_seconds: float = TIMEOUT_S
         miner_text=args.miner,
         miner_key=args.miner_key,
         timeout_seconds=args.timeout or timeout_seconds,
+        allow_private=args.allow_private,
     )
 
 

@@ -9,9 +9,9 @@ import tracemalloc
 
 import pytest
 
-from polarise.addresses import is_public, resolve
+from polarise.addresses import allowed_addresses, is_public, resolve
 from polarise.deadline import Deadline
-from polarise.errors import DeadlineExceeded, Unavailable
+from polarise.errors import AddressRefused, DeadlineExceeded, Unavailable
 from polarise.http_client import HttpClient
 from tests.unit.polarise.small_miner import raw_server
 
@@ -261,3 +261,36 @@ def test_small_chunks_take_no_more_memory_than_their_content() -> None:
     assert body == b"ab" * count
     # The script's own copy of what it sends counts, too: seven bytes a chunk, twice.
     assert peak < 30 * count
+
+
+def test_the_address_that_was_judged_is_the_one_that_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that says another address the second time (DNS rebinding) is asked once only."""
+    asked: list[str] = []
+    real = socket.getaddrinfo
+
+    def answer(host: str, *arguments: object, **named: object) -> object:
+        asked.append(host)
+        return real("127.0.0.1" if len(asked) == 1 else "127.0.0.2", *arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    with raw_server(lambda connection, _: connection.sendall(OK_HEAD + b"Content-Length: 2\r\n\r\nhi")) as url:
+        port = url.rpartition(":")[2]
+        assert HttpClient(f"http://localhost:{port}").request("GET", "/", timeout_seconds=5).body == b"hi"
+    assert asked == ["localhost"]
+
+
+@pytest.mark.parametrize("second", ["127.0.0.1", "10.0.0.1", "169.254.169.254", "::ffff:127.0.0.1", "64:ff9b::7f00:1"])
+def test_one_private_address_among_public_ones_refuses_the_name(monkeypatch: pytest.MonkeyPatch, second: str) -> None:
+    """Whoever answers for a name could let us take the private one by refusing the other."""
+    family = socket.AF_INET6 if ":" in second else socket.AF_INET
+    found = [
+        (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("93.184.216.34", 80)),
+        (family, socket.SOCK_STREAM, 6, "", (second, 80)),
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_a, **_n: found)
+    # The name is not on loopback, so plain HTTP is refused as well; what counts is that nothing is connected to.
+    monkeypatch.setattr(socket.socket, "connect", lambda *_a: pytest.fail("connected"))
+    with pytest.raises(Unavailable):
+        HttpClient("http://miner.example", allow_private=False).request("GET", "/", timeout_seconds=5)
+    with pytest.raises(AddressRefused, match="not a public address"):
+        allowed_addresses("miner.example", 443, Deadline(5), allow_private=False)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from neurons.base.tls import tls_public_key
-from polarise.errors import ConfigError, PeerRefused, RequestRejected
+from polarise.errors import AddressRefused, ConfigError, PeerRefused, RequestRejected
 from polarise.registry import STATEMENT_KIND, open_entry, write_entry
 from polarise.signing import Certificate, Identity, Purpose
 from polarise.statement import sign_statement
@@ -64,6 +64,23 @@ def test_first_contact_pins_the_node_that_the_certificate_names(
     with pytest.raises(PeerRefused, match="is of node"):
         renter("allocate", "--miner", MINER.public_key[:12])
     assert served.other.seen == []
+
+
+def test_a_private_address_that_only_the_registry_names_is_not_called(
+    renter: Renter, served: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An entry is its miner's word; without the renter's own, nothing on this machine or its network is connected to."""
+    registry = register(tmp_path, served.miner.endpoint, MINER, tls_public_key(MINER))
+    chosen = ("--miner", MINER.public_key[:12], "--registry", str(registry))
+    with pytest.raises(AddressRefused, match="not a public address"):
+        renter("allocate", *chosen)
+    assert served.miner.seen == []
+    assert renter("allocate", *chosen, "--allow-private") == 0
+    # Named by its URL once, it is the renter's own choice from then on.
+    assert renter("allocate", "--miner", served.miner.endpoint, "--registry", str(registry)) == 0
+    assert renter("allocate", *chosen) == 0
+    assert len(served.miner.leases) == 3
+    capsys.readouterr()
 
 
 def test_the_registry_says_the_tls_key(
