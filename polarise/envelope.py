@@ -24,7 +24,7 @@ from polarise.field_names import check_names
 from polarise.line import MAX_LINE_BYTES, decode_line, encode_line
 from polarise.payloads import KIND_PATTERN, Name, Topic, UnixMs, Uuid, check_payload
 
-STREAM_PATTERN = r"^[0-9a-f]{64}/(system|lease/[0-9a-f]{32})$"
+STREAM_PATTERN = r"^[0-9a-f]{64}/(system(-[1-9][0-9]{0,2})?|audit|lease/[0-9a-f]{32})$"
 VISITS_MAX = 32
 
 Date = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z$")]

@@ -126,6 +126,20 @@ class ReturnPayload(Payload):
     cmd_submit: dict[str, object] | None = None
 
 
+class AuditPayload(Payload):
+    """Who did what to a node, or was refused; the ADR on the audit log says what never stands here."""
+
+    action: Name
+    outcome: Name
+    actor: Name | None = None
+    role: Name | None = None
+    object: Name | None = None
+    count: int | None = Field(default=None, ge=1, lt=2**53)
+    first_unix_ms: UnixMs | None = None
+    last_unix_ms: UnixMs | None = None
+    addresses_count: int | None = Field(default=None, ge=1, lt=2**53)
+
+
 @dataclass(frozen=True, slots=True)
 class KindRule:
     """What holds for all kinds with one prefix."""
@@ -140,6 +154,7 @@ KIND_RULES = (
     KindRule("alert.", Topic.BAI_SYS_EXECUTOR, AlertPayload),
     KindRule("node.", Topic.BAI_SYS_EXECUTOR, Payload),
     KindRule("stream.", Topic.BAI_SYS_EXECUTOR, Payload),
+    KindRule("audit.", Topic.BAI_SYS_EXECUTOR, AuditPayload),
     KindRule("training.", Topic.BAI_APP_EXECUTOR, ModelPayload),
     KindRule("inference.", Topic.BAI_APP_EXECUTOR, ModelPayload),
     KindRule("allocation.", Topic.BAI_APP_BFF, Payload),
@@ -150,7 +165,17 @@ KIND_RULES = (
     KindRule("metrics.", Topic.BAI_METRICS, Payload),
 )
 # Everything a container may not say in its own name.
-RESERVED_PREFIXES = ("telemetry.", "alert.", "node.", "stream.", "action.", "command.", "allocation.", "validation.")
+RESERVED_PREFIXES = (
+    "telemetry.",
+    "alert.",
+    "node.",
+    "stream.",
+    "action.",
+    "audit.",
+    "command.",
+    "allocation.",
+    "validation.",
+)
 URGENT_TOPICS = frozenset({Topic.BAI_APP_STATUS, Topic.CMD_SUBMIT, Topic.CMD_RETURN})
 
 

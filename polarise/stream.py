@@ -27,6 +27,7 @@ from polarise.signing import Certificate, Purpose, SignatureInvalid
 HELD_LINES_MAX = 4096
 HELD_BYTES_MAX = 16 * 1024 * 1024
 SYSTEM = "system"
+AUDIT = "audit"
 # Behind the first one come those that began after a restore: `system-1`, `system-2`; see `polarise.log_epoch`.
 SYSTEM_PATTERN = r"system(-[1-9][0-9]{0,2})?"
 LOG_EPOCH_MAX = 999
@@ -48,8 +49,9 @@ def log_epoch_of(stream_id: str) -> int:
 
 
 def origin_of(node_key: str, stream_id: str) -> str:
-    """Return the log's name of a stream: ``system``, one of a later log epoch, or a lease's id."""
-    return f"{node_key}/{stream_id}" if is_system(stream_id) else f"{node_key}/lease/{stream_id}"
+    """Return the log's name of a stream: ``system``, one of a later log epoch, ``audit``, or a lease's id."""
+    is_own = is_system(stream_id) or stream_id == AUDIT
+    return f"{node_key}/{stream_id}" if is_own else f"{node_key}/lease/{stream_id}"
 
 
 def system_stream_of(origin: str, node_key: str) -> str:

@@ -18,10 +18,10 @@ from polarise.messages import SuccessAnswer
 from polarise.notes import NoteInvalid
 from polarise.signing import Certificate, Identity
 from polarise.statement import SignedStatement
-from polarise.stream import SYSTEM_PATTERN
+from polarise.stream import AUDIT, SYSTEM_PATTERN
 from polarise.tls import Pin
 
-STREAM_ID_PATTERN = rf"^({SYSTEM_PATTERN}|[0-9a-f]{{32}})$"
+STREAM_ID_PATTERN = rf"^({SYSTEM_PATTERN}|{AUDIT}|[0-9a-f]{{32}})$"
 
 
 class CheckpointAnswer(WireModel):

@@ -12,7 +12,6 @@ from typing import cast
 
 from neurons.agent.cosigned import Cosigned
 from neurons.agent.doors import Doors
-from neurons.agent.event_log import EventLog
 from neurons.agent.sampling import Sampling
 from neurons.agent.streams import Streams
 from neurons.base.agent_wire import (
@@ -25,6 +24,7 @@ from neurons.base.agent_wire import (
     Request,
     encode_message,
 )
+from neurons.base.event_log import EventLog
 from neurons.base.metrics import MetricsTracker
 from neurons.base.unix_socket import listen, peer_uid
 from polarise.canonical import JsonValue
@@ -33,7 +33,7 @@ from polarise.decode import decode_model
 from polarise.errors import ErrorCode, RequestRejected
 from polarise.ingress import draft_of
 from polarise.notes import parse_note
-from polarise.stream import is_system
+from polarise.stream import AUDIT, is_system
 from telemetry import exporter
 from telemetry.usage import cgroup_folders
 
@@ -175,7 +175,7 @@ class Control:
         return Answer(leases=tuple(stream.lease_id for stream in self._streams.open_leases()))
 
     def _info(self, request: Request) -> Answer:
-        lease = None if is_system(request.stream) else self._streams.lease(request.stream)
+        lease = None if is_system(request.stream) or request.stream == AUDIT else self._streams.lease(request.stream)
         with self._streams.reading(request.stream) as log:
             return Answer(
                 renter_key=lease.renter_key if lease else None,
@@ -212,7 +212,7 @@ class Control:
     def _is_open(self, stream_id: str) -> bool:
         if is_system(stream_id):
             return stream_id == self._streams.system
-        lease = self._streams.lease(stream_id)
+        lease = None if stream_id == AUDIT else self._streams.lease(stream_id)
         return lease is None or lease.is_open
 
     def _checkpoint(self, request: Request) -> Answer:

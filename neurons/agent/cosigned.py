@@ -8,8 +8,8 @@ Rules:
 
 from __future__ import annotations
 
-from neurons.agent.event_log import EventLog
 from neurons.agent.streams import Streams
+from neurons.base.event_log import EventLog
 from polarise.checkpoint import CosignatureVerifier, cosignature_time, parse_checkpoint
 from polarise.cosignature import CosignatureRequest, SizedCosignature, witness_verifier
 from polarise.errors import ErrorCode, RequestRejected

@@ -23,8 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from neurons.agent.container_message import container_draft
-from neurons.agent.event_log import BATCH_LINES_MAX
 from neurons.agent.streams import Streams
+from neurons.base.event_log import BATCH_LINES_MAX
 from neurons.base.metrics import MetricsTracker
 from neurons.base.unix_socket import listen
 from polarise import events

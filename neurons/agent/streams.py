@@ -1,4 +1,4 @@
-"""All streams of one node: the system's, and one per lease that outlives its lease.
+"""All streams of one node: the system's, the audit log, and one per lease that outlives its lease.
 
 Rules:
 - Whose a lease's stream is, is written down when it is opened, and stays known after the lease has ended.
@@ -20,8 +20,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from neurons.agent.event_log import EventLog
 from neurons.agent.lease_table import LeaseStream, LeaseTable
+from neurons.base.event_log import EventLog
+from neurons.base.log_certificates import keep_certificate
 from polarise import __version__
 from polarise.canonical import JsonValue
 from polarise.errors import ErrorCode, RequestRejected
@@ -30,7 +31,7 @@ from polarise.log_epoch import KIND as LOG_EPOCH_KIND
 from polarise.log_epoch import LogEpoch
 from polarise.signing import KEY_PATTERN, Subkey
 from polarise.statement import SignedStatement
-from polarise.stream import SYSTEM, is_system, origin_of, system_stream
+from polarise.stream import AUDIT, SYSTEM, is_system, origin_of, system_stream
 from utils.clock import Clock
 
 LEASE_PATTERN = r"[0-9a-f]{32}"
@@ -68,7 +69,8 @@ class Streams:
         self._table = self._resources.enter_context(LeaseTable(folder / "streams.sqlite"))
         self.log_epochs = tuple(statement for statement, _ in log_epochs)
         self.system = system_stream(log_epochs[-1][1].log_epoch if log_epochs else 0)
-        self._logs: dict[str, EventLog] = {self.system: self._open_log(self.system)}
+        self._logs: dict[str, EventLog] = {name: self._open_log(name) for name in (self.system, AUDIT)}
+        keep_certificate(folder, subkey.certificate)
         # How many threads work with a log; one that has ended is closed by the last of them.
         self._users: Counter[EventLog] = Counter()
         self._ended: set[EventLog] = set()
@@ -237,7 +239,8 @@ class Streams:
 
 def log_path(folder: Path, stream_id: str) -> Path:
     """Return where the log of a stream lies."""
-    return folder / (f"{stream_id}.sqlite" if is_system(stream_id) else f"lease-{stream_id}.sqlite")
+    is_own = is_system(stream_id) or stream_id == AUDIT
+    return folder / (f"{stream_id}.sqlite" if is_own else f"lease-{stream_id}.sqlite")
 
 
 def _beginning(statement: SignedStatement, log_epoch: LogEpoch) -> dict[str, JsonValue]:
@@ -256,5 +259,8 @@ def _beginning(statement: SignedStatement, log_epoch: LogEpoch) -> dict[str, Jso
 
 def _unknown(stream_id: str) -> RequestRejected:
     return RequestRejected(
-        ErrorCode.NOT_FOUND, f"there is no stream {stream_id[:64]!r} here", hint="system, or a lease's id", status=404
+        ErrorCode.NOT_FOUND,
+        f"there is no stream {stream_id[:64]!r} here",
+        hint="system, audit, or a lease's id",
+        status=404,
     )

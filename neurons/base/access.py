@@ -63,12 +63,14 @@ class RouteAccess:
         is_public: Anybody may, without authentication.
         needs_signature: A bearer token is not enough; the request itself must be signed.
         is_costly: It makes a token, a lease or a login, and counts against a bound of its own.
+        is_audited: It changes something, which the audit log tells.
     """
 
     scopes: Mapping[Role, Scope] = field(default_factory=dict)
     is_public: bool = False
     needs_signature: bool = False
     is_costly: bool = False
+    is_audited: bool = False
 
 
 class RoleTable:

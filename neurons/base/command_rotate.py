@@ -66,6 +66,7 @@ def run_rotate(args: argparse.Namespace) -> int:
         return _rotate_passphrase(args)
     from config.schema import RoleName
     from neurons.base import startup
+    from neurons.base.audit_spool import note_command
     from neurons.base.data_dir import DataDir
     from neurons.base.keys import node_key_path
     from polarise.keyfile import read_key_header
@@ -75,12 +76,19 @@ def run_rotate(args: argparse.Namespace) -> int:
     root = startup.data_dir_of(args, role, config)
     read_key_header(node_key_path(root))  # before a lock is made in a folder that is no node's
     with DataDir(root) as files:
-        return _rotate_token_secret(args, config, files) if args.token_secret else _rotate_subkeys(args, config, root)
+        if args.token_secret:
+            status = _rotate_token_secret(args, config, files)
+            note_command(root, "key.rotate", {"object": "token-secret"})
+            return status
+        status = _rotate_subkeys(args, config, root)
+        note_command(root, "key.rotate", {"object": ",".join(args.purpose or PURPOSES)[:128]})
+        return status
 
 
 def _rotate_passphrase(args: argparse.Namespace) -> int:
     from config.schema import RoleName
     from neurons.base import startup
+    from neurons.base.audit_spool import note_command
     from neurons.base.keys import node_key_path
     from polarise.errors import ConfigError
     from polarise.keyfile import rewrite_key_file
@@ -96,6 +104,7 @@ def _rotate_passphrase(args: argparse.Namespace) -> int:
         else read_passphrase(None, {}, confirm=True)
     )
     rewrite_key_file(path, old, new_passphrase=new)
+    note_command(path.parent.parent, "key.rotate", {"object": "passphrase"})
     print(f"{path} is encrypted with the new passphrase; have the service read that one from now on.")
     print("Copies of the old file still open with the old one: remove them.")
     return 0

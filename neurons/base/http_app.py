@@ -25,6 +25,7 @@ from pydantic import BaseModel
 from werkzeug.exceptions import HTTPException
 
 from neurons.base.access import Caller, RoleTable, RouteAccess, admit
+from neurons.base.audit_trail import Actor, AuditTrail
 from neurons.base.http_front import DISCONNECTED
 from neurons.base.nonces import NonceStore
 from neurons.base.rate_limits import ADDRESS_KEY, RateLimits
@@ -43,6 +44,7 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 AccessTable = Mapping[tuple[str, str], RouteAccess]
 STREAMS_PER_KEY_MAX = 2
 STREAM_SECONDS_MAX = 21_600
+_REFUSED_FOR_RIGHTS = frozenset({401, 403, 429})
 
 
 class ChunkSource(Protocol):
@@ -89,10 +91,11 @@ class Gatekeeper:
         self._limits = limits
         self._generations = generations or Generations()
 
-    def check_listed(self, method: str, rule: str) -> None:
-        """Raise `RuntimeError` for a route that the table does not name: our own bug, said before the port opens."""
+    def check_listed(self, method: str, rule: str) -> RouteAccess:
+        """Return a route's row of the table, or raise `RuntimeError`: our own bug, said before the port opens."""
         if (method, rule) not in self._table:
             raise RuntimeError(f"{method} {rule} has no row in the access table")
+        return self._table[(method, rule)]
 
     def admit(self, method: str, rule: str, body: bytes) -> Caller | None:
         """Return the caller of the current request, None on a public route.
@@ -160,8 +163,11 @@ class Gatekeeper:
         return replace(self._admitted(token.key, access), consent=token.consent, counter=token.counter), None
 
     def _admitted(self, key: str, access: RouteAccess) -> Caller:
-        caller = admit(key, self._roles.role_of(key), access)
-        return replace(caller, is_listed=self._roles.is_listed(key))
+        role, is_listed = self._roles.role_of(key), self._roles.is_listed(key)
+        if is_listed:
+            # For the audit log; a key on no list is nobody there, however well it signs.
+            g.actor = Actor(key, str(role))
+        return replace(admit(key, role, access), is_listed=is_listed)
 
 
 class HttpApp:
@@ -173,6 +179,7 @@ class HttpApp:
         streams_max: Streams open at once; of these, keys on no list have half, and so has one address without a key.
         streams_per_key_max: Of these, one caller's.
         stream_seconds_max: A stream ends after this; its reader comes again.
+        audit: Is told who changed what, and who was refused.
     """
 
     def __init__(
@@ -183,16 +190,18 @@ class HttpApp:
         streams_max: int,
         streams_per_key_max: int = STREAMS_PER_KEY_MAX,
         stream_seconds_max: float = STREAM_SECONDS_MAX,
+        audit: AuditTrail | None = None,
     ) -> None:
         self.flask = Flask(name, static_folder=None)
         # Else a path with "//" in it is redirected by an HTML page, past the error handler.
         self.flask.url_map.merge_slashes = False
         self._gatekeeper = gatekeeper
+        self._audit = audit
         self._streams_half = max(1, streams_max // 2)
         self._streams_per_key_max = streams_per_key_max
         self._stream_seconds_max = stream_seconds_max
         self._streams = _Places(streams_max)
-        self.flask.register_error_handler(Exception, _answer_error)
+        self.flask.register_error_handler(Exception, self._answer_error)
 
     def route(self, method: str, rule: str, view: Callable[..., WireModel | Response]) -> None:
         """Register one route; ``view(caller, body, **path_variables)`` returns a model or a response.
@@ -200,13 +209,17 @@ class HttpApp:
         Raises:
             RuntimeError: It has no row in the access table.
         """
-        self._gatekeeper.check_listed(method, rule)
+        access = self._gatekeeper.check_listed(method, rule)
 
         def handle(**path_variables: str) -> Response:
+            g.access = access
             body = request.get_data(cache=False)
             caller = self._gatekeeper.admit(method, rule, body)
             g.caller = caller
             answer = view(caller, body, **path_variables)
+            if self._audit is not None and caller is not None and access.is_audited:
+                target = next(iter(path_variables.values()), getattr(answer, "container_id", None))
+                self._audit.did(Actor(caller.key, str(caller.role)), f"{method} {rule}", target)
             return jsonify(answer.to_wire()) if isinstance(answer, WireModel) else answer
 
         self.flask.add_url_rule(
@@ -234,6 +247,17 @@ class HttpApp:
         response = Response(_pump(source, gone, time.monotonic() + self._stream_seconds_max), mimetype=mimetype)
         response.call_on_close(leave)
         response.call_on_close(source.close)
+        return response
+
+    def _answer_error(self, error: Exception) -> Response:
+        response = _answer_error(error)
+        access: RouteAccess | None = g.get("access")
+        if self._audit is None or access is None:
+            return response
+        if response.status_code in _REFUSED_FOR_RIGHTS or access.is_audited:
+            code = error.code if isinstance(error, RequestRejected | Unavailable) else ErrorCode.INTERNAL
+            action = f"{request.method} {request.url_rule}"
+            self._audit.refused(g.get("actor") or Actor(), action, str(code), caller_address())
         return response
 
     def _shares(self, caller: Caller | None) -> dict[str, int]:

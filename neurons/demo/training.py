@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import time
 
+from neurons.base.anchor import anchor_path
 from neurons.demo.market import Market
-from neurons.miner.anchor import anchor_path
 from polarise.checkpoint import parse_checkpoint
 from polarise.errors import SubnetError
 from polarise.notes import parse_note

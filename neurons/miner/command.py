@@ -99,6 +99,7 @@ def run_usage(args: argparse.Namespace) -> int:
 def run_drain(args: argparse.Namespace) -> int:
     """Switch draining on or off, which a running daemon heeds at once, and say what still runs."""
     from config.schema import RoleName
+    from neurons.base.audit_spool import note_command
     from neurons.base.startup import data_dir_of
     from neurons.miner.drain import Drain
     from neurons.miner.status import read_leases
@@ -106,6 +107,7 @@ def run_drain(args: argparse.Namespace) -> int:
     root = data_dir_of(args, RoleName.MINER)
     leases = read_leases(root)
     Drain(root).switch(on=not args.off)
+    note_command(root, "drain.off" if args.off else "drain.on")
     print("new leases are granted again" if args.off else "draining: no new leases are granted")
     if not args.off:
         print(

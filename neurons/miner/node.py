@@ -7,7 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from config.schema import Config
+from neurons.base.access import RoleTable
 from neurons.base.agent_client import AgentClient
+from neurons.base.anchor import Anchor
+from neurons.base.audit_sinks import AgentSink
+from neurons.base.audit_spool import AuditSpool
+from neurons.base.audit_trail import AuditTrail, about_node
 from neurons.base.health import Health
 from neurons.base.http_app import Gatekeeper, HttpApp
 from neurons.base.http_server import HttpService
@@ -19,7 +24,7 @@ from neurons.base.node import BaseNode
 from neurons.base.nonces import NonceStore
 from neurons.base.openapi_routes import OpenApiRoutes
 from neurons.base.outbox import OUTBOX_FILE, Outbox
-from neurons.base.rate_limits import rate_limits
+from neurons.base.rate_limits import RateLimits, rate_limits
 from neurons.base.service import Service
 from neurons.base.staked import StakedValidators
 from neurons.base.tls import server_tls
@@ -29,7 +34,6 @@ from neurons.miner.access_table import MINER_ACCESS
 from neurons.miner.admission import Admission
 from neurons.miner.agent_process import AgentProcess
 from neurons.miner.allocate import ResourceAllocator
-from neurons.miner.anchor import Anchor
 from neurons.miner.bandwidth_cap import BandwidthCap
 from neurons.miner.container import ContainerManager
 from neurons.miner.disk import LeaseDisks
@@ -63,6 +67,7 @@ from neurons.miner.validations import ValidationTracker
 from neurons.miner.verdicts import VerdictBook
 from polarise.generations import Generations
 from polarise.signing import Identity
+from polarise.stream import AUDIT, SYSTEM
 from utils.clock import Clock, SystemClock
 from utils.docker_utils import check_engine, connect
 
@@ -180,22 +185,8 @@ class MinerNode(BaseNode):
             self.identity.public_key,
         )
         limits = rate_limits(config.requests, clock)
-        gatekeeper = Gatekeeper(
-            self.identity.public_key,
-            roles,
-            MINER_ACCESS,
-            self.closing(NonceStore(files.nonces)),
-            tokens,
-            clock,
-            limits,
-            self.generations,
-        )
-        app = HttpApp(
-            "miner",
-            gatekeeper,
-            streams_max=config.network.threads // 2,
-            stream_seconds_max=config.requests.stream_seconds,
-        )
+        self.audit = self.build_audit(agent)
+        app = self.build_app(roles, tokens, limits, self.audit)
         engine = EngineWatch(
             client,
             network,
@@ -242,11 +233,32 @@ class MinerNode(BaseNode):
             metering,
             NetlinkWatch(leases),
             SlotKeeper(self.allocator, admission, self.node_key, clock, count=config.docker.warm_slots),
+            self.audit,
             self.http,
         ]
         if config.telemetry.start_agent:
             services.insert(0, AgentProcess(config, files.root, self.identity, agent))
         return [*services, *(anchoring or ()), *([staked] if staked else ())]
+
+    def build_app(self, roles: RoleTable, tokens: TokenIssuer, limits: RateLimits, audit: AuditTrail) -> HttpApp:
+        """Build what decides who gets in."""
+        gatekeeper = Gatekeeper(
+            self.node_key,
+            roles,
+            MINER_ACCESS,
+            self.closing(NonceStore(self.data_dir.nonces)),
+            tokens,
+            self.clock,
+            limits,
+            self.generations,
+        )
+        return HttpApp(
+            "miner",
+            gatekeeper,
+            streams_max=self.config.network.threads // 2,
+            stream_seconds_max=self.config.requests.stream_seconds,
+            audit=audit,
+        )
 
     def build_ledger_parts(
         self, agent: AgentClient
@@ -262,7 +274,19 @@ class MinerNode(BaseNode):
         outbox = self.closing(Outbox(self.data_dir.root / OUTBOX_FILE, self.identity, client, self.clock))
         publish(outbox, self.identity)
         staked = None if stake_min is None else StakedValidators(client, stake_min)
-        return (outbox, Anchor(self.node_key, agent, outbox), KeyWatch(client, self.generations)), staked
+
+        def latest(stream_id: str) -> bytes | None:
+            note = agent.checkpoint(agent.epochs().system if stream_id == SYSTEM else stream_id).note
+            return None if note is None else note.encode()
+
+        anchor = Anchor(self.node_key, latest, outbox, (SYSTEM, AUDIT))
+        return (outbox, anchor, KeyWatch(client, self.generations)), staked
+
+    def build_audit(self, agent: AgentClient) -> AuditTrail:
+        """Build what tells the agent's audit log who did what."""
+        spool = self.closing(AuditSpool(self.data_dir.root))
+        about = about_node(self.role, self.config, image=settings.base_image(self.config))
+        return AuditTrail(spool, AgentSink(agent), about)
 
     def build_manager(self, manager: ContainerManager) -> ContainerManager:
         """Return the container manager; a cheating miner replaces it."""

@@ -12,7 +12,7 @@ from polarise.telemetry_client import STREAM_ID_PATTERN, CheckpointAnswer, Event
 
 LINE_MAX = 10**15 - 1
 
-_STREAM = in_path("stream_id", "`system`, or the id of a lease.", STREAM_ID_PATTERN)
+_STREAM = in_path("stream_id", "`system`, `audit`, or the id of a lease.", STREAM_ID_PATTERN)
 _WITNESSES = text(
     "witnesses", "The newest checkpoint that so many validators cosigned; `most`: that most did.", WITNESSES_PATTERN
 )

@@ -1,7 +1,8 @@
 """The miner's event routes: the agent's lines and checkpoints, to whoever may see them.
 
 Rules:
-- The system stream is for validators, auditors and the owner; a lease's lines are for its renter and the owner.
+- The system stream is for validators, auditors and the owner; a lease's lines are for its renter and the owner; the
+  audit log's are for the owner alone.
   Checkpoints of every stream are for everybody who may call at all: they show that a log holds, and nothing of it.
 - A checkpoint comes with what validators cosigned of it; ``witnesses`` asks for one that enough of them did.
 - Lines and notes pass through as bytes: nothing here could change one unnoticed.
@@ -28,7 +29,7 @@ from polarise.log_epoch import LogEpochsAnswer
 from polarise.messages import SuccessAnswer
 from polarise.signing import Certificate
 from polarise.sse import HEARTBEAT, MEDIA_TYPE, Frame
-from polarise.stream import SYSTEM, is_system
+from polarise.stream import AUDIT, SYSTEM, is_system
 from polarise.telemetry_client import STREAM_ID_PATTERN, CheckpointAnswer, EventsAnswer
 
 # Under the second that a stream may wait before it looks whether its reader is still there.
@@ -121,6 +122,8 @@ class TelemetryRoutes:
             return
         if is_system(stream_id):
             may_read = caller.role in {Role.VALIDATOR, Role.AUDITOR}
+        elif stream_id == AUDIT:
+            may_read = False
         else:
             may_read = self._agent.info(stream_id).renter_key == caller.key
         if not may_read:
@@ -201,7 +204,7 @@ def _check_id(stream_id: str) -> None:
         raise RequestRejected(
             ErrorCode.NOT_FOUND,
             f"there is no stream {stream_id[:64]!r} here",
-            hint="system, or a lease's id",
+            hint="system, audit, or a lease's id",
             field="stream",
             status=404,
         )

@@ -10,6 +10,10 @@ import polarise
 from challenges.hardware import HardwareTable
 from config.schema import Config
 from neurons.base.access import RoleTable
+from neurons.base.anchor import Anchor
+from neurons.base.audit_sinks import LocalSink
+from neurons.base.audit_spool import AuditSpool
+from neurons.base.audit_trail import AuditTrail, about_node
 from neurons.base.health import Health
 from neurons.base.http_app import Gatekeeper, HttpApp
 from neurons.base.http_server import HttpService, reached_at
@@ -57,6 +61,7 @@ from polarise.ledger_client import LedgerClient
 from polarise.quantities import parse_size
 from polarise.registry import RegistryEntry
 from polarise.signing import Identity, Purpose
+from polarise.stream import AUDIT
 from polarise.telemetry_client import TelemetryClient
 from polarise.validator_messages import ValidatorStatus
 from telemetry.archive import Archive
@@ -154,8 +159,12 @@ class ValidatorNode(BaseNode):
             ),
             verdicts=verdicts,
         )
-        self.http = self.build_http(client, metrics, counters, witness)
-        return [self.http, outbox, verdicts, epochs]
+        log = self.closing(LocalSink(files.root, self.identity, self.role, self.clock))
+        spool = self.closing(AuditSpool(files.root))
+        audit = AuditTrail(spool, log, about_node(self.role, self.config, rules=str(RULES_VERSION)))
+        self.http = self.build_http(client, metrics, counters, witness, audit)
+        anchor = Anchor(key, lambda _audit: log.latest(), outbox, (AUDIT,))
+        return [self.http, audit, outbox, anchor, verdicts, epochs]
 
     def build_witness(self, client: LedgerClient) -> Witness:
         """Build what remembers how far each log was cosigned; it follows the ledger, and each miner's log once read."""
@@ -171,7 +180,12 @@ class ValidatorNode(BaseNode):
         )
 
     def build_http(
-        self, client: LedgerClient, metrics: MetricsHandler, counters: MetricsTracker, witness: Witness
+        self,
+        client: LedgerClient,
+        metrics: MetricsHandler,
+        counters: MetricsTracker,
+        witness: Witness,
+        audit: AuditTrail,
     ) -> HttpService:
         """Build the API and the page; nobody is called through it, so its only role is the owner's."""
         config, clock, files = self.config, self.clock, self.data_dir
@@ -195,6 +209,7 @@ class ValidatorNode(BaseNode):
             gatekeeper,
             streams_max=config.network.threads // 2,
             stream_seconds_max=config.requests.stream_seconds,
+            audit=audit,
         )
 
         def about() -> ValidatorStatus:

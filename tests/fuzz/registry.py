@@ -69,7 +69,7 @@ EXCLUDED = {
     "challenges.wire.encode_base64": _WRITES,
     "ledger.kept_states.KeptStates": "reads what this ledger wrote itself, and holds it against the blocks it signed",
     "neurons.validator.opening_files": f"{_OWN_FILE}, under its digest; what a miner sent was decoded before",
-    "neurons.agent.event_log.EventLog": _OWN_FILE,
+    "neurons.base.event_log.EventLog": _OWN_FILE,
     "neurons.agent.lease_table.LeaseTable": _OWN_FILE,
     "neurons.agent.new_epoch.read_anchors": "polarise.ledger_client reads the answer; of a value only a whole number is taken",
     "neurons.agent.streams.Streams": _INSIDE,

@@ -12,8 +12,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from neurons.agent.event_log import SCHEMA
 from neurons.base.agent_client import AgentClient
+from neurons.base.event_log import SCHEMA
 from neurons.base.service import Service
 from neurons.miner.agent_process import AgentProcess
 from neurons.miner.node import MinerNode

@@ -1,5 +1,7 @@
 """`python main.py audit`: derive every score anew from the ledger and the evidence; exit status 7 when one does not hold.
 
+``audit log`` beside it reads the log of one node (`neurons.base.audit_log_command`).
+
 This module is stdlib only at import, so that building the parser needs no virtual environment.
 """
 
@@ -14,6 +16,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from neurons.base.audit_log_command import add_log_parser
 
 if TYPE_CHECKING:
     from neurons.validator.audit.audit import Audit
@@ -41,13 +45,13 @@ def add_parser(subparsers: Subparsers) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    ledger = parser.add_mutually_exclusive_group(required=True)
+    add_log_parser(parser.add_subparsers(dest="verb", metavar="[log]"))
+    # Asked for in `run`, because `audit log` goes without them.
+    ledger = parser.add_mutually_exclusive_group()
     ledger.add_argument("--ledger", metavar="URL", help="download the ledger from its API")
     ledger.add_argument("--ledger-file", type=Path, metavar="FILE", help="read the ledger's own file (ledger.sqlite)")
     ledger.add_argument("--offline", type=Path, metavar="DIR", help="read what --download DIR has kept; no network")
-    parser.add_argument(
-        "--genesis", type=Path, metavar="FILE", required=True, help="the ledger's genesis, from somebody you trust"
-    )
+    parser.add_argument("--genesis", type=Path, metavar="FILE", help="the ledger's genesis, from somebody you trust")
     evidence = parser.add_mutually_exclusive_group()
     evidence.add_argument("--evidence", type=Path, metavar="DIR", help="folder of bundles (default: downloaded ones)")
     evidence.add_argument("--evidence-url", metavar="URL", help="fetch bundles here and not where each record says")
@@ -72,7 +76,7 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--keep-going", action="store_true", help="name everything that does not hold, not the first")
     parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="how to print")
-    parser.set_defaults(handler=run)
+    parser.set_defaults(handler=run, refuse=parser.error)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -83,6 +87,10 @@ def run(args: argparse.Namespace) -> int:
     from polarise.errors import ConfigError
     from polarise.genesis import read_genesis
 
+    if args.ledger is None and args.ledger_file is None and args.offline is None:
+        args.refuse("one of the arguments --ledger --ledger-file --offline is required")
+    if args.genesis is None:
+        args.refuse("the following arguments are required: --genesis")
     began = time.monotonic()
     if args.events is not None and not args.events.is_file():
         raise ConfigError(f"there is no {args.events}", origin="--events", allowed="a validator's telemetry.sqlite")

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from neurons.agent.doors import BURST_LINES_MAX, LINES_PER_SECOND_MAX, Doors
-from neurons.agent.event_log import BATCH_LINES_MAX, EventLog
 from neurons.agent.sampling import Sampling
 from neurons.agent.streams import Streams
+from neurons.base.event_log import BATCH_LINES_MAX, EventLog
 from neurons.base.metrics import MetricsTracker
 from polarise.canonical import JsonValue
 from polarise.checkpoint import parse_checkpoint

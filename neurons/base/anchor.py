@@ -1,10 +1,10 @@
 """Anchors the node's logs on the ledger, so that nobody can change afterwards what they say; not even this node.
 
 Rules:
-- The system stream's newest checkpoint is anchored every minute, a lease's stream when the lease ends: size, root and the
-  hash of the signed note on ``/roots/<node>/<stream>``.
+- The newest checkpoints of the system stream and of the audit log are anchored every minute, where they grew; a lease's
+  stream when the lease ends: size, root and the hash of the signed note on ``/roots/<node>/<stream>``.
 - What is queued is on disk (`neurons.base.outbox`); a ledger that is away delays an anchor and stops nothing.
-- A miner that knows no ledger anchors nothing.
+- A node that knows no ledger anchors nothing.
 """
 
 from __future__ import annotations
@@ -13,18 +13,17 @@ import hashlib
 import logging
 import queue
 import threading
+from collections.abc import Callable, Sequence
 
-from neurons.base.agent_client import AgentClient
 from neurons.base.outbox import Outbox
 from polarise.checkpoint import parse_checkpoint
 from polarise.errors import RequestRejected, Unavailable
 from polarise.notes import parse_note
-from polarise.stream import SYSTEM
 from polarise.transaction import SetValue
 
 logger = logging.getLogger(__name__)
 
-SYSTEM_SECONDS = 60.0
+EVERY_SECONDS = 60.0
 LOOK_SECONDS = 0.5
 
 
@@ -38,15 +37,19 @@ class Anchor:
 
     Args:
         node_key: This node's public key.
-        agent: Gives the checkpoints.
+        latest: Returns the newest signed checkpoint of a stream, None before the first.
         outbox: Takes them to the ledger; its service must run.
+        streams: Anchored every minute.
     """
 
     name = "anchor"
 
-    def __init__(self, node_key: str, agent: AgentClient, outbox: Outbox) -> None:
+    def __init__(
+        self, node_key: str, latest: Callable[[str], bytes | None], outbox: Outbox, streams: Sequence[str]
+    ) -> None:
         self._node_key = node_key
-        self._agent = agent
+        self._latest = latest
+        self._streams = streams
         self._outbox = outbox
         self._due: queue.SimpleQueue[str] = queue.SimpleQueue()
 
@@ -59,11 +62,12 @@ class Anchor:
 
     def run(self, stop: threading.Event) -> None:
         """Anchor what is due until ``stop`` is set."""
-        waited = SYSTEM_SECONDS
+        waited = EVERY_SECONDS
         while not stop.wait(LOOK_SECONDS):
             waited += LOOK_SECONDS
-            if waited >= SYSTEM_SECONDS:
-                self.request(SYSTEM)
+            if waited >= EVERY_SECONDS:
+                for stream_id in self._streams:
+                    self.request(stream_id)
                 waited = 0.0
             self.anchor_due()
 
@@ -81,16 +85,15 @@ class Anchor:
                 logger.warning("stream not anchored", extra={"stream": stream_id, "cause": err.message})
 
     def _anchor(self, stream_id: str) -> None:
-        if stream_id == SYSTEM:
-            stream_id = self._agent.epochs().system
-        note = self._agent.checkpoint(stream_id).note
+        note = self._latest(stream_id)
         if note is None:
             return
-        checkpoint = parse_checkpoint(parse_note(note.encode()).text)
-        path = anchor_path(self._node_key, stream_id)
+        checkpoint = parse_checkpoint(parse_note(note).text)
+        # The log's own name: the system stream has another one after a restore.
+        path = anchor_path(self._node_key, checkpoint.origin.rpartition("/")[2])
         value = {
             "size": checkpoint.size,
             "root": checkpoint.root.hex(),
-            "note": hashlib.sha256(note.encode()).hexdigest(),
+            "note": hashlib.sha256(note).hexdigest(),
         }
         self._outbox.put(SetValue(path=path, value=value), key=f"{path}#{checkpoint.size}")
