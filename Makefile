@@ -4,7 +4,7 @@ VENV   := .venv/bin
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test test-crash test-unit test-api test-kernels test-gpu test-security test-setup fuzz lint lock audit-packages format bench bench-gpu clean
+.PHONY: help setup setup-dev demo test test-crash test-deploy test-unit test-api test-kernels test-gpu test-security test-setup fuzz lint lock audit-packages format bench bench-gpu clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ test-unit: $(VENV)/ruff ## the tests that need nothing but .venv (python main.py
 
 test-api: $(VENV)/ruff ## requests of all kinds, made from the OpenAPI documents, at running daemons (Docker; API_EXAMPLES=50; minutes)
 	API_EXAMPLES=$(or $(API_EXAMPLES),50) API_REPLAYS=1000 WORKERS=1 tests/run --require docker --timeout 3600 -rP tests/api $(ARGS)
+
+test-deploy: setup-dev ## a provider, a validator and a ledger installed from deploy/, each in a network of its own (root; two minutes)
+	POLARISE_DEPLOYED=1 tests/run --require docker,lab,installing tests/deploy $(ARGS)
 
 test-kernels: $(VENV)/ruff ## the GPU kernels without a GPU: interpreted, compiled, compared (fetches Triton, 200 MB)
 	@$(VENV)/python -c 'import triton' 2>/dev/null || \

@@ -124,12 +124,13 @@ class Lab:
 
 
 @contextlib.contextmanager
-def lab(*options: str, prepare: Callable[[str], None] = lambda _name: None) -> Iterator[Lab]:
+def lab(*options: str, prepare: Callable[[str], None] = lambda _name: None, enter: Sequence[str] = ()) -> Iterator[Lab]:
     """Build a lab, and take all of it away at the end.
 
     Args:
         options: Further arguments of its dockerd.
         prepare: Called with the namespace's name before the engine starts, to put interfaces into it.
+        enter: Words that enter a mount namespace, in which the engine finds what its containers are given.
 
     Raises:
         NoLab: It cannot be built here, or a default route would lead out of it.
@@ -145,7 +146,7 @@ def lab(*options: str, prepare: Callable[[str], None] = lambda _name: None) -> I
         _check("ip", "-n", name, "link", "set", "lo", "up")
         prepare(name)
         refuse_way_out(name)
-        engine = LabEngine(name, folder, options)
+        engine = LabEngine(name, folder, options, enter)
         stack.callback(engine.stop)
         client = stack.enter_context(contextlib.closing(connect(f"unix://{folder / 'docker.sock'}")))
         engine.wait(client)
@@ -162,12 +163,13 @@ class LabEngine:
         name: The namespace.
         folder: Of the lab.
         options: Further arguments.
+        enter: Words before the command, which end in ``--``.
     """
 
-    def __init__(self, name: str, folder: Path, options: Sequence[str]) -> None:
+    def __init__(self, name: str, folder: Path, options: Sequence[str], enter: Sequence[str] = ()) -> None:
         self._log = folder / "dockerd.log"
         self._command = [
-            *("nsenter", f"--net=/run/netns/{name}", "--", "dockerd"),
+            *("nsenter", f"--net=/run/netns/{name}", "--", *enter, "dockerd"),
             *("--data-root", str(folder / "data"), "--exec-root", str(folder / "exec")),
             *("--pidfile", str(folder / "dockerd.pid"), "--host", f"unix://{folder / 'docker.sock'}"),
             *("--config-file", str(folder / "daemon.json"), *options),

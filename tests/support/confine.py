@@ -31,6 +31,7 @@ class _Comparison(ctypes.Structure):
 def main() -> None:
     """Confine this process as the JSON object in the first argument says, and become the command behind it."""
     wanted = json.loads(sys.argv[1])
+    os.chdir(wanted["folder"])
     for name, limit in wanted["limits"].items():
         # Without capabilities nothing is raised above what this process began with.
         least = min(limit, resource.getrlimit(getattr(resource, name))[1])

@@ -280,6 +280,7 @@ def _wanted(unit: Unit) -> dict[str, object]:
         if key.startswith("Limit") and unit.one(key).isdigit()
     }
     return {
+        "folder": unit.one("WorkingDirectory"),
         "limits": limits,
         "refuses_writable_code": unit.is_set("MemoryDenyWriteExecute"),
         "calls": allowed_calls(unit),
