@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from neurons.setup.check import Role
 from neurons.setup.checkout import Checkout
-from neurons.setup.doctor import examine, is_healthy, render_table
+from neurons.setup.doctor import Around, examine, is_healthy, render_table
 from neurons.setup.engine import engine_version, start_engine
 from neurons.setup.environment import build_venv, install_requirements
 from neurons.setup.errors import SetupError
@@ -45,7 +45,8 @@ def run_doctor(argv: Sequence[str] | None = None) -> int:
     options = doctor_parser().parse_args(argv)
     role = Role(options.role)
     image = options.image or base_image_reference()
-    checks = examine(Checkout.here(), role, image=image, api_port=options.port, deep=options.deep)
+    around = Around(options.advertised, options.ledger)
+    checks = examine(Checkout.here(), role, image=image, api_port=options.port, deep=options.deep, around=around)
     if options.json:
         print(json.dumps([check.as_json() for check in checks], indent=1))
     else:
@@ -98,6 +99,12 @@ def doctor_parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print the checks as JSON")
     parser.add_argument("--deep", action="store_true", help="log into a throw-away container now")
     parser.add_argument("--image", metavar="REFERENCE", help="the image to look for (default: the one setup builds)")
+    parser.add_argument(
+        "--advertised",
+        metavar="HOST:PORT",
+        help="try the address that others reach the API by (with --deep from a container too)",
+    )
+    parser.add_argument("--ledger", metavar="URL", help="compare the clock with this ledger's")
     parser.add_argument("--port", type=int, default=8080, help="the miner's API port (default: %(default)s)")
     return parser
 

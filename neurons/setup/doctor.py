@@ -11,11 +11,12 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from neurons.setup.check import Check, Role, Status
 from neurons.setup.checkout import Checkout
-from neurons.setup.checks import engine, image, interpreter, kernel, lease_disk, machine, network
+from neurons.setup.checks import engine, image, interpreter, kernel, lease_disk, machine, network, service
 from neurons.setup.errors import SetupError
 from neurons.setup.image import built_unix_seconds, image_id
 from neurons.setup.preflight import Login, preflight, read_login
@@ -26,7 +27,20 @@ _RESET = "\033[0m"
 _STATUS_WIDTH = 4
 
 
-def examine(checkout: Checkout, role: Role, *, image: str, api_port: int, deep: bool) -> list[Check]:
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What the operator says of the node: the address others are told, and its ledger; None leaves the check out."""
+
+    advertised: str | None = None
+    ledger: str | None = None
+
+
+NOTHING_SAID = Around()
+
+
+def examine(
+    checkout: Checkout, role: Role, *, image: str, api_port: int, deep: bool, around: Around = NOTHING_SAID
+) -> list[Check]:
     """Return every finding for a role, in the order in which an operator would fix them.
 
     Args:
@@ -35,7 +49,26 @@ def examine(checkout: Checkout, role: Role, *, image: str, api_port: int, deep: 
         image: Reference of the base image to look for.
         api_port: The port the miner will listen on.
         deep: Log into a throw-away container now instead of believing the stamp.
+        around: What the operator says of the node.
     """
+    checks = _examine_role(checkout, role, image=image, api_port=api_port, deep=deep)
+    return [*checks, *_examine_around(role, around, image if deep and role is Role.MINER else None)]
+
+
+def _examine_around(role: Role, around: Around, image: str | None) -> list[Check]:
+    checks = []
+    if role is not Role.RENTER:
+        folder = service.log_folder()
+        checks.append(service.check_units(service.measure_units(role)))
+        checks.append(service.check_log_space(machine.measure_disk_free_bytes(folder), str(folder)))
+    if around.advertised is not None:
+        checks.append(service.check_way_in(service.measure_way_in(around.advertised, image)))
+    if around.ledger is not None:
+        checks.append(service.check_ledger_clock(service.measure_ledger_clock(around.ledger)))
+    return checks
+
+
+def _examine_role(checkout: Checkout, role: Role, *, image: str, api_port: int, deep: bool) -> list[Check]:
     checks = _examine_python(checkout, role)
     if role is not Role.MINER:
         disk_free_bytes = machine.measure_disk_free_bytes(checkout.root)
