@@ -180,7 +180,13 @@ def test_a_provider_a_validator_and_a_ledger_complete_an_epoch_and_an_audit(depl
         machines["miner"],
         "miner",
         access={"validators": [keys["validator"]], "renters": [json.loads(made)["public_key"]]},
-        docker={"host": deployed.lab.host, "default_memory": "128m", "default_cpu_count": 0.25, "default_disk": "256m"},
+        docker={
+            "host": deployed.lab.host,
+            "default_memory": "128m",
+            "default_cpu_count": 0.25,
+            "default_disk": "256m",
+            "reserve_disk": "128m",
+        },
         miner={"proof_duty_percent": 100},
     )
     genesis = ("--net", "deployed", "--validator", keys["validator"], "--block-seconds", "1")
