@@ -171,7 +171,9 @@ class HttpService:
         if self._tls is None:
             return bounded_protocol(self._connections())
         handshake_seconds = min(HANDSHAKE_SECONDS, self._idle_seconds)
-        return tls_protocol(self._connections(), self._tls.context, handshake_seconds=handshake_seconds)
+        return tls_protocol(
+            self._connections(), self._tls.context, handshake_seconds=handshake_seconds, limits=self._limits
+        )
 
     def _connections(self) -> int:
         return min(self._connections_max, max(1, open_files_max() - BACKLOG - OTHER_FILES))

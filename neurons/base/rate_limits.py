@@ -4,6 +4,8 @@ Rules:
 - A request is taken from the bucket of its address when it is whole. One that is authenticated goes back there and is
   taken from the bucket of its key: whoever shows who it is uses up no address that others share.
 - A request that was seen before counts for nobody's key: a replay cannot use up what its signer has.
+- A TLS handshake is taken from a bucket of its own, as large as that one: it costs this node more than a request, and
+  whoever makes it has shown nothing yet.
 - An address whose authentications fail again and again is not listened to for a while: no signature of it is verified.
 - An address that names nobody has no bucket: loopback, where a proxy of the owner's stands for everybody. It counts only
   where the settings name that proxy, and then for what the proxy says.
@@ -137,6 +139,7 @@ class RateLimits:
         self._rates = rates
         self._proxies = frozenset(_plain(ip_address(text)) for text in trusted_proxies)
         self._anonymous = TokenBuckets(rates.anonymous, monotonic_ns)
+        self._handshakes = TokenBuckets(rates.anonymous, monotonic_ns)
         self._failed = TokenBuckets(rates.failed, monotonic_ns)
         self._keys = TokenBuckets(rates.key, monotonic_ns)
         self._costly = TokenBuckets(rates.costly, monotonic_ns)
@@ -167,6 +170,14 @@ class RateLimits:
         """
         if address is not None and (wait := self._anonymous.take(address)) is not None:
             raise self._refusal("anonymous", f"requests of {address}", self._rates.anonymous, wait)
+
+    def admits_handshake(self, peer: str | None) -> bool:
+        """Count a TLS handshake of a connection's other end; False where there were too many."""
+        address = self.address_of(peer, None)
+        if address is None or self._handshakes.take(address) is None:
+            return True
+        self.refused["handshake"] += 1
+        return False
 
     def check_failures(self, address: str | None) -> None:
         """Refuse to authenticate for an address that failed too often.

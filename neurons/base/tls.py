@@ -66,7 +66,8 @@ def server_tls(network: NetworkConfig, identity: Identity, clock: Clock) -> Serv
     """Return what a daemon serves TLS with; None where its settings say plain HTTP."""
     if not network.is_tls:
         return None
-    return ServerTls(identity, (network.advertised_host, network.host, "localhost"), clock)
+    hosts = [host for host in (network.advertised_host, network.host, "localhost") if host.isascii()]
+    return ServerTls(identity, hosts, clock)
 
 
 def tls_private_key(subkey: SigningKey) -> ec.EllipticCurvePrivateKey:

@@ -3,6 +3,7 @@
 Rules:
 - A connection is one of the bounded ones from the moment it is made, and makes room for others like a slow head does.
 - The handshake has a deadline of its own, however its bytes drip. Nothing is set up for it before its first byte.
+- Handshakes are counted per address (`rate_limits`); one too many is closed before it costs anything.
 - What does not begin as TLS is told so in words, in the one error shape, and costs no handshake.
 - The rest is asyncio's own TLS, which `asyncio.start_tls` uses, too; that function would lose the bytes looked at here.
 """
@@ -20,6 +21,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from neurons.base.http_protocol import BoundedProtocol, Held, bounded_protocol, make_room
+from neurons.base.rate_limits import RateLimits
 from polarise.errors import ErrorCode
 
 if TYPE_CHECKING:
@@ -55,6 +57,7 @@ class TlsDoor(asyncio.BufferedProtocol):
         context: Returns the settings, asked when the first byte has come.
         handshake_seconds: Until the handshake is over.
         connections_max: Connections at once.
+        limits: Counts handshakes per address.
     """
 
     def __init__(
@@ -64,7 +67,9 @@ class TlsDoor(asyncio.BufferedProtocol):
         context: Callable[[], ssl.SSLContext],
         handshake_seconds: float,
         connections_max: int,
+        limits: RateLimits | None,
     ) -> None:
+        self._limits = limits
         self._connections_max = connections_max
         self._connections = cast(set[Held], server_state.connections)
         self._behind = behind
@@ -122,6 +127,9 @@ class TlsDoor(asyncio.BufferedProtocol):
             if first[0] != TLS_FIRST_BYTE:
                 self._refuse()
                 return
+            if not self._is_admitted():
+                self.drop()
+                return
             self._tls = self._begin()
             memoryview(cast(bytearray, self._tls.get_buffer(nbytes)))[:nbytes] = first
         self._tls.buffer_updated(nbytes)
@@ -145,6 +153,10 @@ class TlsDoor(asyncio.BufferedProtocol):
         """It has caught up."""
         if self._tls is not None:
             self._tls.resume_writing()
+
+    def _is_admitted(self) -> bool:
+        peer = self.transport.get_extra_info("peername")
+        return self._limits is None or self._limits.admits_handshake(peer[0] if peer else None)
 
     def _begin(self) -> asyncio.BufferedProtocol:
         protocol = self._behind()
@@ -176,7 +188,11 @@ class TlsDoor(asyncio.BufferedProtocol):
 
 
 def tls_protocol(
-    connections_max: int, context: Callable[[], ssl.SSLContext], *, handshake_seconds: float
+    connections_max: int,
+    context: Callable[[], ssl.SSLContext],
+    *,
+    handshake_seconds: float,
+    limits: RateLimits | None = None,
 ) -> Callable[..., TlsDoor]:
     """Return what makes the protocol of each connection of one server, as uvicorn calls it."""
     behind = bounded_protocol(connections_max)
@@ -188,6 +204,7 @@ def tls_protocol(
             context,
             handshake_seconds,
             connections_max,
+            limits,
         )
 
     return make

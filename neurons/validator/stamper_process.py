@@ -40,6 +40,8 @@ PINGS_SECONDS = 5.0
 # So much later than the first, nobody is pinged any more: what all others prepared must not grow old meanwhile.
 PING_TURN_SECONDS = 40.0
 CONNECT_SECONDS = 5.0
+# What a handshake may cost this process: those of a wave are all done at once, and nobody is late for our own work.
+HANDSHAKE_SECONDS = 0.005
 # More pings at once would measure this loop and not the way there.
 PINGED_AT_ONCE = 32
 PING_BYTES_MAX = 64 * 1024
@@ -185,7 +187,8 @@ async def _one_ping(job: PingJob) -> tuple[int, StampFailure | None]:
 
 
 async def _start_together(jobs: Sequence[StartJob], answers: queue.SimpleQueue[Stamped | None]) -> None:
-    exchanges = await asyncio.gather(*(_connect(job.target, job.max_bytes) for job in jobs))
+    seconds = CONNECT_SECONDS + HANDSHAKE_SECONDS * sum(job.target.tls is not None for job in jobs)
+    exchanges = await asyncio.gather(*(_connect(job.target, job.max_bytes, seconds) for job in jobs))
     loop = asyncio.get_running_loop()
     tasks = []
     for job, exchange in zip(jobs, exchanges, strict=True):
@@ -214,10 +217,10 @@ async def _finish(job: StartJob, exchange: _Exchange, answers: queue.SimpleQueue
     )
 
 
-async def _connect(target: Target, max_bytes: int) -> _Exchange | StampFailure:
+async def _connect(target: Target, max_bytes: int, seconds: float = CONNECT_SECONDS) -> _Exchange | StampFailure:
     failure = StampFailure.UNREACHABLE
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(CONNECT_SECONDS):
+        async with asyncio.timeout(seconds):
             for host, port in target.addresses:
                 try:
                     return await _open(host, port, target.tls, max_bytes)

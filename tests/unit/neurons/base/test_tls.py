@@ -21,6 +21,7 @@ from neurons.base.access import Caller, Role, RoleTable, RouteAccess, Scope
 from neurons.base.http_app import ChunkSource, Gatekeeper, HttpApp
 from neurons.base.http_server import GRACE_SECONDS, HttpService, reached_at
 from neurons.base.nonces import NonceStore
+from neurons.base.rate_limits import Rate, RateLimits, Rates
 from neurons.base.service import Supervisor
 from neurons.base.tls import P256_ORDER, ServerTls, server_tls, tls_private_key, tls_public_key
 from neurons.base.tokens import TokenIssuer, TokenSecret
@@ -72,7 +73,7 @@ class Ticks:
 class Site:
     """A small application behind TLS."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, limits: RateLimits | None = None) -> None:
         self.nonces = NonceStore(folder / "nonces.sqlite")
         tokens = TokenIssuer([TokenSecret("s" * 32)], 60, NODE.public_key)
         table = RoleTable(None, is_open=True)
@@ -89,6 +90,7 @@ class Site:
             max_body_bytes=65536,
             idle_seconds=IDLE_SECONDS,
             connections_max=CONNECTIONS_MAX,
+            limits=limits,
             tls=ServerTls(NODE, ["127.0.0.1"], SystemClock()),
         )
         self.streams: list[Ticks] = []
@@ -154,6 +156,19 @@ def test_signed_request_and_stream_over_tls(site: Site) -> None:
     assert site.streams[0].is_closed.wait(2)
 
 
+def test_stream_that_another_thread_closes_just_ends(site: Site) -> None:
+    """And hands out nothing that was not decrypted."""
+    pieces: list[bytes] = []
+    stream = site.client.stream("/stream", timeout_seconds=5)
+    reader = threading.Thread(target=lambda: pieces.extend(stream))
+    reader.start()
+    wait_until(lambda: bool(pieces), 5, "no piece came")
+    stream.close()
+    reader.join(5)
+    assert not reader.is_alive()
+    assert pieces == [b"tick\n"]
+
+
 def test_only_tls_1_3(site: Site) -> None:
     context = any_version()
     context.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -212,6 +227,33 @@ def test_half_open_handshakes_make_room_oldest_first(site: Site, sent: bytes) ->
             half.sendall(sent)
         assert is_served(site)
         assert is_ended(halves[0])
+
+
+def test_handshakes_are_counted_per_address_and_loopback_is_not() -> None:
+    limits = RateLimits(Rates(anonymous=Rate(1, 3)), ManualClock().monotonic_ns, trusted_proxies=["192.0.2.9"])
+    assert [limits.admits_handshake("192.0.2.1") for _ in range(5)] == [True] * 3 + [False] * 2
+    assert limits.refused["handshake"] == 2
+    assert all(limits.admits_handshake(peer) for peer in ("192.0.2.2", "127.0.0.1", "::1", "192.0.2.9", None) * 3)
+    limits.arrived("192.0.2.1")
+
+
+def test_handshake_beyond_the_limit_is_closed_before_it_begins(tmp_path: Path) -> None:
+    class Strict(RateLimits):
+        def address_of(self, peer: str | None, forwarded: str | None) -> str | None:
+            return peer  # loopback counts here, so that a test can come from it
+
+    rates = Rates(anonymous=Rate(1e-6, 2))
+    site = Site(tmp_path, Strict(rates, SystemClock().monotonic_ns))
+    site.service.prepare()
+    supervisor = Supervisor(site.service)
+    supervisor.start()
+    for _ in range(2):
+        with connect(site.service.port) as connection:
+            assert connection.version() == "TLSv1.3"
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        connect(site.service.port)
+    assert supervisor.stop(GRACE_SECONDS + 5)
+    site.nonces.close()
 
 
 def test_a_slow_head_behind_a_handshake_makes_room_too(site: Site) -> None:
