@@ -45,6 +45,7 @@ SLOT_SECONDS = 60
 GATE_SECONDS = 30
 COMMAND_SECONDS = 60
 MEMORY = "192m"
+DISK = "256m"
 # One renter gets a whole CPU; many at once share what there is.
 CPUS = 1.0
 CPUS_IN_A_CROWD = 0.1
@@ -125,7 +126,14 @@ def _say(text: str) -> None:
 
 def _settings(leases: int, *, slots: int) -> dict[str, dict[str, object]]:
     # A lease of the size that is asked for, so that the slot fits it in all that cannot be changed.
-    docker = {"default_memory": MEMORY, "warm_slots": slots, "max_leases": 2 * leases, "reserve_memory": "64m"}
+    # Disks are promised in full: small ones, so that two miners with a crowd each fit on a small host.
+    docker = {
+        "default_disk": DISK,
+        "default_memory": MEMORY,
+        "warm_slots": slots,
+        "max_leases": 2 * leases,
+        "reserve_memory": "64m",
+    }
     return {
         "docker": docker,
         "network": {"threads": 2 * leases + 8},
