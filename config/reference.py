@@ -42,9 +42,7 @@ class CodeMeaning(NamedTuple):
 
 
 ERROR_CODES: Mapping[ErrorCode, CodeMeaning] = {
-    ErrorCode.BAD_JSON: CodeMeaning(
-        "400, 408, 411", "The body is no JSON document, came too slowly, or has no length.", "Send one."
-    ),
+    ErrorCode.BAD_JSON: CodeMeaning("400", "The body is no JSON document, or the request no HTTP.", "Send one."),
     ErrorCode.DUPLICATE_KEY: CodeMeaning("400", "A key stands twice in one object.", "Send each key once."),
     ErrorCode.NOT_CANONICAL: CodeMeaning(
         "400", "A line is sound JSON in another spelling than RFC 8785.", "Take the bytes as the log has them."
@@ -98,8 +96,8 @@ ERROR_CODES: Mapping[ErrorCode, CodeMeaning] = {
     ),
     ErrorCode.IMAGE_NOT_ALLOWED: CodeMeaning("422", "The image is not on the list.", "The hint lists the images."),
     ErrorCode.KEY_REFUSED: CodeMeaning(
-        "400, 403",
-        "Not one plain OpenSSH public key, or a weak one; on the ledger, a subkey that a newer one replaced.",
+        "400, 401, 403",
+        "Not one plain OpenSSH public key, or a weak one; at 401 and on the ledger, a subkey that a newer one replaced.",
         "Make one: ssh-keygen -t ed25519; sign with the newest subkey.",
     ),
     ErrorCode.CONFLICT: CodeMeaning(

@@ -21,7 +21,7 @@ from pydantic import (
 
 from polarise.decode import WireModel
 from polarise.excuse import Excuse
-from polarise.quantities import parse_size
+from polarise.quantities import SIZE_PATTERN, parse_size
 from polarise.receipt import PRIVATE_NAME_PATTERN, Isolation, Limits, PrivateNetwork
 from polarise.statement import SignedStatement
 
@@ -34,7 +34,7 @@ def _size(text: str) -> str:
 
 
 Size = Annotated[int, Field(ge=0, lt=2**53)]
-SizeText = Annotated[str, Field(max_length=32), AfterValidator(_size)]
+SizeText = Annotated[str, Field(max_length=32, json_schema_extra={"pattern": SIZE_PATTERN}), AfterValidator(_size)]
 
 
 DeviceList = Annotated[tuple[Annotated[str, Field(max_length=96)] | StrictInt, ...], Field(max_length=64)]

@@ -12,6 +12,8 @@ from decimal import Decimal
 
 _PATTERN = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?) ?(?:([kmgt])i?)?b?", re.IGNORECASE | re.ASCII)
 _SHIFT = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
+# The same for documents, which know no flags.
+SIZE_PATTERN = r"^\s*[0-9]{1,12}(\.[0-9]{1,6})? ?([kKmMgGtT][iI]?)?[bB]?\s*$"
 SIZE_HINT = 'a size such as "512m", "2g" or "1.5g"'
 
 

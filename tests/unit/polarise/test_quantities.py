@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from polarise.quantities import format_size, parse_size
+from polarise.quantities import SIZE_PATTERN, format_size, parse_size
 
 
 @pytest.mark.parametrize(
@@ -56,3 +58,14 @@ def test_any_text_is_a_size_or_a_value_error(text: str) -> None:
         assert parse_size(text) >= 1
     except ValueError as err:
         assert "write" in str(err)  # noqa: PT017  both outcomes are fine
+
+
+@given(st.from_regex(SIZE_PATTERN, fullmatch=True, alphabet=st.characters(codec="ascii")) | st.text(max_size=8))
+def test_pattern_of_the_documents_is_the_spelling_that_is_read(text: str) -> None:
+    """What it cannot say is only that a size is a whole number of bytes, and of 32 characters at most."""
+    try:
+        parse_size(text)
+    except ValueError as err:
+        assert not re.search(SIZE_PATTERN, text) or "whole number" in str(err) or len(text) > 32  # noqa: PT017
+    else:
+        assert re.search(SIZE_PATTERN, text)

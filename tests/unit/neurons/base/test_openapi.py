@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from schemathesis.core.result import Ok
 
 from config.loader import CHECKOUT
+from config.reference import ERROR_CODES
 from neurons.base.access import Role, RouteAccess, Scope
 from neurons.base.openapi import api_document, path_of, refusals_of
 from neurons.base.openapi_routes import document_text, policy, render
@@ -186,3 +187,24 @@ def _refusals_in(tree: ast.Module) -> set[tuple[str, int]]:
         if isinstance(code, ast.Attribute) and isinstance(status, ast.Constant) and isinstance(status.value, int):
             found.add((code.attr, status.value))
     return found
+
+
+def announced_codes() -> dict[str, set[int]]:
+    """Return the statuses that each code comes with, over all documents."""
+    found: dict[str, set[int]] = {}
+    for access, operations in TABLES.values():
+        for route in access:
+            for status, codes in refusals_of(access[route], operations[route]).items():
+                for code in codes:
+                    found.setdefault(str(code), set()).add(status)
+    return found
+
+
+def test_pages_name_the_statuses_that_the_documents_do() -> None:
+    """docs/errors.md gives each code its statuses, docs/api.md each status its codes."""
+    api = (CHECKOUT / "docs" / "api.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([0-9, ]+) \| (.*) \|$", api[api.index("## Refusals") :], re.MULTILINE)
+    for code, statuses in announced_codes().items():
+        assert statuses <= {int(text) for text in re.findall(r"\d{3}", ERROR_CODES[ErrorCode(code)].status)}, code
+        listed = {int(text) for names, codes in rows if f"`{code}`" in codes for text in names.split(", ")}
+        assert statuses <= listed, code
