@@ -105,13 +105,14 @@ def check(exchange: Exchange, access: RouteAccess, *, is_negative: bool) -> None
     status = exchange.answer.status_code
     assert status != 500, exchange
     exchange.case.validate_response(exchange.answer, checks=CHECKED)
-    if expected := _expected_refusal(exchange.caller, access):
+    if expected := expected_refusal(exchange.caller, access):
         assert status == expected or status in BEFORE_ANYBODY, exchange
     if is_negative:
         assert status in REFUSED or status == 503 or _is_lax(exchange), exchange
 
 
-def _expected_refusal(caller: Caller, access: RouteAccess) -> int | None:
+def expected_refusal(caller: Caller, access: RouteAccess) -> int | None:
+    """Return the status with which a route must refuse a caller; None where it may come in."""
     if access.is_public:
         return None
     if not caller.is_named or (caller.has_token and access.needs_signature):

@@ -174,7 +174,12 @@ def whose_of(rule: str) -> tuple[str, ...]:
     """Return what a route can be asked about."""
     if "<container_id>" in rule:
         return (OWN, OTHER)
-    return (SYSTEM, OWN, OTHER) if "stream" in rule else (OWN,)
+    return (SYSTEM, OWN, OTHER) if names_stream(rule) else (OWN,)
+
+
+def names_stream(rule: str) -> bool:
+    """Whether a caller says which stream is meant."""
+    return "<stream_id>" in rule or rule == "/telemetry/stream"
 
 
 CELLS = [
@@ -212,7 +217,7 @@ def test_every_cell_of_the_miner(
         answer.assert_refused(403, "NOT_PERMITTED")
     elif "<container_id>" in rule and whose == OTHER and scope is Scope.OWN:
         answer.assert_refused(404, "NOT_FOUND", "container_id")
-    elif "stream" in rule and not _may_read(rule, role, scope, whose):
+    elif names_stream(rule) and not _may_read(rule, role, scope, whose):
         answer.assert_refused(403, "NOT_PERMITTED")
     else:
         _check_admitted(answer, rule, scope, getattr(people, person))
