@@ -226,6 +226,8 @@ async def _connect(target: Target, max_bytes: int, seconds: float = CONNECT_SECO
                     return await _open(host, port, target.tls, max_bytes)
                 except PeerRefused:
                     failure = StampFailure.REFUSED
+                except ValueError:
+                    continue  # a host of the registry's that is no name of a server
                 except OSError as err:
                     failure = StampFailure.EXHAUSTED if err.errno in _OURS else failure
     return failure

@@ -118,7 +118,9 @@ def test_what_is_no_certificate_of_a_node_is_refused() -> None:
         with pytest.raises(PeerRefused):
             Pin().check(der_of(Forged(own, extension).certificate()), now_unix_ms())
     Pin().check(der_of(Forged(own, word_of(NODE, own)).certificate()), now_unix_ms())
-    for raw in (None, b"", shown()[:-1], shown() + b"\0" * 16384):
+    p256, unknown_curve = bytes.fromhex("2a8648ce3d030107"), bytes.fromhex("2a8648ce3d030177")
+    assert p256 in shown()
+    for raw in (None, b"", shown()[:-1], shown() + b"\0" * 16384, shown().replace(p256, unknown_curve)):
         with pytest.raises(PeerRefused):
             Pin().check(raw, NOW)
 
