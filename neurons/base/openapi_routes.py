@@ -87,6 +87,10 @@ def render(document: Document) -> str:
     )
     environment.filters["json"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)
     environment.filters["shape"] = _shape
+    components: Any = document["components"]
+    environment.filters["answer"] = lambda entry: (
+        components["responses"][entry["$ref"].rpartition("/")[2]] if "$ref" in entry else entry
+    )
     return environment.get_template(TEMPLATE).render(document=document, style=_style())
 
 

@@ -135,6 +135,19 @@ def test_page_loads_nothing_and_runs_nothing(role: str) -> None:
     assert all(f"<code>{path}</code>" in page for path in document(role)["paths"])
 
 
+@pytest.mark.parametrize("role", ROLES)
+def test_page_names_every_refusal_of_every_route(role: str) -> None:
+    page = render(document(role))
+    access, operations = TABLES[role]
+    for method, rule in access:
+        name = document(role)["paths"][path_of(rule)][method.lower()]["operationId"]
+        shown = page[page.index(f'<details id="{name}">') :].partition("</details>")[0]
+        for status, codes in refusals_of(access[method, rule], operations[method, rule]).items():
+            row = re.search(rf"<tr><td>{status}</td>.*</tr>", shown)
+            assert row is not None
+            assert all(f"`{code}`" in row[0] for code in codes), (name, status)
+
+
 def test_text_of_a_document_stays_text_on_the_page() -> None:
     hostile = "<script>alert(1)</script>"
     page = render({**document("ledger"), "info": {"title": hostile, "version": "1", "description": hostile}})
