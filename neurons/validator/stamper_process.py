@@ -26,6 +26,7 @@ import re
 import signal
 import threading
 import time
+from asyncio.sslproto import SSLProtocol
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -45,6 +46,7 @@ HANDSHAKE_SECONDS = 0.005
 # More pings at once would measure this loop and not the way there.
 PINGED_AT_ONCE = 32
 PING_BYTES_MAX = 64 * 1024
+TLS_BUFFER_BYTES = 32 * 1024
 
 # What the system says when it is our own table that is full.
 _OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS})
@@ -129,6 +131,8 @@ def main(connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     answers: queue.SimpleQueue[Stamped | None] = queue.SimpleQueue()
     threading.Thread(target=_send, args=(connection, answers), name="stamps-out", daemon=True).start()
+    # asyncio takes 256 KiB for each TLS connection, and a wave has one for every device; a record has 16.
+    SSLProtocol.max_size = TLS_BUFFER_BYTES
     # No collection may fall between a byte and its stamp; a batch leaves no cycles worth one.
     gc.disable()
     with contextlib.suppress(EOFError, OSError):
