@@ -16,15 +16,17 @@ from neurons.base.log_certificates import FILE_NAME as CERTIFICATES
 from neurons.base.log_certificates import keep_certificate
 from neurons.base.outbox import Outbox
 from neurons.cli import main
-from polarise.checkpoint import parse_checkpoint
+from polarise.checkpoint import Checkpoint, parse_checkpoint, sign_checkpoint
 from polarise.errors import ConfigError, LogDamaged
 from polarise.frontier import Frontier
 from polarise.merkle import leaf_hash
 from polarise.notes import parse_note
-from polarise.signing import Purpose
+from polarise.signing import Identity, Purpose
 from polarise.stream import AUDIT, origin_of
+from polarise.transaction import SetValue
 from tests.support.identities import identity
-from tests.support.proving_miner import VALIDATOR
+from tests.support.miners import wait_until
+from tests.support.proving_miner import MINER, VALIDATOR
 from tests.support.small_ledger import SmallLedger, small_ledger
 from tlog.store import LogStore
 from utils.clock import SystemClock
@@ -285,6 +287,31 @@ def test_ledger_shows_the_cut_over_http(tmp_path: Path, capsys: pytest.CaptureFi
         assert command(root) == 0
         assert command(root, *options) == 7
         assert "they were written anew" in capsys.readouterr().err
+
+
+def test_log_that_stands_still_is_anchored_once_the_node_is_registered(tmp_path: Path) -> None:
+    note = _note_of(MINER)
+    with (
+        small_ledger(tmp_path) as ledger,
+        Outbox(tmp_path / "o.sqlite", MINER, ledger.client(), SystemClock()) as outbox,
+    ):
+        anchor = Anchor(MINER.public_key, lambda _audit: note, outbox, (AUDIT,))
+
+        def anchored_at() -> object:
+            anchor.request(AUDIT)
+            anchor.anchor_due()
+            while outbox.step():
+                pass
+            return ledger.client().read(f"/roots/{MINER.public_key}/{AUDIT}").value
+
+        assert anchored_at() is None, "the ledger takes nothing of a node that stands nowhere"
+        outbox.put(SetValue(path=f"/registry/{MINER.public_key}", value={}))
+        wait_until(lambda: anchored_at() is not None, 20, "it was never tried again", poll_seconds=0.3)
+
+
+def _note_of(node: Identity) -> bytes:
+    checkpoint = Checkpoint(origin_of(node.public_key, AUDIT), 1, leaf_hash(b"a line"))
+    return sign_checkpoint(checkpoint, node.subkey(Purpose.LOG).key).raw
 
 
 def test_frontier_of_nothing_is_the_empty_log(tmp_path: Path) -> None:
