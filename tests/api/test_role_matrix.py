@@ -64,7 +64,7 @@ NOBODIES = {
 }
 PAST_THE_GATE = {200, 400, 404, 409, 422, 503}
 PUBLIC = {200, 400, 404, 503}
-SYSTEM, OWN, OTHER = "system", "own", "other"
+SYSTEM, AUDIT, OWN, OTHER = "system", "audit", "own", "other"
 
 
 @dataclass
@@ -174,7 +174,7 @@ def whose_of(rule: str) -> tuple[str, ...]:
     """Return what a route can be asked about."""
     if "<container_id>" in rule:
         return (OWN, OTHER)
-    return (SYSTEM, OWN, OTHER) if names_stream(rule) else (OWN,)
+    return (SYSTEM, AUDIT, OWN, OTHER) if names_stream(rule) else (OWN,)
 
 
 def names_stream(rule: str) -> bool:
@@ -226,7 +226,7 @@ def test_every_cell_of_the_miner(
 def _miner_target(stocked: RunningMiner, people: People, rule: str, person: str, whose: str) -> str:
     ids = put_leases(stocked.allocator.journal, people) if "container" in rule else {}
     holder = person if whose == OWN else "other_renter"
-    stream = SYSTEM if whose == SYSTEM else _stream_of(people, holder)
+    stream = whose if whose in {SYSTEM, AUDIT} else _stream_of(people, holder)
     if rule == "/telemetry/stream":
         return f"{rule}?stream={stream}&follow=0"
     return filled(rule.replace("<container_id>", ids.get(holder, "")).replace("<stream_id>", stream))
