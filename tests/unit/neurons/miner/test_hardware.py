@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import RootModel, ValidationError
 
+from neurons.base.tls import tls_public_key
 from neurons.miner.hardware import devices_of
 from neurons.miner.join import entry_statement, measure_hardware
 from polarise.canonical import digest_hex
@@ -52,7 +53,10 @@ def test_join_claims_disk_and_what_the_owner_says_of_the_network(tmp_path: Path,
     claim = measure_hardware(config, identity, tmp_path, lambda _device: None)
     assert claim.network_bits_per_second == 10**9
     assert 0 < claim.disk_bytes <= 2 * host.disk_free_bytes(tmp_path)
-    assert open_entry(entry_statement(config, identity, "http://127.0.0.1:1", claim)).hardware == claim
+    plain = open_entry(entry_statement(config, identity, "http://127.0.0.1:1", claim))
+    assert (plain.hardware, plain.tls_public_key) == (claim, None)
+    over_tls = open_entry(entry_statement(config, identity, "https://m.example:1", claim))
+    assert over_tls.tls_public_key == tls_public_key(identity)
 
 
 def test_entry_of_before_still_opens_under_the_name_it_had() -> None:
