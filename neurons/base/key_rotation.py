@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neurons.base.keys import load_node_identity, node_key_path
-from neurons.base.outbox import EntryState, Outbox
-from polarise.errors import ConfigError, Unavailable
+from neurons.base.outbox import EntryState, Outbox, OutboxEntry
+from polarise.errors import ConfigError, ErrorCode, Unavailable
 from polarise.generations import generation_path, is_revocable, publications
 from polarise.keyfile import rewrite_key_file
 from polarise.ledger_client import LedgerClient
@@ -30,7 +30,7 @@ LOOK_SECONDS = 0.2
 OutboxOf = Callable[[Identity], Outbox]
 
 _WHY_NOT = {
-    Purpose.LOG: "a log is one history under one key: leases and validators would see another log",
+    Purpose.LOG: "a log is one history under one key, also over its log epochs: validators would see another log",
     Purpose.WITNESS: "a witness is known by its key, and every cosignature rests on it",
     Purpose.BROKER: "no subkey of this purpose is in use",
     Purpose.NODE: "the node key names the node: make a new node, and have the owner revoke this one (key revoke)",
@@ -119,9 +119,14 @@ def rotate(
             {
                 name: entry.reason or ""
                 for name, entry in entries.items()
-                if entry is not None and entry.state is EntryState.REFUSED
+                if entry is not None and entry.state is EntryState.REFUSED and not _stands(entry)
             },
         )
+
+
+def _stands(entry: OutboxEntry) -> bool:
+    """Whether it was refused only because it stands there already, as with an outbox that was lost."""
+    return (entry.reason or "").startswith(ErrorCode.CONFLICT)
 
 
 def _next(identity: Identity, purposes: Collection[Purpose], client: LedgerClient) -> dict[Purpose, int]:

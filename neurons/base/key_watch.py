@@ -2,7 +2,7 @@
 
 Rules:
 - What was learned is kept in the data directory: a restart while the ledger is away forgets nothing.
-- A ledger that is away is asked again; until then what is known counts.
+- A ledger that is away, or contradicts itself, is asked again; until then what is known counts.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 
-from polarise.errors import Unavailable
+from polarise.errors import LogFork, Unavailable
 from polarise.generations import Generations
 from polarise.ledger_client import LedgerClient
 from polarise.ledger_generations import read_generations
@@ -43,8 +43,8 @@ class KeyWatch:
         while not stop.is_set():
             try:
                 self.refresh()
-            except Unavailable as err:
-                logger.warning("replaced subkeys not read", extra={"cause": err.message})
+            except (Unavailable, LogFork) as err:
+                logger.warning("replaced subkeys not read", extra={"cause": str(err)[:300]})
             stop.wait(REFRESH_SECONDS)
 
     def refresh(self) -> None:

@@ -161,6 +161,15 @@ def test_a_ledger_that_is_away_gets_it_when_the_node_starts(node: Node) -> None:
     assert node.rotate().generations == {"ledger": 2, "request": 2, "statement": 2}
 
 
+def test_with_a_lost_outbox_what_stands_there_is_no_refusal(node: Node) -> None:
+    node.rotate()
+    for path in node.folder.glob("outbox.sqlite*"):
+        path.unlink()
+    rotated = node.rotate()
+    assert (rotated.was_begun, rotated.waiting, rotated.refused) == (True, (), {})
+    assert rotated.generations == {"ledger": 1, "request": 1, "statement": 1}
+
+
 def state(outbox: Outbox, name: str) -> EntryState | None:
     entry = outbox.entry(name)
     return None if entry is None else entry.state
