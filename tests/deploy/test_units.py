@@ -25,7 +25,7 @@ from tests.support.installed import CHECKOUT, UNITS, Machine, Unit, script
 EXPOSURE_MAX = {
     "polarise-agent.service": 1.6,
     "polarise-ledger.service": 1.5,
-    "polarise-miner.service": 5.5,
+    "polarise-miner.service": 5.7,
     "polarise-validator.service": 1.5,
 }
 NAMES = sorted(path.name for path in UNITS.glob("*.service"))
