@@ -197,7 +197,7 @@ class RequestsConfig(Section):
         100,
         gt=0,
         le=100_000,
-        description="Requests of one address (IPv6: one /64) that are not authenticated; loopback is not counted.",
+        description="Requests of one address (IPv6: one /64) that no listed key signed; loopback is not counted.",
     )
     anonymous_burst: int = Field(1000, ge=1, le=1_000_000, description="Such requests at once.")
     failed_per_minute: float = Field(

@@ -114,10 +114,11 @@ class Gatekeeper:
         try:
             caller = self._identified(body, access)
         except RequestRejected as err:
-            if err.code is not ErrorCode.TOO_MANY_REQUESTS:
+            is_known = err.code is ErrorCode.NOT_PERMITTED and g.get("actor") is not None
+            if err.code is not ErrorCode.TOO_MANY_REQUESTS and not is_known:
                 limits.failed(address)
             raise
-        limits.authenticated(address, caller.key, is_costly=access.is_costly)
+        limits.authenticated(address, caller.key, is_listed=caller.is_listed, is_costly=access.is_costly)
         return caller
 
     def _check_generation(self, key: str, counter: int, field: str) -> None:

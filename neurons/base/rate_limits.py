@@ -1,8 +1,9 @@
 """How often anybody may ask: a bucket of requests per address and one per key, looked at before anything costs much.
 
 Rules:
-- A request is taken from the bucket of its address when it is whole. One that is authenticated goes back there and is
-  taken from the bucket of its key: whoever shows who it is uses up no address that others share.
+- A request is taken from the bucket of its address when it is whole. One that a listed key signed goes back there and is
+  taken from the bucket of that key: whoever shows who it is uses up no address that others share. Keys on no list cost
+  nothing, so that theirs counts for both.
 - A request that was seen before counts for nobody's key: a replay cannot use up what its signer has.
 - A TLS handshake is taken from a bucket of its own, as large as that one: it costs this node more than a request, and
   whoever makes it has shown nothing yet.
@@ -204,9 +205,9 @@ class RateLimits:
         if is_costly and (wait := self._costly.wait_seconds(key)) is not None:
             raise self._refusal("costly", "tokens, leases and logins of your key", self._rates.costly, wait)
 
-    def authenticated(self, address: str | None, key: str, *, is_costly: bool) -> None:
-        """Count a request for its key, and no longer for its address."""
-        if address is not None:
+    def authenticated(self, address: str | None, key: str, *, is_listed: bool, is_costly: bool) -> None:
+        """Count a request for its key; for its address no longer, unless the key stands on no list and cost nothing."""
+        if address is not None and is_listed:
             self._anonymous.give_back(address)
         self._keys.take(key)
         if is_costly:

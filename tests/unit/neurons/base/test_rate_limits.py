@@ -31,6 +31,7 @@ TABLE = {
     ("GET", "/public"): RouteAccess(is_public=True),
     ("GET", "/own"): RouteAccess(LISTED),
     ("POST", "/costly"): RouteAccess(LISTED, is_costly=True),
+    ("GET", "/owners"): RouteAccess({Role.OWNER: Scope.ANY}),
     ("GET", "/large"): RouteAccess(is_public=True),
     ("GET", "/public-stream"): RouteAccess(is_public=True),
 }
@@ -153,7 +154,7 @@ class Site:
         roles = RoleTable(None, renters=[RENTER.public_key], is_open=True)
         gatekeeper = Gatekeeper(NODE_KEY, roles, TABLE, self.nonces, self.tokens, self.clock, limits)
         self.app = HttpApp("site", gatekeeper, streams_max=4, streams_per_key_max=9, stream_seconds_max=1.0)
-        for method, rule in (("GET", "/public"), ("GET", "/own"), ("POST", "/costly")):
+        for method, rule in (("GET", "/public"), ("GET", "/own"), ("POST", "/costly"), ("GET", "/owners")):
             self.app.route(method, rule, lambda _caller, _body: SuccessAnswer())
         self.app.route("GET", "/large", lambda _caller, _body: Response(LARGE))
         self.app.route("GET", "/public-stream", lambda _caller, _body: self.app.stream(_open_silent, "text/plain"))
@@ -218,6 +219,24 @@ def test_authenticated_requests_use_up_no_address_and_an_empty_one_stops_them_be
     assert [site.sign("198.51.100.1").status for _ in range(5)] == [200] * 5
     assert limited(site.sign("198.51.100.9")) == 1000  # the key, from wherever it comes
     assert [site.get("198.51.100.1").status for _ in range(4)] == [200] * 4
+
+
+def test_keys_that_cost_nothing_do_not_get_around_their_address(site: Site) -> None:
+    """A new key for each request: the address has its four all the same."""
+
+    def ask(number: int) -> Answer:
+        who = identity(f"free key {number}")
+        return signed(site.url, NODE_KEY, who, "GET", "/own", headers={"X-Forwarded-For": "198.51.100.1"})
+
+    assert [ask(number).status for number in range(4)] == [200] * 4
+    limited(ask(4))
+    assert site.sign("198.51.100.2").status == 200
+
+
+def test_listed_key_that_asks_for_what_is_not_its_own_is_no_failure(site: Site) -> None:
+    for _ in range(3):
+        site.sign("198.51.100.1", target="/owners").assert_refused(403, "NOT_PERMITTED")
+    assert site.sign("198.51.100.1").status == 200
 
 
 def test_bearer_tokens_count_for_their_key(site: Site) -> None:
