@@ -89,14 +89,18 @@ class AuditTrail:
         self._refused: dict[tuple[Actor, str, str], _Refused] = {}
         self._lock = threading.Lock()
 
-    def did(self, actor: Actor, action: str, target: str | None) -> None:
+    def did(self, actor: Actor, action: str, target: str | None, *, is_listed: bool = True) -> None:
         """Tell that a caller changed something.
 
         Args:
             actor: Who.
             action: Method and rule of the route.
             target: What was changed: a container's id.
+            is_listed: Keys on no list cost nothing, so what they do to no lease is counted, not told one by one.
         """
+        if not is_listed and target is None:
+            self._count(Actor(), action, OK, None)
+            return
         self._spool.put(
             "audit.action",
             {"action": action, "actor": actor.key, "role": actor.role, "object": target, "outcome": OK},
@@ -104,6 +108,9 @@ class AuditTrail:
 
     def refused(self, actor: Actor, action: str, code: str, address: str | None) -> None:
         """Count a refusal."""
+        self._count(actor, action, code, address)
+
+    def _count(self, actor: Actor, action: str, code: str, address: str | None) -> None:
         with self._lock:
             name = (actor, action, code)
             if name not in self._refused and len(self._refused) >= ROWS_MAX:
@@ -167,7 +174,7 @@ class AuditTrail:
             "last_unix_ms": row.last_unix_ms,
             "addresses_count": len(row.addresses) or None,
         }
-        self._spool.put("audit.refused", payload)
+        self._spool.put("audit.action" if code == OK else "audit.refused", payload)
 
 
 def about_node(role: str, config: Config, **further: str) -> Event:

@@ -220,7 +220,8 @@ class HttpApp:
             answer = view(caller, body, **path_variables)
             if self._audit is not None and caller is not None and access.is_audited:
                 target = next(iter(path_variables.values()), getattr(answer, "container_id", None))
-                self._audit.did(Actor(caller.key, str(caller.role)), f"{method} {rule}", target)
+                actor = Actor(caller.key, str(caller.role))
+                self._audit.did(actor, f"{method} {rule}", target, is_listed=caller.is_listed)
             return jsonify(answer.to_wire()) if isinstance(answer, WireModel) else answer
 
         self.flask.add_url_rule(

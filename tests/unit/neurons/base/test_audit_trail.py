@@ -127,6 +127,16 @@ def test_flood_of_refusals_is_a_handful_of_lines_and_none_is_forgotten(scene: Sc
     assert len(scene.payloads()) == len(told), "a window without refusals is silent"
 
 
+def test_tokens_of_keys_that_cost_nothing_are_one_line_and_their_leases_are_all_told(scene: Scene) -> None:
+    for number in range(1000):
+        scene.trail.did(Actor(f"{number:064x}", "renter"), "POST /token", None, is_listed=False)
+    scene.trail.did(Actor("cd" * 32, "renter"), "POST /allocate", "0123456789ab", is_listed=False)
+    scene.trail.tell_refused()
+    scene.trail.hand_on()
+    told = [(line["kind"], payload_of(line).get("actor"), payload_of(line).get("count")) for line in scene.lines()]
+    assert told == [("audit.action", "cd" * 32, None), ("audit.action", None, 1000)]
+
+
 def test_full_spool_says_how_much_it_lost_when_there_is_room(tmp_path: Path) -> None:
     scene = Scene(tmp_path, lines_max=2)
     for number in range(5):
