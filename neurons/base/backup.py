@@ -3,6 +3,7 @@
 Rules:
 - Databases are copied by SQLite's own backup, so that each is whole as of one moment; every other file is written once or
   replaced whole. What only the running machine means (locks, sockets, disks of leases, compiled code) is left out.
+- A folder `backups` in the data directory is left out, so that backups kept there do not hold each other.
 - The file is readable by its owner alone: node keys in it are encrypted, token secrets and host keys are not.
 - Nothing is overwritten, neither by a backup nor by a restore; a restore that fails leaves nothing behind.
 - Each file is compared with the hash in the manifest before the folder gets its name.
@@ -37,7 +38,7 @@ SETTINGS = "settings.yaml"
 DATA = "data"
 MANIFEST_BYTES_MAX = 256 * 1024 * 1024
 # What another start makes again, or what means nothing on another machine.
-LEFT_OUT = frozenset({"run", "disks", "native", "ballast", "lock", "agent/lock", f"agent/{RESTORED_FILE}"})
+LEFT_OUT = frozenset({"run", "disks", "native", "backups", "ballast", "lock", "agent/lock", f"agent/{RESTORED_FILE}"})
 LEFT_OUT_ENDINGS = ("-wal", "-shm", "-journal", ".partial")
 VERSION = 1
 
@@ -89,6 +90,7 @@ def write_backup(node_dir: Path, target: Path, now_unix_ms: int, *, settings: Pa
         raise ConfigError("this is no node's data directory", origin=str(node_dir), allowed="one with keys/node.key")
     if target.exists():
         raise ConfigError("the file is there already", origin=str(target), allowed="a new name; nothing is overwritten")
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = target.with_name(f"{target.name}.partial")
     partial.unlink(missing_ok=True)
     files: dict[str, str] = {}

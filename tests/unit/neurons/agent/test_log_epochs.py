@@ -9,15 +9,24 @@ from pathlib import Path
 
 import pytest
 
-from neurons.agent.new_epoch import Anchored, begin_log_epoch
+from neurons.agent.new_epoch import Anchored, begin_log_epoch, read_anchors
+from neurons.base.keys import load_node_identity
 from neurons.base.log_epochs import mark_restored, read_log_epochs, refuse_restored
+from neurons.base.outbox import Outbox
+from neurons.cli import main
 from neurons.validator.replay import _telemetry
 from polarise.canonical import JsonValue
 from polarise.errors import ConfigError, ProofRejected, RejectReason, RequestRejected
+from polarise.genesis import write_genesis
+from polarise.keyfile import KeyKind, create_key_file
+from polarise.ledger_client import LedgerClient
 from polarise.log_epoch import KIND, STATEMENT_KIND, LogEpoch, open_log_epoch
 from polarise.signing import Purpose
 from polarise.statement import sign_statement
 from polarise.stream import SYSTEM, origin_of
+from polarise.transaction import SetValue
+from tests.support.identities import People
+from tests.support.worker import free_port
 from tests.unit.neurons.agent.agent_process import IDENTITY, NODE_KEY, AgentProcess
 from tests.unit.neurons.agent.served_agent import (
     OTHER,
@@ -28,6 +37,8 @@ from tests.unit.neurons.agent.served_agent import (
     reading,
     served,
 )
+from tests.unit.neurons.ledger.ledger_process import SLOW, running
+from utils.clock import SystemClock
 
 STATUS: dict[str, JsonValue] = {"kind": "action.status", "payload": {"status": "RUNNING"}}
 NOW_UNIX_MS = 1_700_000_000_000
@@ -236,3 +247,43 @@ def test_only_the_node_begins_a_log_epoch() -> None:
         with pytest.raises(ProofRejected) as caught:
             open_log_epoch(refused, node_key)
         assert caught.value.reason is RejectReason.BAD_SIGNATURE
+
+
+def test_the_command_asks_the_ledger_and_begins_above_what_is_anchored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], people: People
+) -> None:
+    """A node that lost its disk: nothing is left but the key, and its anchors on a real ledger."""
+    node_dir, secret = tmp_path / "node", tmp_path / "passphrase"
+    secret.write_text("passphrase\n", encoding="utf-8")
+    secret.chmod(0o600)
+    create_key_file(node_dir / "keys" / "node.key", KeyKind.NODE, b"passphrase", owner=people.owner)
+    identity = load_node_identity(node_dir, b"passphrase")
+    key, port = identity.public_key, free_port()
+    write_genesis(tmp_path / "genesis.json", SLOW)
+    command = ["log", "new-epoch", "--data-dir", str(node_dir), "--passphrase-file", str(secret)]
+    settings = [
+        "--set",
+        f"ledger.endpoint=http://127.0.0.1:{port}",
+        "--set",
+        f"ledger.genesis={tmp_path / 'genesis.json'}",
+    ]
+    assert main([*command, *settings]) == 2
+    assert "could not be asked" in capsys.readouterr().out
+    with running(tmp_path / "ledger", port) as (node, _):
+        client = LedgerClient(f"http://127.0.0.1:{port}", SLOW, timeout_seconds=5)
+        with Outbox(tmp_path / "outbox.sqlite", identity, client, SystemClock()) as outbox:
+            outbox.put(SetValue(path=f"/registry/{key}", value="entry"))
+            for name, size in (("system", 70), ("system-2", 9), ("ab" * 16, 3)):
+                outbox.put(
+                    SetValue(path=f"/roots/{key}/{name}", value={"size": size, "root": "0" * 64, "note": "0" * 64})
+                )
+            while outbox.step():
+                pass
+        node.ledger.make_block()
+        assert read_anchors(client, key) == Anchored(2, {"system": 70, "system-2": 9})
+        assert main([*command, *settings]) == 0
+    said = capsys.readouterr().out
+    assert "events go into system-3" in said
+    assert "the ledger knows 9 lines" in said
+    ((_, begun),) = read_log_epochs(node_dir, key)
+    assert (begun.log_epoch, begun.previous, begun.anchored_size) == (3, "system-2", 9)

@@ -33,11 +33,12 @@ SCHEMA = "CREATE TABLE pair (first INTEGER NOT NULL, second INTEGER NOT NULL)"
 def node_dir(tmp_path: Path) -> Path:
     """A data directory with one of each kind of file."""
     folder = tmp_path / "node"
-    for name in ("keys", "run/events", "disks/abc", "evidence", "agent"):
+    for name in ("keys", "backups", "run/events", "disks/abc", "evidence", "agent"):
         (folder / name).mkdir(parents=True)
     (folder / "keys" / "node.key").write_bytes(b"encrypted")
     (folder / "evidence" / "00.json").write_bytes(b"{}")
     (folder / "lock").write_bytes(b"1")
+    (folder / "backups" / "0.tar").write_bytes(b"an older backup")
     (folder / "run" / "agent.sock").write_bytes(b"")
     (folder / "disks" / "abc" / "disk.ext4").write_bytes(b"a tenant's")
     (folder / "elsewhere").symlink_to("/etc/passwd")
