@@ -136,7 +136,7 @@ class Gatekeeper:
     def _identified(self, body: bytes, access: RouteAccess) -> Caller:
         caller, verified = self._verified(body, access)
         if self._limits is not None:
-            self._limits.check_key(caller.key, is_costly=access.is_costly)
+            self._limits.check_key(caller_address(), caller.key, is_listed=caller.is_listed, is_costly=access.is_costly)
         if verified is not None:
             # Last, because it is a durable write: who may not come in must not cost us one.
             self._nonces.spend(verified, int(utc_now(self._clock).timestamp()))

@@ -3,7 +3,7 @@
 Rules:
 - A request is taken from the bucket of its address when it is whole. One that a listed key signed goes back there and is
   taken from the bucket of that key: whoever shows who it is uses up no address that others share. Keys on no list cost
-  nothing, so that theirs counts for both.
+  nothing, so that theirs counts for both, and so does what they have made.
 - A request that was seen before counts for nobody's key: a replay cannot use up what its signer has.
 - A TLS handshake is taken from a bucket of its own, as large as that one: it costs this node more than a request, and
   whoever makes it has shown nothing yet.
@@ -194,24 +194,32 @@ class RateLimits:
         if address is not None:
             self._failed.take(address)
 
-    def check_key(self, key: str, *, is_costly: bool) -> None:
+    def check_key(self, address: str | None, key: str, *, is_listed: bool, is_costly: bool) -> None:
         """Refuse a key whose buckets are empty, and count nothing: whoever sends its words again must not empty them.
+
+        Args:
+            address: Where it asks from.
+            key: Whose request it is.
+            is_listed: Whether the owner or the ledger named the key.
+            is_costly: Whether it makes something.
 
         Raises:
             RequestRejected: TOO_MANY_REQUESTS (429).
         """
         if (wait := self._keys.wait_seconds(key)) is not None:
             raise self._refusal("key", "requests of your key", self._rates.key, wait)
-        if is_costly and (wait := self._costly.wait_seconds(key)) is not None:
-            raise self._refusal("costly", "tokens, leases and logins of your key", self._rates.costly, wait)
+        for name in _makers(address, key, is_listed=is_listed) if is_costly else ():
+            if (wait := self._costly.wait_seconds(name)) is not None:
+                whose = "your key" if name == key else f"keys on no list from {name}"
+                raise self._refusal("costly", f"tokens, leases and logins of {whose}", self._rates.costly, wait)
 
     def authenticated(self, address: str | None, key: str, *, is_listed: bool, is_costly: bool) -> None:
         """Count a request for its key; for its address no longer, unless the key stands on no list and cost nothing."""
         if address is not None and is_listed:
             self._anonymous.give_back(address)
         self._keys.take(key)
-        if is_costly:
-            self._costly.take(key)
+        for name in _makers(address, key, is_listed=is_listed) if is_costly else ():
+            self._costly.take(name)
 
     def _refusal(self, name: str, what: str, rate: Rate, wait_seconds: int) -> RequestRejected:
         self.refused[name] += 1
@@ -222,6 +230,11 @@ class RateLimits:
             status=429,
             retry_after_seconds=wait_seconds,
         )
+
+
+def _makers(address: str | None, key: str, *, is_listed: bool) -> tuple[str, ...]:
+    """Return for whom it counts that something is made."""
+    return (key,) if is_listed or address is None else (key, address)
 
 
 def _parse(text: str) -> IpAddress | None:

@@ -19,6 +19,7 @@ from neurons.base.tokens import TokenIssuer, TokenSecret
 from polarise.errors import ErrorCode, RequestRejected
 from polarise.http_signatures import sign_request
 from polarise.messages import SuccessAnswer
+from polarise.signing import Identity
 from tests.support.clock import ManualClock
 from tests.support.http import Answer, send, signed
 from tests.support.identities import identity
@@ -176,8 +177,8 @@ class Site:
     def get(self, address: str, target: str = "/public", method: str = "GET", **headers: str) -> Answer:
         return send(self.url, method, target, headers={"X-Forwarded-For": address, **headers})
 
-    def sign(self, address: str, method: str = "GET", target: str = "/own") -> Answer:
-        return signed(self.url, NODE_KEY, RENTER, method, target, headers={"X-Forwarded-For": address})
+    def sign(self, address: str, method: str = "GET", target: str = "/own", *, who: Identity = RENTER) -> Answer:
+        return signed(self.url, NODE_KEY, who, method, target, headers={"X-Forwarded-For": address})
 
 
 @pytest.fixture(name="site")
@@ -237,6 +238,14 @@ def test_listed_key_that_asks_for_what_is_not_its_own_is_no_failure(site: Site) 
     for _ in range(3):
         site.sign("198.51.100.1", target="/owners").assert_refused(403, "NOT_PERMITTED")
     assert site.sign("198.51.100.1").status == 200
+
+
+def test_what_keys_that_cost_nothing_make_counts_for_their_address_too(site: Site) -> None:
+    keys = [identity(f"free {number}") for number in range(3)]
+    assert [site.sign("198.51.100.1", "POST", "/costly", who=key).status for key in keys[:2]] == [200] * 2
+    limited(site.sign("198.51.100.1", "POST", "/costly", who=keys[2]))
+    assert site.sign("198.51.100.1", "POST", "/costly").status == 200, "a key on a list has what it has"
+    assert site.sign("198.51.100.2", "POST", "/costly", who=keys[2]).status == 200
 
 
 def test_bearer_tokens_count_for_their_key(site: Site) -> None:
