@@ -18,7 +18,8 @@ def growth_bytes(filesystem_of: Path, *, leave_out: Path, devices: Path = BLOCK_
         leave_out: Files below this folder are not counted.
         devices: Where the kernel tells it.
     """
-    number = filesystem_of.stat().st_dev
+    # The kernel tells where a file is, not by which links it was reached.
+    number, leave_out = filesystem_of.stat().st_dev, leave_out.resolve()
     return sum(_growth(file, number) for file in _files(devices) if leave_out not in file.parents)
 
 

@@ -42,3 +42,10 @@ def test_files_that_are_gone_or_on_another_file_system_do_not_count(tmp_path: Pa
     (devices / "loop2").mkdir()
     assert growth_bytes(tmp_path, leave_out=tmp_path / "ours", devices=devices) == 0
     assert growth_bytes(tmp_path, leave_out=tmp_path / "ours", devices=tmp_path / "none") == 0
+
+
+def test_our_own_do_not_count_either_where_their_folder_is_reached_by_a_link(tmp_path: Path) -> None:
+    devices = tmp_path / "block"
+    tell(devices, 0, str(sparse(tmp_path / "real" / "lease" / "1")))
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    assert growth_bytes(tmp_path, leave_out=tmp_path / "link", devices=devices) == 0
