@@ -5,6 +5,8 @@ Rules:
   of a container of 64 MiB. So each lease's are summed up twice a second, and one that is over its limit is ended.
 - The limit is that of its TCP and UDP sockets, `socket_memory`. A program that asks for its addresses reads the answer.
 - A list that is longer than any honest one counts as over the limit: reading it may not cost more than it saves.
+- A kill is all that the look waits for, never the engine: what is left of one lease is removed while the others are
+  looked at, or a tenant with several would fill the rest meanwhile.
 - Only the lease's own sockets count: those of its network namespace, which no other has and it cannot leave.
 Source: proc_pid_net(5); net/netlink/af_netlink.c prints the columns.
 """
@@ -13,8 +15,10 @@ from __future__ import annotations
 
 import logging
 import threading
+from concurrent.futures import Future
 from pathlib import Path
 
+from neurons.base.threads import DaemonThreads
 from neurons.miner.journal import Journal
 from neurons.miner.lease import Lease, LeaseState
 from neurons.miner.running import RunningLeases
@@ -28,6 +32,9 @@ INTERVAL_SECONDS = 0.5
 # Some 11,000 sockets, at 95 characters each.
 TEXT_BYTES_MAX = 1 << 20
 _RECEIVED, _SENT = 4, 5
+# Of those that remove what is left of ended leases.
+THREADS_COUNT = 4
+STOP_SECONDS = 5.0
 
 
 class NetlinkWatch:
@@ -44,6 +51,7 @@ class NetlinkWatch:
         self._leases = leases
         self._journal: Journal = leases.journal
         self._proc = proc
+        self._threads = DaemonThreads(self.name, THREADS_COUNT)
 
     def prepare(self) -> None:
         """Nothing to take."""
@@ -52,6 +60,8 @@ class NetlinkWatch:
         """Look twice a second until ``stop`` is set."""
         while not stop.wait(INTERVAL_SECONDS):
             self.look()
+        if not self._threads.join(STOP_SECONDS):
+            logger.warning("leases are still ending; the next start finishes them")
 
     def look(self) -> None:
         """Look once, and end every lease that is over its limit."""
@@ -77,9 +87,23 @@ class NetlinkWatch:
     def _end(self, lease: Lease, cause: str) -> None:
         logger.warning("lease takes the host's memory and is ended", extra={"lease_id": lease.lease_id, "cause": cause})
         try:
-            self._leases.terminate(lease, lost="host_memory_taken")
+            ending = self._leases.cut(lease, lost="host_memory_taken")
         except Unavailable as err:
             logger.warning("cannot end a lease yet", extra={"lease_id": lease.lease_id, "cause": err.message})
+            return
+        if ending is not None:
+            self._threads.submit(self._remove, ending).add_done_callback(self._log_defect)
+
+    def _remove(self, lease: Lease) -> None:
+        try:
+            self._leases.end(lease)
+        except Unavailable as err:
+            logger.warning("cannot end a lease yet", extra={"lease_id": lease.lease_id, "cause": err.message})
+
+    def _log_defect(self, job: Future[None]) -> None:
+        # Nobody else looks at these jobs; the row is DELETING, so that `reconcile` finishes what one left.
+        if (error := job.exception()) is not None:
+            logger.error("ending a lease failed", exc_info=error)
 
 
 def excess(text: bytes, memory_bytes: int) -> str | None:

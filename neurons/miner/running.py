@@ -212,6 +212,23 @@ class RunningLeases:
                 ) from err
             logger.warning("lease ended, its removal waits", extra={"lease_id": lease.lease_id, "cause": err.message})
 
+    def cut(self, lease: Lease, *, lost: Loss) -> Lease | None:
+        """Write down that a lease is over and kill its first process, without the engine; `end` removes what is left.
+
+        Returns:
+            The lease as it is now; None when it is gone.
+
+        Raises:
+            Unavailable: The end cannot be written down; its first process is killed all the same.
+        """
+        try:
+            ending = self._begin_end(lease, lost)
+            if ending is not None:
+                self.metering.read_last(ending)
+        finally:
+            self.metering.kill(lease)
+        return ending
+
     def end(self, lease: Lease, *, lost: Loss | None = None) -> None:
         """End a lease now, whoever holds it; what its holder keeps from being removed, `reconcile` removes later.
 

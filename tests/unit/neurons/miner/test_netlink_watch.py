@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
-from neurons.miner.netlink_watch import excess, held_bytes
+from neurons.base.database import StorageRefused
+from neurons.miner.lease import Expiry, LeaseState
+from neurons.miner.netlink_watch import NetlinkWatch, excess, held_bytes
+from neurons.miner.running import RunningLeases
+from tests.support.leases import lease
+from tests.unit.neurons.miner.test_running import engineless_leases, manual_clock
+from utils.clock import SystemClock
+from utils.docker_utils import connect
+
+__all__ = ["engineless_leases", "manual_clock"]
 
 HEAD = b"sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops    Inode\n"
 
@@ -41,3 +57,56 @@ def test_list_that_is_longer_than_any_honest_one_is_too_much_whatever_it_holds()
     count = (1 << 20) // len(line)
     assert excess(HEAD + line * (count - 2), 64 << 20) is None
     assert "netlink sockets are open" in str(excess((HEAD + line * (count + 2))[: 1 << 20], 64 << 20))
+
+
+@pytest.fixture(name="processes")
+def first_processes() -> Iterator[list[subprocess.Popen[bytes]]]:
+    with contextlib.ExitStack() as stack:
+        started = [stack.enter_context(subprocess.Popen(["sleep", "600"])) for _ in range(3)]
+        yield started
+        for process in started:
+            process.kill()
+
+
+def hoarding(leases: RunningLeases, tmp_path: Path, processes: list[subprocess.Popen[bytes]]) -> NetlinkWatch:
+    """Grant a lease to each process, and let the kernel's list of each say that it is far over its limit."""
+    for number, process in enumerate(processes):
+        row = lease(number, container_id=f"{number:064x}", expiry=Expiry.after(SystemClock(), 600))
+        leases.journal.reserve(lambda _leases: row)  # noqa: B023  called at once
+        leases.journal.update(row, also=leases.metering.begun(process.pid), state=LeaseState.ACTIVE)
+        (tmp_path / str(process.pid) / "net").mkdir(parents=True)
+        (tmp_path / str(process.pid) / "net" / "netlink").write_bytes(HEAD + socket_line(1 << 40))
+    return NetlinkWatch(leases, proc=tmp_path)
+
+
+def test_all_that_hoard_are_killed_before_the_engine_is_asked_to_remove_one(
+    leases: RunningLeases, tmp_path: Path, processes: list[subprocess.Popen[bytes]]
+) -> None:
+    """The engine hangs: it takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        client = connect(f"tcp://127.0.0.1:{silent.getsockname()[1]}")
+        leases.manager.client = client
+        watch = hoarding(leases, tmp_path, processes)
+        thread = threading.Thread(target=watch.look, daemon=True)
+        thread.start()
+        connection, _ = silent.accept()
+        with connection:
+            # Long before the question to the engine is given up.
+            assert [process.wait(3) for process in processes] == [-9] * 3
+            thread.join(3)
+            assert not thread.is_alive()
+        client.close()
+    assert {(row.state, row.lost) for row in leases.journal.all()} == {(LeaseState.DELETING, "host_memory_taken")}
+
+
+def test_hoard_is_killed_also_where_its_end_cannot_be_written_down(
+    leases: RunningLeases, tmp_path: Path, processes: list[subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = hoarding(leases, tmp_path, processes)
+
+    def refuse(*_arguments: object, **_named: object) -> None:
+        raise StorageRefused("journal.sqlite cannot be written: the disk is full")
+
+    monkeypatch.setattr(leases.journal, "change", refuse)
+    watch.look()
+    assert [process.wait(3) for process in processes] == [-9] * 3
