@@ -58,6 +58,20 @@ def engine_errors() -> Iterator[None]:
         ) from err
 
 
+@contextmanager
+def engine_work() -> Iterator[None]:
+    """As `engine_errors`, for what the engine has no reason to refuse: a refusal is a failure too, to be tried again later.
+
+    Raises:
+        Unavailable: The engine does not answer, or refused.
+    """
+    with engine_errors():
+        try:
+            yield
+        except APIError as err:
+            raise Unavailable(f"the engine refused: {err.explanation or err}", retry_after_seconds=10) from err
+
+
 def check_engine(client: docker.DockerClient) -> None:
     """Ask the engine for a sign of life, which a running one gives at once.
 
@@ -72,12 +86,12 @@ def find_container(client: docker.DockerClient, container_id: str) -> Container 
     """Return a container by its id, None when the engine says that there is none.
 
     Raises:
-        Unavailable: The engine cannot be asked.
+        Unavailable: The engine cannot be asked, or failed at it.
         ValueError: Not a container id.
     """
     if not CONTAINER_ID.fullmatch(container_id):
         raise ValueError(f"{container_id!r} is not a container id")
-    with engine_errors():
+    with engine_work():
         try:
             return client.containers.get(container_id)
         except NotFound:
@@ -92,7 +106,7 @@ def labelled_containers(client: docker.DockerClient, *labels: str) -> list[Conta
     Raises:
         Unavailable: The engine cannot be asked, or failed at it.
     """
-    with engine_errors(), _refusals_are_outages():
+    with engine_work():
         return list(client.containers.list(all=True, filters={"label": list(labels)}, ignore_removed=True))
 
 
@@ -104,7 +118,7 @@ def remove_container(client: docker.DockerClient, container_id: str) -> None:
     """
     if not CONTAINER_ID.fullmatch(container_id):
         raise ValueError(f"{container_id!r} is not a container id")
-    with engine_errors(), _refusals_are_outages():
+    with engine_work():
         try:
             client.api.remove_container(container_id, v=True, force=True)
         except NotFound:
@@ -113,15 +127,6 @@ def remove_container(client: docker.DockerClient, container_id: str) -> None:
             # 409: another request is removing it at this moment; that is what we want.
             if err.status_code != 409:
                 raise
-
-
-@contextmanager
-def _refusals_are_outages() -> Iterator[None]:
-    """Where the engine has no reason to refuse, a refusal is a failure of its own, to be tried again later."""
-    try:
-        yield
-    except APIError as err:
-        raise Unavailable(f"the engine failed: {err.explanation or err}", retry_after_seconds=10) from err
 
 
 class _PatientApi(docker.APIClient):

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from neurons.miner.profile import Profile
 from neurons.miner.socket_memory import hold_socket_memory
 from polarise.errors import SubnetError, Unavailable
 from polarise.receipt import Limits
-from utils.docker_utils import check_engine, engine_errors, find_container, labelled_containers, remove_container
+from utils.docker_utils import check_engine, engine_work, find_container, labelled_containers, remove_container
 from utils.ssh import read_banner
 
 logger = logging.getLogger(__name__)
@@ -188,7 +187,7 @@ class ContainerManager:
         container = next((found for found in self.containers_of(lease.lease_id) if found.status == "running"), None)
         if container is None or lease.image_id is None or lease.host_key is None:
             raise SlotLost(f"the slot {lease.lease_id} has lost its container")
-        with engine_errors(), _engine_refusals():
+        with engine_work():
             container.update(
                 mem_limit=lease.limits.memory_bytes,
                 memswap_limit=lease.limits.memory_bytes + lease.limits.swap_bytes,
@@ -299,7 +298,7 @@ class ContainerManager:
         return []
 
     def _image_id(self, reference: str) -> str:
-        with engine_errors():
+        with engine_work():
             try:
                 return str(self.client.images.get(reference).id)
             except ImageNotFound as err:
@@ -340,13 +339,13 @@ class ContainerManager:
         }
 
     def _create(self, lease: Lease, image_id: str) -> Container:
-        with engine_errors(), _engine_refusals():
+        with engine_work():
             return self.client.containers.create(
                 image_id, start_command(lease), detach=True, **self.create_options(lease)
             )
 
     def _start(self, container: Container, lease: Lease) -> None:
-        with engine_errors(), _engine_refusals():
+        with engine_work():
             try:
                 container.start()
             except APIError as err:
@@ -396,7 +395,7 @@ def _started(container: Container, lease: Lease, image_id: str, host_key: str) -
 
 
 def _state_of(container: Container) -> dict[str, Any]:
-    with engine_errors(), _engine_refusals():
+    with engine_work():
         container.reload()
     return dict(container.attrs["State"])
 
@@ -411,7 +410,7 @@ def signal_container(client: docker.DockerClient, container_id: str, signal_name
     Raises:
         Unavailable: The engine cannot be asked, or could not do it.
     """
-    with engine_errors(), _engine_refusals():
+    with engine_work():
         try:
             client.api.kill(container_id, signal_name)
         except APIError as err:
@@ -429,11 +428,3 @@ def reload_sshd(client: docker.DockerClient, container_id: str) -> None:
     """
     if not signal_container(client, container_id, "SIGHUP"):
         raise Unavailable("the container does not run", retry_after_seconds=30)
-
-
-@contextmanager
-def _engine_refusals() -> Iterator[None]:
-    try:
-        yield
-    except APIError as err:
-        raise Unavailable(f"the engine refused: {err.explanation or err}", retry_after_seconds=10) from err

@@ -12,7 +12,7 @@ from docker.errors import ImageNotFound
 
 from neurons.miner.network import SPARE_COUNT, NodeNetwork
 from polarise.errors import Unavailable
-from utils.docker_utils import check_engine, engine_errors
+from utils.docker_utils import check_engine, engine_work
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class EngineWatch:
             Unavailable: The engine does not answer, or the image is missing.
         """
         check_engine(self._client)
-        with engine_errors():
+        with engine_work():
             try:
                 self._client.images.get(self._image)
             except ImageNotFound as err:

@@ -8,7 +8,7 @@ from docker.errors import APIError
 from neurons.miner.disk import LeaseDisks
 from neurons.miner.lease import Lease
 from polarise.messages import ContainerUsage
-from utils.docker_utils import engine_errors
+from utils.docker_utils import check_engine, engine_errors
 
 
 class ResourceMonitor:
@@ -29,6 +29,8 @@ class ResourceMonitor:
         Raises:
             Unavailable: The engine cannot be asked.
         """
+        # One that hangs would hold a thread of the API for a minute with each question.
+        check_engine(self._client)
         with engine_errors():
             try:
                 stats = self._client.api.stats(str(lease.container_id), stream=False, one_shot=True)

@@ -33,7 +33,7 @@ from neurons.miner.bridges import (
 from neurons.miner.firewall import Firewall
 from neurons.miner.firewall_rules import LEASE_RANGE, interface_prefix
 from neurons.miner.private_network import PrivateNetworks
-from utils.docker_utils import engine_errors
+from utils.docker_utils import engine_work
 
 POOL = Pool(ipaddress.IPv4Network(LEASE_RANGE), 29)
 SPARE_COUNT = 2
@@ -105,11 +105,11 @@ class NodeNetwork:
             ssh_port: One of the node's.
 
         Raises:
-            Unavailable: The engine cannot be asked, the name is taken by somebody else, no subnet is free, or the bridge
+            Unavailable: The engine cannot be asked or refuses, the name is taken by somebody else, no subnet is free, or the bridge
                 does not lie where the packet filter is.
         """
         bridge = self.bridge(ssh_port)
-        with engine_errors(), self._making:
+        with engine_work(), self._making:
             found = find_network(client, bridge.name)
             if found is None:
                 subnets = free_subnets(POOL, self.node_id, bridge.number, host_routes(POOL))
@@ -155,7 +155,7 @@ class NodeNetwork:
             Unavailable: The engine cannot be asked.
         """
         kept = {self.bridge(port).name for port in keep if port in self._ssh_ports}
-        with engine_errors(), self._making:
+        with engine_work(), self._making:
             for found in labelled(client, label):
                 if found.name not in kept and not self.private.is_private(found):
                     self._remove(found)

@@ -19,7 +19,6 @@ from dataclasses import replace
 from typing import Any
 
 import docker
-from docker.errors import APIError
 from docker.models.containers import Container
 from docker.models.networks import Network
 
@@ -39,7 +38,7 @@ from neurons.miner.firewall import Firewall
 from neurons.miner.firewall_rules import PRIVATE_NETWORKS_MAX, PRIVATE_RANGE, private_prefix
 from neurons.miner.lease import Lease, PrivatePlace
 from polarise.errors import ErrorCode, RequestRejected, Unavailable
-from utils.docker_utils import engine_errors
+from utils.docker_utils import engine_work
 
 logger = logging.getLogger(__name__)
 
@@ -102,13 +101,10 @@ class PrivateNetworks:
         Raises:
             Unavailable: The engine cannot be asked or refuses, no subnet is free, or the packet filter does not stand.
         """
-        with engine_errors(), self._lock:
+        with engine_work(), self._lock:
             network = self._ensure(client, label, place.number)
             address = str(_subnet_of(network)[FIRST_HOST + place.member])
-            try:
-                network.connect(container, ipv4_address=address)
-            except APIError as err:
-                raise Unavailable(f"the engine refused: {err.explanation or err}", retry_after_seconds=10) from err
+            network.connect(container, ipv4_address=address)
         return replace(place, address=address)
 
     def sweep(self, client: docker.DockerClient, label: str) -> None:
@@ -117,7 +113,7 @@ class PrivateNetworks:
         Raises:
             Unavailable: The engine cannot be asked.
         """
-        with engine_errors(), self._lock:
+        with engine_work(), self._lock:
             kept = {self.name(number) for number in self._used()}
             for network in labelled(client, label):
                 if self.is_private(network) and network.name not in kept:

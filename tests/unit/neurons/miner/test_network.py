@@ -1,16 +1,22 @@
 """Names and ports that derive from a node's id, so that two nodes on one host never meet."""
 
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import docker
 import pytest
 
-from neurons.miner.bridges import free_subnets, routed_subnets
+from neurons.miner.bridges import INTERFACE_OPTION, free_subnets, routed_subnets
+from neurons.miner.engine import EngineWatch
 from neurons.miner.firewall_rules import interface_prefix
 from neurons.miner.network import POOL, NodeNetwork
 from neurons.miner.settings import SSH_PORTS, ssh_ports
 from polarise.errors import Unavailable
-from tests.support.engine import DEAD_ENGINE
+from tests.support.engine import DEAD_ENGINE, engine
 from tests.support.identities import People, identity
 from tests.support.miners import miner_config
-from utils.docker_utils import connect
+from utils.docker_utils import connect, find_container
 
 IDS = [identity(str(number)).public_key[:12] for number in range(200)]
 
@@ -78,3 +84,57 @@ def test_engine_that_is_away_makes_no_network() -> None:
             NodeNetwork(IDS[0]).ensure(client, "polarise.node=x", 0)
     finally:
         client.close()
+
+
+class FailingEngine(BaseHTTPRequestHandler):
+    """Lives, says which version it is, and fails at everything else, as one whose disk is full."""
+
+    def do_GET(self) -> None:
+        is_version = self.path.endswith("/version")
+        body = b'{"ApiVersion": "1.41"}' if is_version else b'{"message": "no space left on device"}'
+        self.send_response(200 if is_version or self.path.endswith("/_ping") else 500)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Nobody reads it."""
+
+
+@pytest.fixture(name="failing")
+def client_of_an_engine_that_fails() -> Iterator[docker.DockerClient]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), FailingEngine) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        client = connect(f"tcp://127.0.0.1:{server.server_port}")
+        yield client
+        client.close()
+        server.shutdown()
+
+
+def test_engine_that_fails_at_something_is_an_outage_and_no_defect_of_ours(failing: docker.DockerClient) -> None:
+    """Else a full disk of the engine's answers renters 500, and ends the services that look after leases."""
+    network, label = NodeNetwork(IDS[0]), "polarise.node=x"
+    watch = EngineWatch(failing, network, label, "an-image", used_ports=tuple)
+    asked: list[Callable[[], object]] = [
+        lambda: network.ensure(failing, label, 0),
+        lambda: network.remove_strays(failing, label),
+        lambda: network.private.sweep(failing, label),
+        lambda: find_container(failing, "a" * 12),
+        watch.check,
+    ]
+    for ask in asked:
+        with pytest.raises(Unavailable, match="no space left on device"):
+            ask()
+
+
+@pytest.mark.docker
+def test_bridge_whose_interface_somebody_else_has_is_refused_with_the_reason() -> None:
+    network = NodeNetwork(IDS[1])
+    with engine() as client:
+        options = {INTERFACE_OPTION: network.bridge(0).interface}
+        foreign = client.networks.create(f"foreign-{IDS[1]}", driver="bridge", options=options)
+        try:
+            with pytest.raises(Unavailable, match="same bridge name"):
+                network.ensure(client, f"polarise.node={IDS[1]}", 0)
+        finally:
+            foreign.remove()
