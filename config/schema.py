@@ -162,7 +162,7 @@ class AccessConfig(Section):
         gt=0,
         le=1,
         allow_inf_nan=False,
-        description="Share of memory, CPUs, disk, GPUs and leases that keys on no list may hold together, with open.",
+        description="Share of memory, CPUs, disk, GPUs, private networks and leases that keys on no list may hold together, with open.",
     )
     open_leases_per_address: int = Field(
         4,

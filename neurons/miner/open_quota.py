@@ -1,8 +1,8 @@
 """What keys on no list may hold of this miner together, and from one address; with ``access.open`` a new key costs nothing.
 
 Rules:
-- Together they hold at most a share of memory, CPUs, disk and leases, each rounded down, and of GPUs, rounded up: a host
-  with one GPU lends it to whoever comes.
+- Together they hold at most a share of memory, CPUs, disk, leases and private networks, each rounded down, and of GPUs,
+  rounded up: a host with one GPU lends it to whoever comes.
 - From one address (IPv6: one /64) they hold at most so many leases; where the address names nobody, as behind a proxy
   that the settings do not name, only the share holds.
 - Whether a key is on a list is asked each time: who is put on one counts here no more.
@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from neurons.miner.firewall_rules import PRIVATE_NETWORKS_MAX
 from neurons.miner.inventory import Inventory
 from neurons.miner.lease import Lease
 from polarise.errors import ErrorCode, RequestRejected
@@ -64,6 +65,8 @@ class OpenQuota:
         _hold("disk", disk, int(inventory.disk_capacity() * share), "{} bytes of disk")
         devices = sum(len(lease.devices) for lease in together)
         _hold("devices", devices, math.ceil(len(inventory.gpus) * share), "{} devices")
+        networks = len({lease.private.number for lease in together if lease.private})
+        _hold("private_network", networks, max(1, int(PRIVATE_NETWORKS_MAX * share)), "{} private networks")
 
     def _check_address(self, wanted: Lease, others: Sequence[Lease]) -> None:
         if wanted.address is None:

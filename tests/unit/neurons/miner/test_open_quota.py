@@ -2,7 +2,8 @@
 
 import pytest
 
-from neurons.miner.lease import Lease
+from neurons.miner.firewall_rules import PRIVATE_NETWORKS_MAX
+from neurons.miner.lease import Lease, PrivatePlace
 from neurons.miner.open_quota import OpenQuota
 from polarise.errors import ErrorCode, RequestRejected
 from tests.support.leases import lease
@@ -52,6 +53,19 @@ def test_free_keys_share_a_part_of_the_host(last: Lease, one_more: Lease, field:
 def test_leases_of_free_keys_are_bounded_however_small() -> None:
     accepted(free(99), [free(number) for number in range(9)])
     assert refusal(free(99), [free(number) for number in range(10)]) == (ErrorCode.NO_CAPACITY, 409, None)
+
+
+def test_private_networks_of_free_keys_leave_the_others_to_those_on_a_list() -> None:
+    """A node has 32. On one with many leases free keys could otherwise hold every one of them, with one lease each."""
+    large = stock(leases_max=90)
+    taken = [free(n, private=PrivatePlace("a", n, 0)) for n in range(PRIVATE_NETWORKS_MAX // 2)]
+    last, one_more = taken.pop(), free(99, private=PrivatePlace("a", PRIVATE_NETWORKS_MAX // 2, 0))
+    quota().check(last, taken, large)
+    taken.append(last)
+    quota().check(free(98, private=PrivatePlace("a", 0, 1)), taken, large)
+    with pytest.raises(RequestRejected, match="16 private networks") as caught:
+        quota().check(one_more, taken, large)
+    assert (caught.value.code, caught.value.field) == (ErrorCode.NO_CAPACITY, "private_network")
 
 
 def test_one_address_has_so_many_however_many_keys() -> None:
