@@ -130,7 +130,7 @@ def engineless_miner(
 ) -> Iterator[RunningMiner]:
     """The real miner, serving, with an engine that is not there."""
     data_dir = tmp_path_factory.mktemp("engineless")
-    with running(MinerNode(engineless(people), data_dir, node_identity)) as miner:
+    with running(MinerNode(engineless(people, requests={"costly_burst": 10_000}), data_dir, node_identity)) as miner:
         yield miner
 
 
