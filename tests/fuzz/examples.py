@@ -28,6 +28,7 @@ TEXTS = (
     "0" * 64 + "/system",
     "argon2id",
     "most",
+    "10.0.0.1",
 )
 Schema = Mapping[str, object]
 
