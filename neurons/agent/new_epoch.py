@@ -15,9 +15,11 @@ from pathlib import Path
 from neurons.agent.streams import log_path
 from neurons.base.data_dir import DataDir
 from neurons.base.log_epochs import forget_restored, read_log_epochs, write_log_epochs
+from polarise.checkpoint import open_checkpoint
 from polarise.errors import ConfigError
 from polarise.ledger_client import LedgerClient
 from polarise.log_epoch import STATEMENT_KIND, LogEpoch
+from polarise.notes import Ed25519Verifier, NoteInvalid
 from polarise.signing import Identity, Purpose
 from polarise.statement import sign_statement
 from polarise.stream import LOG_EPOCH_MAX, is_system, log_epoch_of, origin_of, system_stream
@@ -85,6 +87,10 @@ def begin_log_epoch(
                 f"log epoch {number} is not above {known}", origin="--epoch", allowed=f"{known + 1} to {LOG_EPOCH_MAX}"
             )
         subkey = identity.subkey(Purpose.LOG)
+        if last is not None and not _is_signed_by(
+            last, subkey.key.public_key, origin_of(identity.public_key, previous)
+        ):
+            last = None  # by a key that was replaced since; nobody could check it against the certificate beside it
         begun = LogEpoch(
             node_key=identity.public_key,
             log_epoch=number,
@@ -99,6 +105,14 @@ def begin_log_epoch(
         write_log_epochs(node_dir, statements)
         forget_restored(node_dir)
     return begun
+
+
+def _is_signed_by(note: bytes, public_key: str, origin: str) -> bool:
+    try:
+        open_checkpoint(note, Ed25519Verifier(origin, public_key))
+    except NoteInvalid:
+        return False
+    return True
 
 
 def _newest_stream(folder: Path, node_key: str, known: int) -> tuple[str, bytes | None]:

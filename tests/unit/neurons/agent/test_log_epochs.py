@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from neurons.agent.new_epoch import Anchored, begin_log_epoch, read_anchors
+from neurons.base.event_log import EventLog
 from neurons.base.keys import load_node_identity
 from neurons.base.log_epochs import mark_restored, read_log_epochs, refuse_restored
 from neurons.base.outbox import Outbox
@@ -21,7 +22,7 @@ from polarise.genesis import write_genesis
 from polarise.keyfile import KeyKind, create_key_file
 from polarise.ledger_client import LedgerClient
 from polarise.log_epoch import KIND, STATEMENT_KIND, LogEpoch, open_log_epoch
-from polarise.signing import Purpose
+from polarise.signing import Purpose, SigningKey
 from polarise.statement import sign_statement
 from polarise.stream import SYSTEM, origin_of
 from polarise.transaction import SetValue
@@ -287,3 +288,14 @@ def test_the_command_asks_the_ledger_and_begins_above_what_is_anchored(
     assert "the ledger knows 9 lines" in said
     ((_, begun),) = read_log_epochs(node_dir, key)
     assert (begun.log_epoch, begun.previous, begun.anchored_size) == (3, "system-2", 9)
+
+
+def test_a_log_that_a_replaced_key_signed_is_not_named(tmp_path: Path) -> None:
+    """Its checkpoint could not be checked with the certificate beside it, and the agent would not start."""
+    (tmp_path / "agent").mkdir()
+    with EventLog(tmp_path / "agent" / "system.sqlite", origin_of(NODE_KEY, SYSTEM), SigningKey(b"\x31" * 32)) as log:
+        log.sign()
+    begun = begin_log_epoch(tmp_path, IDENTITY, NOTHING_ANCHORED, NOW_UNIX_MS)
+    assert begun.last is None
+    with AgentProcess(tmp_path) as agent:
+        assert agent.client.epochs().system == "system-1"
