@@ -38,6 +38,7 @@ class OpenApiRoutes:
 
     def __init__(self, make: Callable[[], Document]) -> None:
         self._make = make
+        self._page = DocumentPage()
         self._lock = threading.Lock()
 
     def register(self, app: HttpApp) -> None:
@@ -54,7 +55,7 @@ class OpenApiRoutes:
         """Return the page."""
         with self._lock:
             response = Response(self._html, mimetype="text/html")
-        response.headers["Content-Security-Policy"] = policy()
+        response.headers["Content-Security-Policy"] = self._page.policy
         response.headers["X-Content-Type-Options"] = "nosniff"
         response.headers["Referrer-Policy"] = "no-referrer"
         return response
@@ -69,7 +70,7 @@ class OpenApiRoutes:
 
     @cached_property
     def _html(self) -> str:
-        return render(self._document)
+        return self._page.render(self._document)
 
 
 def document_text(document: Document) -> str:
@@ -77,33 +78,36 @@ def document_text(document: Document) -> str:
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
-def render(document: Document) -> str:
-    """Return the page of a document."""
-    environment = Environment(
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        loader=FileSystemLoader(FOLDER),
-    )
-    environment.filters["json"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)
-    environment.filters["shape"] = _shape
-    components: Any = document["components"]
-    environment.filters["answer"] = lambda entry: (
-        components["responses"][entry["$ref"].rpartition("/")[2]] if "$ref" in entry else entry
-    )
-    return environment.get_template(TEMPLATE).render(document=document, style=_style())
+class DocumentPage:
+    """Makes the page. Template and style are read here: an upgrade under a running daemon changes neither."""
 
+    def __init__(self) -> None:
+        environment = Environment(
+            autoescape=True, trim_blocks=True, lstrip_blocks=True, loader=FileSystemLoader(FOLDER), auto_reload=False
+        )
+        environment.filters["json"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)
+        environment.filters["shape"] = _shape
+        self._template = environment.get_template(TEMPLATE)
+        self._style = (FOLDER / STYLE).read_text(encoding="utf-8")
 
-def policy() -> str:
-    """Return the Content-Security-Policy of the page: nothing but its own style, by that style's hash."""
-    digest = base64.b64encode(hashlib.sha256(_style().encode()).digest()).decode()
-    return (
-        f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
+    @property
+    def policy(self) -> str:
+        """Its Content-Security-Policy: nothing but its own style, by that style's hash."""
+        digest = base64.b64encode(hashlib.sha256(self._style.encode()).digest()).decode()
+        return (
+            f"default-src 'none'; style-src 'sha256-{digest}'; "
+            "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        )
 
+    def render(self, document: Document) -> str:
+        """Return the page of a document."""
+        components: Any = document["components"]
 
-def _style() -> str:
-    return (FOLDER / STYLE).read_text(encoding="utf-8")
+        def answer(entry: Mapping[str, str]) -> Mapping[str, str]:
+            named: Mapping[str, Mapping[str, str]] = components["responses"]
+            return named[entry["$ref"].rpartition("/")[2]] if "$ref" in entry else entry
+
+        return self._template.render(document=document, style=self._style, answer=answer)
 
 
 def _shape(schema: Mapping[str, Any]) -> str:

@@ -80,7 +80,7 @@ def test_no_answer_that_the_document_does_not_announce(daemons: Daemons, role: s
             for mode in GenerationMode:
                 wrong += _answers_of(daemons, daemon, operation, access, mode, given_path, statuses)
     sys.stdout.write(f"{role}: {statuses.total()} requests, {dict(sorted(statuses.items()))}\n")
-    assert wrong == []
+    assert not wrong, "\n\n".join(wrong)
     daemons.clear()
     assert daemons.client(daemons.market.owner).containers() == ()
 

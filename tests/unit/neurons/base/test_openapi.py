@@ -18,7 +18,7 @@ from config.loader import CHECKOUT
 from config.reference import ERROR_CODES
 from neurons.base.access import Role, RouteAccess, Scope
 from neurons.base.openapi import api_document, path_of, refusals_of
-from neurons.base.openapi_routes import document_text, policy, render
+from neurons.base.openapi_routes import DocumentPage, document_text
 from neurons.base.operation import Answer, Operation, OperationTable, Route
 from neurons.ledger.access_table import LEDGER_ACCESS
 from neurons.ledger.operations import LEDGER_OPERATIONS
@@ -39,6 +39,7 @@ TABLES: dict[str, tuple[Mapping[Route, RouteAccess], OperationTable]] = {
     "ledger": (LEDGER_ACCESS, LEDGER_OPERATIONS),
 }
 ROLES = sorted(TABLES)
+PAGE = DocumentPage()
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -129,7 +130,7 @@ def test_security_is_that_of_the_access_table(role: str) -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_page_loads_nothing_and_runs_nothing(role: str) -> None:
-    page = render(document(role))
+    page = PAGE.render(document(role))
     assert not re.search(r"<script|<link|<img|<iframe|\bsrc=|\son\w+=|javascript:|@import|url\(|style=", page)
     assert set(re.findall(r'href="([^"]*)"', page)) == {"/openapi"}
     assert all(f"<code>{path}</code>" in page for path in document(role)["paths"])
@@ -137,7 +138,7 @@ def test_page_loads_nothing_and_runs_nothing(role: str) -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_page_names_every_refusal_of_every_route(role: str) -> None:
-    page = render(document(role))
+    page = PAGE.render(document(role))
     access, operations = TABLES[role]
     for method, rule in access:
         name = document(role)["paths"][path_of(rule)][method.lower()]["operationId"]
@@ -150,7 +151,7 @@ def test_page_names_every_refusal_of_every_route(role: str) -> None:
 
 def test_text_of_a_document_stays_text_on_the_page() -> None:
     hostile = "<script>alert(1)</script>"
-    page = render({**document("ledger"), "info": {"title": hostile, "version": "1", "description": hostile}})
+    page = PAGE.render({**document("ledger"), "info": {"title": hostile, "version": "1", "description": hostile}})
     assert hostile not in page
 
 
@@ -158,9 +159,9 @@ def test_both_are_served_to_anybody(engineless_miner: RunningMiner) -> None:
     answer = send(engineless_miner.url, "GET", "/openapi")
     assert (answer.status, answer.json) == (200, document("miner"))
     page = send(engineless_miner.url, "GET", "/openapi/page")
-    assert page.headers["content-security-policy"] == policy()
-    assert "'unsafe" not in policy()
-    assert page.body.decode() == render(document("miner"))
+    assert page.headers["content-security-policy"] == PAGE.policy
+    assert "'unsafe" not in PAGE.policy
+    assert page.body.decode() == PAGE.render(document("miner"))
 
 
 def test_every_refusal_in_the_source_is_announced_by_some_route() -> None:
