@@ -18,7 +18,7 @@ from neurons.base.health import Health
 from neurons.base.http_app import HttpApp
 from neurons.base.metrics import MetricsTracker
 from neurons.ledger.feed import BlockFeed
-from neurons.ledger.query import invalid, not_found, query_hash, query_number, query_text
+from neurons.ledger.query import PLACE_MAX, invalid, not_found, query_hash, query_number, query_text
 from polarise.decode import WireModel
 from polarise.errors import RequestRejected
 from polarise.ledger_messages import (
@@ -36,7 +36,7 @@ from polarise.ledger_messages import (
     SubmitAnswer,
     TransactionAnswer,
 )
-from polarise.merkle import SIZE_MAX, leaf_hash
+from polarise.merkle import leaf_hash
 from polarise.transaction import check_path
 from tlog.tiles import parse_tile, read_tile
 
@@ -162,7 +162,7 @@ class LedgerRoutes:
 
     def blocks(self, _caller: Caller | None, _body: bytes) -> WireModel:
         """Return a page of blocks."""
-        first = query_number("from", 0, 0, SIZE_MAX)
+        first = query_number("from", 0, 0, PLACE_MAX)
         notes = self._ledger.blocks(first, query_number("limit", LIST_MAX, 1, LIST_MAX))
         return BlocksAnswer(
             blocks=tuple(BlockView(height=height, note=note.decode()) for height, note in enumerate(notes, first))
@@ -170,7 +170,7 @@ class LedgerRoutes:
 
     def leaves(self, _caller: Caller | None, _body: bytes) -> WireModel:
         """Return a page of leaves."""
-        first = query_number("from", 0, 0, SIZE_MAX)
+        first = query_number("from", 0, 0, PLACE_MAX)
         lines = self._ledger.log.read(first, first + query_number("limit", LEAVES_MAX, 1, LEAVES_MAX))
         page: list[str] = []
         size = 0

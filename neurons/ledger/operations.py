@@ -17,11 +17,11 @@ from neurons.base.operation import (
     text,
 )
 from neurons.ledger.access_table import LEDGER_ACCESS
+from neurons.ledger.query import PLACE_MAX
 from polarise import ledger_messages as messages
 from polarise.canonical import JsonValue
 from polarise.errors import ErrorCode
 from polarise.genesis import Genesis
-from polarise.merkle import SIZE_MAX
 from polarise.state_messages import StateAnswer, SubtreeAnswer
 from polarise.transaction import HASH_PATTERN, PATH_PATTERN, Transaction
 
@@ -36,7 +36,9 @@ _GONE = {404: (ErrorCode.NOT_FOUND,)}
 
 
 def _size(name: str, description: str, *, is_required: bool = False) -> Parameter:
-    return Parameter(name, description, {"type": "integer", "minimum": 0, "maximum": SIZE_MAX}, is_required=is_required)
+    return Parameter(
+        name, description, {"type": "integer", "minimum": 0, "maximum": PLACE_MAX}, is_required=is_required
+    )
 
 
 _WRITING: OperationTable = {

@@ -9,6 +9,9 @@ from flask import request
 from polarise.errors import ErrorCode, RequestRejected
 from polarise.transaction import HASH_PATTERN
 
+# Beyond every block and leaf. The database holds numbers up to 2^63 - 1, and a page ends behind where it begins.
+PLACE_MAX = 2**53 - 1
+
 
 def query_text(name: str) -> str:
     """Return a parameter that has to be there."""

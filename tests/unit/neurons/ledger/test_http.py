@@ -138,6 +138,9 @@ def test_every_refusal_has_its_code(market: Market) -> None:
         "/blocks?limit=101",
         "/leaves?limit=257",
         "/leaves?from=99999999999999999999",
+        f"/leaves?from={2**63}",
+        f"/leaves?from={2**53}",
+        f"/blocks?from={2**53}",
         "/consistency?old=1",
         "/consistency?old=0&new=5",
         "/frontier?size=1",
@@ -152,6 +155,12 @@ def test_questions_without_an_answer_are_refused_in_the_one_shape(market: Market
     status, answer = market.raw("GET", target)
     assert status in {400, 404}
     assert answer["status"] == "failure"
+
+
+def test_page_behind_the_end_is_empty(market: Market) -> None:
+    last = 2**53 - 1
+    assert market.raw("GET", f"/leaves?from={last}") == (200, {"status": "success", "first": last, "leaves": []})
+    assert market.raw("GET", f"/blocks?from={last}") == (200, {"status": "success", "blocks": []})
 
 
 def test_every_route_has_rights_and_counters_are_the_owners(market: Market) -> None:
