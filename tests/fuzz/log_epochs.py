@@ -82,6 +82,8 @@ TARGETS = (
         (RequestRejected, ProofRejected),
         MAX_BODY_BYTES,
         covers=("neurons.base.log_epochs.read_log_epochs",),
+        # It opens a statement and a note: five signatures.
+        weight=4,
     ),
     Target(
         "neurons.base.backup.restore_backup",
