@@ -23,6 +23,7 @@ from neurons.miner.container import (
     StartedContainer,
     StepObserver,
 )
+from neurons.miner.disk import GRANULE_BYTES
 from neurons.miner.inventory import Inventory
 from neurons.miner.journal import Journal
 from neurons.miner.lease import Expiry, Lease, LeaseId, LeaseState, PrivatePlace
@@ -34,6 +35,7 @@ from neurons.miner.slots import become, fitting
 from polarise.errors import Unavailable
 from polarise.messages import AllocateRequest
 from polarise.payloads import Status
+from polarise.quantities import format_size
 from polarise.statement import SignedStatement
 from utils.clock import Clock
 
@@ -233,6 +235,7 @@ class ResourceAllocator:
             self.events.open(lease)
             if lease.host_key is None:
                 lease, started = self.run_on_free_port(lease, public_key)
+                self._check_disk(lease)
             else:
                 started = self.manager.hand_over(lease, public_key)
             self.events.started(lease, started.container_id, started.pid)
@@ -263,6 +266,24 @@ class ResourceAllocator:
             extra={"lease_id": lease.lease_id, "renter_key": lease.renter_key, "ssh_port": lease.ssh_port},
         )
         return Granted(lease, password, is_new=True)
+
+    def _check_disk(self, lease: Lease) -> None:
+        """Look again at what the host's disk has left, now that other nodes see this lease's part of it.
+
+        Of two nodes that promise the same room at the same moment each has looked before the other's file was there.
+
+        Raises:
+            Unavailable: More is promised than there is.
+        """
+        if lease.limits.disk_bytes is None:
+            return
+        # What engine and journal wrote meanwhile is no promise of anybody's.
+        missing = -self.inventory.free(self.journal.all()).disk_bytes - GRANULE_BYTES
+        if missing > 0:
+            raise Unavailable(
+                f"{format_size(missing)} of the disk went to somebody else on this host while the lease was made",
+                retry_after_seconds=10,
+            )
 
     def run_on_free_port(self, lease: Lease, public_key: str | None) -> tuple[Lease, StartedContainer]:
         """Start the container of a row, on another port where something else listens on its own.

@@ -7,7 +7,8 @@ Rules:
   never lets a lease without an encrypted disk come to be.
 - The engine must see our mounts: it must be on this host, in our mount namespace, and its root must be root.
 - Promises never exceed what is free: files grow later, so that all promises count, not what is written so far. Those of
-  other nodes on the same file system count too; the kernel names their files, wherever they lie.
+  other nodes on the same file system count too; the kernel names their files, wherever they lie. What two nodes promise at
+  the same moment is looked at again when the files are there (`allocate`).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import pytest
 from docker.types import Mount
 
 from neurons.miner.container import ContainerManager
-from neurons.miner.disk import GRANULE_BYTES, LeaseDisks, inodes_of
+from neurons.miner.disk import GRANULE_BYTES, LeaseDisks, inodes_of, round_size
 from neurons.miner.lease import LeaseId
 from neurons.miner.node import MinerNode
 from neurons.miner.reconcile import Reconciler
@@ -28,6 +28,8 @@ from tests.support.identities import People, fresh_node_identity
 from tests.support.miners import RunningMiner, miner_config, running, wait_until
 from tests.support.ssh import Login
 from utils.clock import SystemClock
+from utils.host import disk_free_bytes
+from utils.loops import growth_bytes
 
 pytestmark = [pytest.mark.docker, pytest.mark.disk]
 
@@ -194,6 +196,38 @@ def test_disk_of_another_node_is_not_promised_a_second_time(miner: RunningMiner)
     finally:
         other.remove(LeaseId("d" * 32))
         other.folder.rmdir()
+
+
+def test_room_that_two_nodes_promise_at_the_same_moment_is_promised_by_one_at_most(
+    people: People, own_identity: Identity, tmp_path: Path
+) -> None:
+    """Another node's disk comes to be after this one has looked at what is free, and before it hands the lease out."""
+    others: list[LeaseDisks] = []
+
+    def promise(step: str) -> None:
+        if step != "allocate.reserved" or others:
+            return
+        others.append(LeaseDisks(FOLDER, "4" * 12, miner.allocator.manager.disks.trees))
+        free = miner.allocator.inventory.disk_capacity()
+        others[0].make(LeaseId("e" * 32), round_size(free - (1 << 30)), _image_id(miner))
+
+    # All but 16 GiB of what there is stays for other tests.
+    reserve = max(0, disk_free_bytes(FOLDER) - growth_bytes(FOLDER, leave_out=FOLDER / "none") - (16 << 30))
+    config = miner_config(people, docker={"reserve_disk": str(reserve)})
+    node = MinerNode(config, tmp_path / "node", own_identity, reach=promise)
+    with running(node) as miner:
+        try:
+            with pytest.raises(Unavailable, match="went to somebody else on this host"):
+                miner.client(people.renter).allocate(AllocateRequest(disk="4g"))
+            assert miner.allocator.journal.all() == []
+            assert left_over(miner.node_id) == []
+        finally:
+            for other in others:
+                other.remove(LeaseId("e" * 32))
+                other.folder.rmdir()
+        # Alone it may have it.
+        client = miner.client(people.renter)
+        client.terminate(client.allocate(AllocateRequest(disk="4g")).container_id)
 
 
 def test_disk_that_somebody_looks_into_goes_all_the_same(miner: RunningMiner) -> None:
