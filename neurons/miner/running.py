@@ -33,6 +33,7 @@ from polarise.statement import SignedStatement
 from polarise.usage import LOSS_TEXT, Loss, Usage
 from polarise.usage import STATEMENT_KIND as USAGE
 from utils.clock import Clock
+from utils.docker_utils import check_engine
 
 logger = logging.getLogger(__name__)
 
@@ -144,6 +145,9 @@ class RunningLeases:
         line = parse_public_key(public_key)
         with self.locks.holding(lease.lease_id):
             lease = self._current(lease)
+            if lease.has_password:
+                # Asked first: an answer of 503 is no change, and one that hangs holds this thread for seconds only.
+                check_engine(self.manager.client)
             files = self.manager.login_files(lease.lease_id)
             files.set_public_key(line)
             if lease.has_password:
@@ -168,6 +172,7 @@ class RunningLeases:
             )
         with self.locks.holding(lease.lease_id):
             lease = self._current(lease)
+            check_engine(self.manager.client)
             password = self.give_password(str(lease.container_id))
             if not lease.has_password:
                 self.manager.login_files(lease.lease_id).set_password_login(is_on=True)

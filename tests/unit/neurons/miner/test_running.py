@@ -23,6 +23,7 @@ from neurons.miner.network import NodeNetwork
 from neurons.miner.running import RunningLeases
 from neurons.miner.usage_book import UsageBook
 from polarise.errors import ErrorCode, RequestRejected, Unavailable
+from polarise.ssh_keys import generate_key_pair
 from tests.support.clock import ManualClock
 from tests.support.disks import disk_offer
 from tests.support.engine import DEAD_ENGINE
@@ -124,6 +125,18 @@ def test_lease_whose_engine_is_away_stays_deleting(leases: RunningLeases, clock:
     assert found is not None
     assert found.state is LeaseState.DELETING
     assert found.expiry.remaining_ms(clock) == 0
+
+
+def test_login_is_not_changed_halfway_where_the_engine_is_away(leases: RunningLeases, clock: ManualClock) -> None:
+    """The server would not read that passwords are off, and the answer is 503: then the old key must stand as well."""
+    current = leases.journal.update(granted(leases, clock, 10), has_password=True)
+    files = leases.manager.login_files(current.lease_id)
+    _, old = generate_key_pair()
+    files.create(old, with_password=True, isolation="standard")
+    before = {path: path.read_bytes() for path in files.folder.rglob("*") if path.is_file()}
+    with pytest.raises(Unavailable):
+        leases.set_public_key(current, generate_key_pair()[1])
+    assert {path: path.read_bytes() for path in files.folder.rglob("*") if path.is_file()} == before
 
 
 @pytest.fixture(name="first")
