@@ -14,7 +14,8 @@ from pathlib import Path
 
 from polarise.errors import ConfigError
 
-BACKLOG = 64
+# A connection beyond these is refused (EAGAIN): more than an HTTP server has threads, which may all come at once.
+BACKLOG = 512
 
 
 def listen(path: Path, mode: int) -> socket.socket:
