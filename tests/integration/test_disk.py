@@ -198,6 +198,7 @@ def test_disk_of_another_node_is_not_promised_a_second_time(miner: RunningMiner)
         other.folder.rmdir()
 
 
+@pytest.mark.alone
 def test_room_that_two_nodes_promise_at_the_same_moment_is_promised_by_one_at_most(
     people: People, own_identity: Identity, tmp_path: Path
 ) -> None:
