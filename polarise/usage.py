@@ -26,7 +26,7 @@ LOSS_TEXT: dict[Loss, str] = {
     "disk_key_lost": "the miner's host was restarted, and the key of the lease's disk, kept in memory only, is gone with its data",
     "disk_lost": "the disk of the lease cannot be used any more; its data is gone",
     "container_lost": "the container stopped and could not be kept running; its data is gone",
-    "host_memory_taken": "its programs took memory of the host in netlink sockets, and the miner ended it; its data is gone",
+    "host_memory_taken": "its programs took memory of the host in netlink sockets or multicast groups, and the miner ended it; its data is gone",
 }
 # The largest whole number that every JSON reader has; a counter beyond it stays there.
 COUNT_MAX = 2**53 - 1

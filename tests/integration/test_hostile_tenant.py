@@ -280,3 +280,25 @@ def test_hoard_in_netlink_sockets_ends_the_lease_and_says_why_and_a_little_does_
     assert (usage.is_final, usage.lost) == (True, "host_memory_taken")
     with pytest.raises(RequestRejected, match="netlink sockets"):
         client.container(answer.container_id)
+
+
+# Seven sockets join as many groups as each may, though the container has no IPv6.
+JOIN = """
+import socket, struct
+held = []
+for number in range(7 * 2000):
+    if number % 2000 == 0:
+        held.append(socket.socket(socket.AF_INET6, socket.SOCK_DGRAM))
+    group = socket.inet_pton(socket.AF_INET6, f"ff15::{number:x}") + struct.pack("I", 1)
+    held[-1].setsockopt(socket.IPPROTO_IPV6, 20, group)
+__import__("time").sleep(60)
+"""
+
+
+def test_hoard_of_multicast_groups_ends_the_lease(miner: RunningMiner, people: People, answer: AllocateAnswer) -> None:
+    """The kernel counts them for nobody."""
+    with engine() as docker_client:
+        docker_client.containers.get(answer.container_id).exec_run(["python3", "-c", JOIN], detach=True)
+    wait_until(lambda: miner.allocator.journal.by_container(answer.container_id) is None, 20, "the lease goes on")
+    usage = miner.client(people.renter).usage(answer.container_id).open("usage", Usage)
+    assert (usage.is_final, usage.lost) == (True, "host_memory_taken")

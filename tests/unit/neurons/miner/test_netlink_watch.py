@@ -13,7 +13,7 @@ import pytest
 
 from neurons.base.database import StorageRefused
 from neurons.miner.lease import Expiry, LeaseState
-from neurons.miner.netlink_watch import NetlinkWatch, excess, held_bytes
+from neurons.miner.netlink_watch import GROUPS_BYTES_MAX, NetlinkWatch, excess, groups_excess, held_bytes
 from neurons.miner.running import RunningLeases
 from tests.support.leases import lease
 from tests.unit.neurons.miner.test_running import engineless_leases, manual_clock
@@ -57,6 +57,14 @@ def test_list_that_is_longer_than_any_honest_one_is_too_much_whatever_it_holds()
     count = (1 << 20) // len(line)
     assert excess(HEAD + line * (count - 2), 64 << 20) is None
     assert "netlink sockets are open" in str(excess((HEAD + line * (count + 2))[: 1 << 20], 64 << 20))
+
+
+def test_multicast_groups_are_too_many_where_their_list_reaches_its_bound_and_not_a_byte_before() -> None:
+    line = b"1    eth0            ff150000000000000000000000000001     1 00000004 0\n"
+    text = line * (GROUPS_BYTES_MAX // len(line) + 1)
+    assert groups_excess(b"") is None
+    assert groups_excess(text[: GROUPS_BYTES_MAX - 1]) is None
+    assert "multicast groups" in str(groups_excess(text[:GROUPS_BYTES_MAX]))
 
 
 @pytest.fixture(name="processes")
