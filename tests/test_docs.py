@@ -19,6 +19,14 @@ ROOT = Path(__file__).resolve().parents[1]
 API = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 PACKAGES = ("polarise", "utils", "tlog", "challenges", "telemetry", "ledger", "config", "neurons")
 PACKAGE_FILES = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("__init__.py"))
+FILES = sorted(path for name in PACKAGES for path in (ROOT / name).rglob("*.py") if path.name != "__init__.py")
+ONE_FILE_EACH = (
+    "neurons/renter",
+    "neurons/setup",
+    "neurons/setup/checks",
+    "neurons/demo/cheats",
+    "neurons/validator/scoring",
+)
 DOCUMENTS = sorted(
     [
         *ROOT.glob("*.md"),
@@ -69,6 +77,18 @@ def test_every_warning_that_a_daemon_logs_has_a_row() -> None:
     page = (ROOT / "docs" / "warnings.md").read_text(encoding="utf-8")
     explained = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
     assert sorted(logged) == sorted(explained)
+
+
+def test_architecture_lists_every_file() -> None:
+    """Under its folder's heading; folders with one file per command, step, check or cheat are listed as folders."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert [str(path.relative_to(ROOT)) for path in FILES if not _is_in_architecture(path, text)] == []
+
+
+def test_a_file_that_only_another_folder_has_is_missed_in_architecture() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert _is_in_architecture(ROOT / "tlog" / "store.py", text)
+    assert not _is_in_architecture(ROOT / "ledger" / "store.py", text)
 
 
 def test_every_test_that_a_document_names_exists() -> None:
@@ -129,6 +149,23 @@ def test_api_page_marks_the_routes_that_need_a_signature() -> None:
 def test_api_page_lists_every_error_code() -> None:
     listed = set(re.findall(r"`([A-Z][A-Z_]+)`", API))
     assert {str(code) for code in ErrorCode} <= listed
+
+
+def _is_in_architecture(path: Path, text: str) -> bool:
+    """Whether the page names the file in a part about its folder, or about a folder that this one is in."""
+    part = text.partition("## One line per file")[2].partition("## Line 1")[0]
+    headings_and_bodies = re.split(r"\*\*([^*\n]+)\*\*", part)[1:]
+    folder = path.parent.relative_to(ROOT)
+    above = [f"`{parent}/`" for parent in (folder, *folder.parents)] + [f"`{path.relative_to(ROOT)}`"]
+    names = {path.stem, f"{folder.name}/{path.stem}", str(path.relative_to(ROOT))}
+    if str(folder) in ONE_FILE_EACH:
+        names |= {f"{folder.name}/", f"demo/{folder.name}/"}
+    sections = zip(headings_and_bodies[::2], headings_and_bodies[1::2], strict=True)
+    return any(
+        names & set(re.findall(r"`([^`]+)`", heading + body))
+        for heading, body in sections
+        if any(name in heading for name in above)
+    )
 
 
 def _without_code(text: str) -> str:
