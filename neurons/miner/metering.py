@@ -69,6 +69,15 @@ class Metering:
         if (reading := self._read(lease)) is not None:
             self._record([(lease, reading)])
 
+    def read_restarted(self, lease: Lease) -> None:
+        """Add the first reading of a container that was started again, on a full disk too.
+
+        Only by it are its new first process and the time since known: to what ends it without the engine, and to what
+        watches its memory.
+        """
+        if (reading := self._read(lease)) is not None:
+            self._record([(lease, reading)], is_needed=True)
+
     def begun(self, pid: int) -> Also:
         """Return what begins to count a lease whose container has this first process, when it is handed out."""
         source = self._reader.source(pid) or ""
@@ -79,7 +88,7 @@ class Metering:
     def read_last(self, lease: Lease) -> None:
         """Add the last reading of a lease whose container is about to be killed; whatever fails, the end goes on."""
         if (reading := self._read_known(lease)) is not None:
-            self._record([(lease, reading)], is_last=True)
+            self._record([(lease, reading)], is_needed=True)
 
     def pid_of(self, lease: Lease) -> int | None:
         """Return the first process of a lease's container while it lives; None when it is gone or not known."""
@@ -106,9 +115,9 @@ class Metering:
         """Return what makes the final statement of a lease when its row is dropped."""
         return lambda connection, lease: self.book.close(connection, lease, now_unix_ms)
 
-    def _record(self, readings: list[tuple[Lease, Reading]], *, is_last: bool = False) -> None:
-        # On a full disk the last room is for ends; the kernel keeps counting.
-        if not readings or (self._journal.ballast.is_given_up and not is_last):
+    def _record(self, readings: list[tuple[Lease, Reading]], *, is_needed: bool = False) -> None:
+        # On a full disk the last room is for ends, and what they need; the kernel keeps counting.
+        if not readings or (self._journal.ballast.is_given_up and not is_needed):
             return
         overdue_ms = {lease.lease_id: max(0, -lease.expiry.remaining_ms(self._clock)) for lease, _ in readings}
         try:

@@ -142,7 +142,7 @@ class Reconciler:
             manager.wait_for_banner(container, lease, GREETING_SECONDS)
             manager.check_limits(container, lease)
             # From now on its first process is known, also to whoever has to end it without the engine.
-            self._leases.metering.read(lease)
+            self._leases.metering.read_restarted(lease)
         except (NotGreeted, LimitNotApplied) as err:
             return "container_lost", str(err)
         return None

@@ -1,10 +1,12 @@
 """Metering never keeps a lease from ending: not by a disk that fails, and not by a process that is somebody else's."""
 
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from docker.models.containers import Container
 
 from neurons.base.database import StorageRefused
 from neurons.miner.container import ContainerManager
@@ -69,6 +71,40 @@ def test_process_that_has_only_the_number_is_left_alone(process: subprocess.Pope
     assert not reader.kill(f"other-boot {process.pid} {ticks}")
     assert not reader.kill("")
     assert process.poll() is None
+
+
+class StartedAgain(ContainerManager):
+    """Its container runs with another first process than the one that is known."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+
+    def find(self, lease: Lease) -> Container:
+        return Container(attrs={"Id": lease.container_id, "State": {"Status": "running", "Pid": self._pid}})
+
+
+def test_process_of_a_restarted_container_is_known_also_while_the_disk_is_full(
+    journal: Journal, tmp_path: Path
+) -> None:
+    """Else nothing could end it without the engine, nothing would watch its memory, and its time would be free."""
+    reader = CounterReader(CLOCK, proc=tmp_path / "proc", cgroup_root=tmp_path / "cgroup")
+    metering = Metering(journal, UsageBook(journal, identity("miner")), StartedAgain(8), CLOCK, reader)
+    begin_process(tmp_path / "proc", 7)
+    held = granted(journal, metering, 7)
+    shutil.rmtree(tmp_path / "proc")
+    begin_process(tmp_path / "proc", 8)
+    journal.ballast.is_given_up = True
+    metering.read(held)
+    assert metering.pid_of(held) is None, "the last room on the disk is not for usage"
+    metering.read_restarted(held)
+    assert metering.pid_of(held) == 8
+
+
+def begin_process(proc: Path, pid: int) -> None:
+    """Write what the kernel tells of a process in a control group of its own."""
+    (proc / str(pid)).mkdir(parents=True)
+    (proc / str(pid) / "stat").write_text(f"{pid} (sshd) S {' '.join(['0'] * 18)} 4242 0\n")
+    (proc / str(pid) / "cgroup").write_text("0::/docker/abc\n")
 
 
 def test_disk_that_fails_keeps_no_lease_from_its_end(
