@@ -31,8 +31,24 @@ put() {
         return
     fi
     [ -d "$(dirname "$2")" ] || act mkdir -p "$(dirname "$2")"
-    act cp "$1" "$2"
+    # A link is replaced: what it leads to (/dev/null, where a service is masked) is not ours to write or to give a mode.
+    act cp --remove-destination "$1" "$2"
     act chmod 0644 "$2"
+}
+
+# Whether the folder of the code is missing, empty, or an install's; a checkout, with what its owner keeps there, is none.
+is_code_ours() {
+    [ -e "$root/opt/polarise/VERSION.sha256" ] || [ -z "$(ls -A "$root/opt/polarise" 2>/dev/null)" ]
+}
+
+# An image's own links are good on the image: from here /etc would be this machine's.
+check_root_holds_all() {
+    for folder in opt/polarise etc/systemd/system etc/sysctl.d etc/sysusers.d etc/tmpfiles.d etc/polarise/secrets var/lib/polarise; do
+        case $(readlink -m "$root/$folder") in
+            "$root"/*) ;;
+            *) fail "$root/$folder leads out of $root, over a link" "make it a folder, or install on the machine itself" ;;
+        esac
+    done
 }
 
 # Run in a folder with the code: one hash over names and contents.
@@ -74,8 +90,9 @@ parse_options() {
     esac
     [ -z "$root" ] || [ -d "$root" ] || fail "--root $root is no folder" "make it first"
     # From here on an empty root is the machine itself.
-    [ -z "$root" ] || root=$(cd "$root" && pwd)
+    [ -z "$root" ] || root=$(cd "$root" && pwd -P)
     [ "$root" != / ] || root=
+    [ -z "$root" ] || check_root_holds_all
     [ -z "$venv" ] || venv=$(cd "$venv" 2>/dev/null && pwd) || fail "--venv leads to no folder"
     [ -n "$root" ] || [ -n "$is_dry" ] || [ "$(id -u)" = 0 ] || fail "this changes the machine" "run it as root, or with --dry-run"
 }

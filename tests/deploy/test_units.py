@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import socket
 import subprocess
 import time
@@ -19,7 +21,7 @@ from neurons.setup.checks.kernel import WANTED
 from neurons.setup.kernel_settings import file_text
 from polarise.keyfile import KeyKind, create_key_file, read_key_header
 from tests.support.identities import People
-from tests.support.installed import CHECKOUT, UNITS, Machine, Unit, script
+from tests.support.installed import CHECKOUT, UNITS, Machine, Unit, clean_environ, script
 
 # What `systemd-analyze security` may find at most, of 10.0; the miner mounts disks and writes the packet filter.
 EXPOSURE_MAX = {
@@ -170,6 +172,110 @@ def test_a_miner_with_a_lease_is_not_uninstalled(tmp_path: Path, people: People)
     assert tree(tmp_path) == before
     script("uninstall", *options, "--force")
     assert not (tmp_path / "etc" / "systemd" / "system" / "polarise-miner.service").exists()
+
+
+@pytest.mark.parametrize("script_name", ["install", "uninstall"])
+def test_what_no_install_put_into_the_place_of_the_code_stays(tmp_path: Path, script_name: str) -> None:
+    """A checkout in /opt/polarise, with the data that its owner keeps there."""
+    key = tmp_path / "opt" / "polarise" / "data" / "miner" / "keys" / "node.key"
+    key.parent.mkdir(parents=True)
+    key.write_bytes(b"the only copy")
+    before = tree(tmp_path)
+    options = ("--role", "miner", "--root", str(tmp_path))
+    if script_name == "install":
+        venv = ("--venv", str(CHECKOUT / ".venv"))
+        assert "no install put there" in script("install", *options, *venv, expect=2)
+    else:
+        assert "no install put it there" in script("uninstall", *options, "--purge")
+    assert tree(tmp_path) == before
+
+
+def test_a_masked_service_is_replaced_and_what_the_link_leads_to_is_left_alone(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "a root", tmp_path / "null"
+    elsewhere.write_bytes(b"")
+    elsewhere.chmod(0o666)
+    unit = root / "etc" / "systemd" / "system" / "polarise-ledger.service"
+    unit.parent.mkdir(parents=True)
+    unit.symlink_to(elsewhere)
+    script("install", "--role", "ledger", "--root", str(root), "--venv", str(CHECKOUT / ".venv"))
+    assert not unit.is_symlink()
+    assert unit.read_bytes() == (UNITS / unit.name).read_bytes()
+    assert (elsewhere.stat().st_mode & 0o777, elsewhere.read_bytes()) == (0o666, b"")
+
+
+def test_packages_are_added_below_a_root_with_a_space(tmp_path: Path) -> None:
+    root = tmp_path / "a root"
+    root.mkdir()
+    options = ("--role", "validator", "--root", str(root))
+    script("install", *options, "--venv", str(CHECKOUT / ".venv"))
+    environment = root / "opt" / "polarise" / ".venv"
+    environment.unlink()
+    (environment / "bin").mkdir(parents=True)
+    (environment / "lib" / "python3" / "site-packages").mkdir(parents=True)
+    # Writes down what it is asked for, in place of asking the network.
+    (environment / "bin" / "python").write_text('#!/bin/sh\necho "$@" >>"$0.asked"\n')
+    (environment / "bin" / "python").chmod(0o755)
+    script("install", *options)
+    asked = (environment / "bin" / "python.asked").read_text(encoding="utf-8").splitlines()
+    assert [line.split()[:3] for line in asked] == [["-m", "pip", "install"]] * 2
+    assert "--require-hashes" in asked[0]
+
+
+@pytest.mark.parametrize("name", ["etc", "opt", "var/lib"])
+def test_a_root_whose_folders_lead_out_of_it_is_left_alone(tmp_path: Path, name: str) -> None:
+    """On the image /etc is a link to another folder of it; seen from here it is this machine's."""
+    root, machine = tmp_path / "root", tmp_path / "machine"
+    kept = machine / "polarise" / "miner" / "keys"
+    kept.mkdir(parents=True)
+    (root / name).parent.mkdir(parents=True)
+    (root / name).symlink_to(machine)
+    before = tree(tmp_path)
+    options = ("--role", "miner", "--root", str(root))
+    assert f"leads out of {root}" in script("install", *options, "--venv", str(CHECKOUT / ".venv"), expect=2)
+    assert f"leads out of {root}" in script("uninstall", *options, "--purge", expect=2)
+    assert tree(tmp_path) == before
+
+
+def test_mounted_disks_are_seen_through_links_and_spaces_and_never_purged(tmp_path: Path) -> None:
+    root, link = tmp_path / "a root", tmp_path / "link"
+    root.mkdir()
+    link.symlink_to(root)
+    script("install", "--role", "miner", "--root", str(root), "--venv", str(CHECKOUT / ".venv"))
+    disk = root / "var" / "lib" / "polarise" / "miner" / "disks" / "00" / "root"
+    disk.mkdir(parents=True)
+    # The mount is seen by nobody but the shell that makes it, and goes with it.
+    purge = 'mount -t tmpfs tmpfs "$1" && echo tenant >"$1/file" && "$2" --role miner --root "$3" --purge; echo $?; cat "$1/file"'
+    words = ["sh", "-c", purge, "sh", str(disk), str(CHECKOUT / "deploy" / "uninstall"), str(link)]
+    done = subprocess.run(
+        ["unshare", "--mount", "--propagation", "private", *words], capture_output=True, text=True, check=False
+    )
+    assert "disks of leases are mounted" in done.stderr
+    assert done.stdout.splitlines()[-2:] == ["2", "tenant"]
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGHUP, signal.SIGTERM])
+def test_the_copy_of_the_passphrase_goes_however_the_command_ends(tmp_path: Path, end: signal.Signals) -> None:
+    with Machine(tmp_path / "root") as machine:
+        machine.install("ledger")
+        machine.boot()
+        machine.path("/opt/polarise/main.py").write_text("import time\nprint('runs', flush=True)\ntime.sleep(60)\n")
+        copies = tmp_path / "copies"
+        copies.mkdir()
+        tmp_path.chmod(0o755)
+        process = subprocess.Popen(
+            machine.command("env", f"TMPDIR={copies}", "/opt/polarise/deploy/run-as", "ledger", "audit", "log"),
+            env=clean_environ(),
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"runs\n"
+        assert [path.name for path in copies.glob("*/*")] == ["polarise-passphrase"]
+        # To the whole group, as a terminal does.
+        os.killpg(process.pid, end)
+        assert process.wait(30) == 128 + end
+        process.stdout.close()
+        assert list(copies.iterdir()) == []
 
 
 def add_lease(journal: Journal, lease_id: str, renter_key: str, ssh_port: int) -> None:
