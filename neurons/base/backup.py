@@ -4,7 +4,8 @@ Rules:
 - Databases are copied by SQLite's own backup, so that each is whole as of one moment; every other file is written once or
   replaced whole. What only the running machine means (locks, sockets, disks of leases, compiled code) is left out.
 - A folder `backups` in the data directory is left out, so that backups kept there do not hold each other.
-- The file is readable by its owner alone: node keys in it are encrypted, token secrets and host keys are not.
+- The file is readable by its owner alone: node keys in it are encrypted, host keys are not. Token secrets are not in it: who
+  steals a backup signs no tokens, and a secret that was dropped since does not come back. A restored node makes a new one.
 - Nothing is overwritten, neither by a backup nor by a restore; a restore that fails leaves nothing behind.
 - Each file is compared with the hash in the manifest before the folder gets its name.
 - A restored miner starts only after `log new-epoch`: its log lacks lines that it signed.
@@ -39,6 +40,7 @@ DATA = "data"
 MANIFEST_BYTES_MAX = 256 * 1024 * 1024
 # What another start makes again, or what means nothing on another machine.
 LEFT_OUT = frozenset({"run", "disks", "native", "backups", "ballast", "lock", "agent/lock", f"agent/{RESTORED_FILE}"})
+SECRETS_LEFT_OUT = frozenset({"keys/token-secrets", "keys/token-secrets.new"})
 LEFT_OUT_ENDINGS = ("-wal", "-shm", "-journal", ".partial")
 VERSION = 1
 
@@ -152,7 +154,8 @@ def restore_backup(source: Path, node_dir: Path) -> Restored:
                 os.chown(path, owner.st_uid, owner.st_gid)
             node_dir.rmdir()
         (partial / DATA).rename(node_dir)
-    except (tarfile.TarError, EOFError, OSError, RequestRejected) as err:
+    # Python's reader lets ValueError (sizes that are no numbers) and RecursionError (names behind names) through.
+    except (tarfile.TarError, EOFError, OSError, ValueError, RecursionError, RequestRejected) as err:
         raise ConfigError(
             f"this is no whole backup: {err}", origin=str(source), allowed="a file that `backup` made"
         ) from err
@@ -174,7 +177,7 @@ def _files(node_dir: Path) -> Iterator[Path]:
         )
         for name in sorted(names):
             path = here / name
-            if path.relative_to(node_dir).as_posix() in LEFT_OUT or name.endswith(LEFT_OUT_ENDINGS):
+            if path.relative_to(node_dir).as_posix() in LEFT_OUT | SECRETS_LEFT_OUT or name.endswith(LEFT_OUT_ENDINGS):
                 continue
             if path.is_file() and not path.is_symlink():
                 yield path
@@ -230,7 +233,8 @@ def _unpack(source: Path, folder: Path) -> BackupManifest:
     manifest: BackupManifest | None = None
     with tarfile.open(source, mode="r:") as archive:
         for entry in archive:
-            content = archive.extractfile(entry) if entry.isreg() else None
+            # A sparse file may name more zeros than any disk holds.
+            content = archive.extractfile(entry) if entry.isreg() and not entry.issparse() else None
             if content is None or manifest is not None:
                 raise _damaged(f"{entry.name[:200]} does not belong there")
             if entry.name == MANIFEST:

@@ -24,8 +24,10 @@ from tests.support.worker import free_port
 from tests.unit.ledger.small_market import VALIDATOR
 from tests.unit.neurons.ledger.ledger_process import SLOW, running
 from utils.clock import SystemClock
+from utils.crypto import write_secret_file
 
 NOW_UNIX_MS = 1_700_000_000_000
+SECRET = "a secret that signs bearer tokens"
 SCHEMA = "CREATE TABLE pair (first INTEGER NOT NULL, second INTEGER NOT NULL)"
 
 
@@ -36,6 +38,7 @@ def node_dir(tmp_path: Path) -> Path:
     for name in ("keys", "backups", "run/events", "disks/abc", "evidence", "agent"):
         (folder / name).mkdir(parents=True)
     (folder / "keys" / "node.key").write_bytes(b"encrypted")
+    write_secret_file(folder / "keys" / "token-secrets", SECRET)
     (folder / "evidence" / "00.json").write_bytes(b"{}")
     (folder / "lock").write_bytes(b"1")
     (folder / "backups" / "0.tar").write_bytes(b"an older backup")
@@ -58,6 +61,7 @@ def test_what_the_node_needs_comes_back_and_nothing_of_the_machine(node_dir: Pat
     manifest = write_backup(node_dir, file, NOW_UNIX_MS, settings=settings)
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert sorted(manifest.files) == ["evidence/00.json", "journal.sqlite", "keys/node.key"]
+    assert SECRET.encode() not in file.read_bytes()
     restored = restore_backup(file, tmp_path / "new")
     assert (tmp_path / "new" / "keys" / "node.key").read_bytes() == b"encrypted"
     assert stat.S_IMODE((tmp_path / "new" / "keys" / "node.key").stat().st_mode) == 0o600
@@ -138,6 +142,11 @@ def link(entry: tarfile.TarInfo) -> tarfile.TarInfo:
     return entry
 
 
+def extended(entry: tarfile.TarInfo, **headers: str) -> tarfile.TarInfo:
+    entry.pax_headers = headers
+    return entry
+
+
 KEY = f"{DATA}/keys/node.key"
 DAMAGES: dict[str, Callable[[tarfile.TarInfo, bytes], list[tuple[tarfile.TarInfo, bytes]]]] = {
     "a byte flipped": lambda e, d: [(e, b"E" + d[1:] if e.name == KEY else d)],
@@ -147,6 +156,11 @@ DAMAGES: dict[str, Callable[[tarfile.TarInfo, bytes], list[tuple[tarfile.TarInfo
     "out of the folder": lambda e, d: [(named(e, f"{DATA}/../../outside") if e.name == KEY else e, d)],
     "an absolute name": lambda e, d: [(named(e, "/outside") if e.name == KEY else e, d)],
     "a link": lambda e, d: [(link(e), b"") if e.name == KEY else (e, d)],
+    "a name with a null byte": lambda e, d: [(extended(e, path=f"{DATA}/a\0b") if e.name == KEY else e, d)],
+    "a size that is no number": lambda e, d: [(extended(e, **{"GNU.sparse.map": "0,x"}) if e.name == KEY else e, d)],
+    "a terabyte of zeros": lambda e, d: [
+        (extended(e, **{"GNU.sparse.map": "0,1", "GNU.sparse.size": str(2**40)}) if e.name == KEY else e, d)
+    ],
     "another manifest": lambda e, d: [(e, d.replace(b'"version":1', b'"version":2') if e.name == MANIFEST else d)],
     "behind the manifest": lambda e, d: (
         [(e, d), (tarfile.TarInfo(f"{DATA}/more"), b"x")] if e.name == MANIFEST else [(e, d)]
@@ -162,6 +176,16 @@ def test_a_damaged_backup_restores_nothing(node_dir: Path, tmp_path: Path, damag
         restore_backup(file, tmp_path / "below" / "new")
     assert list((tmp_path / "below").iterdir()) == []
     assert not (tmp_path / "outside").exists()
+
+
+def test_names_behind_names_restore_nothing(tmp_path: Path) -> None:
+    """Each says that the next entry has a long name, deeper than Python calls itself."""
+    entry = tarfile.TarInfo("././@LongLink")
+    entry.type, entry.size = tarfile.GNUTYPE_LONGNAME, 2
+    (tmp_path / "deep.tar").write_bytes((entry.tobuf(tarfile.GNU_FORMAT) + b"a".ljust(512, b"\0")) * 3000)
+    with pytest.raises(ConfigError, match="no whole backup"):
+        restore_backup(tmp_path / "deep.tar", tmp_path / "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["deep.tar"]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
