@@ -101,7 +101,7 @@ def rotate(
     check_purposes(purposes)
     identity = load_node_identity(data_dir, passphrase)
     with outbox_of(identity) as outbox:
-        was_begun = bool(_waiting(outbox, identity, known_only=False))
+        was_begun = bool(_waiting(outbox, identity, known_only=False)) and not _is_behind(identity, client)
     if not was_begun:
         reach("before the key file")
         identity = rewrite_key_file(node_key_path(data_dir), passphrase, generations=_next(identity, purposes, client))
@@ -127,6 +127,15 @@ def rotate(
 def _stands(entry: OutboxEntry) -> bool:
     """Whether it was refused only because it stands there already, as with an outbox that was lost."""
     return (entry.reason or "").startswith(ErrorCode.CONFLICT)
+
+
+def _is_behind(identity: Identity, client: LedgerClient) -> bool:
+    """Whether the key file is an old copy: what it says was replaced, and there is nothing to finish about it."""
+    return any(
+        0 < counter < _standing(client, identity.public_key, purpose)
+        for purpose, counter in identity.generations.items()
+        if is_revocable(purpose)
+    )
 
 
 def _next(identity: Identity, purposes: Collection[Purpose], client: LedgerClient) -> dict[Purpose, int]:

@@ -17,8 +17,8 @@ from neurons.base.outbox import EntryState, Outbox
 from neurons.base.tls import tls_public_key
 from neurons.cli import main
 from polarise.errors import ConfigError, ErrorCode, PeerRefused, RequestRejected
-from polarise.generations import Generations, publications
-from polarise.keyfile import KeyKind, create_key_file
+from polarise.generations import Generations, generation_path, publications
+from polarise.keyfile import KeyKind, create_key_file, rewrite_key_file
 from polarise.ledger_client import LedgerClient
 from polarise.ledger_registry import withdrawal
 from polarise.signing import Identity, KeyReplaced, Purpose
@@ -124,6 +124,17 @@ def test_an_old_copy_of_the_key_file_rotates_past_the_ledger(node: Node) -> None
     kept.write_bytes(b"{")
     with pytest.raises(ConfigError, match="remove it"):
         Generations(kept)
+
+
+def test_an_old_copy_of_the_key_file_alone_does_not_pass_for_a_rotation_to_be_finished(node: Node) -> None:
+    """With its outbox lost as well, as when only the key file was kept: what it says is void, and not called final."""
+    identity = rewrite_key_file(node_key_path(node.folder), PASSPHRASE, generations={Purpose.STATEMENT: 1})
+    newer = identity.subkey(Purpose.STATEMENT, counter=2).certificate
+    path = generation_path(identity.public_key, Purpose.STATEMENT)
+    post(node.client(), identity, SetValue(path=path, value=newer.to_wire()))
+    rotated = rotate(node.folder, PASSPHRASE, [Purpose.STATEMENT], node.client(), node.outbox)
+    assert rotated == Rotated({"statement": 3}, was_begun=False, waiting=(), refused={})
+    node.known().check(identity.public_key, Purpose.STATEMENT, 3)
 
 
 @pytest.mark.parametrize("step", STEPS)
