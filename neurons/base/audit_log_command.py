@@ -10,7 +10,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -89,12 +89,12 @@ def _print_all(log: AuditLog, args: argparse.Namespace) -> None:
 def _text(line: AuditLine) -> str:
     payload = _payload(line)
     when = datetime.fromtimestamp(cast(int, line.fields["tstamp"]) / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    who = " ".join(str(word) for word in (payload.get("role"), str(payload.get("actor", ""))[:12]) if word)
+    who = " ".join(_short(word) for word in (payload.get("role"), str(payload.get("actor", ""))[:12]) if word)
     further = {"action", "actor", "role", "outcome", "object", "first_unix_ms", "last_unix_ms"}
     rest = [f"{name}={_short(value)}" for name, value in sorted(payload.items()) if name not in further]
-    words = [str(payload.get("action")), _short(payload.get("object", "")), *rest]
-    kind = str(line.fields["kind"]).removeprefix("audit.")
-    return f"{line.seq:>6}  {when}  {kind:<8} {payload.get('outcome')!s:<18} {who or '-':<23} {' '.join(filter(None, words))}"
+    words = [_short(payload.get("action")), _short(payload.get("object", "")), *rest]
+    kind, outcome = _short(line.fields["kind"]).removeprefix("audit."), _short(payload.get("outcome"))
+    return f"{line.seq:>6}  {when}  {kind:<8} {outcome:<18} {who or '-':<23} {' '.join(filter(None, words))}"
 
 
 def _short(value: JsonValue) -> str:
@@ -110,7 +110,6 @@ def _payload(line: AuditLine) -> dict[str, JsonValue]:
 
 def _anchors(args: argparse.Namespace, node_key: str) -> list[Anchored]:
     from neurons.base.anchor import anchor_path
-    from neurons.base.audit_log import Anchored
     from polarise.errors import AnswerInvalid, ConfigError
     from polarise.frontier import Frontier
     from polarise.genesis import read_genesis
@@ -133,7 +132,7 @@ def _anchors(args: argparse.Namespace, node_key: str) -> list[Anchored]:
         tree.add(leaf_hash(raw))
         # A write is a leaf of its own: an anchor that was replaced by a later one is still there.
         if path.encode() in raw and (op := decode_transaction(raw).body.op).path == path and isinstance(op.value, dict):
-            found.append(Anchored(int(str(op.value["size"])), str(op.value["root"])))
+            found.append(_anchored(op.value))
     if tree.root() != block.root:
         raise AnswerInvalid("these are not the leaves that the ledger signed")
     if not found:
@@ -143,6 +142,16 @@ def _anchors(args: argparse.Namespace, node_key: str) -> list[Anchored]:
             allowed="a ledger that the node uses (ledger.genesis in its settings); the first anchor comes after a minute",
         )
     return found
+
+
+def _anchored(value: Mapping[str, JsonValue]) -> Anchored:
+    from neurons.base.audit_log import Anchored
+    from polarise.errors import LogDamaged
+
+    size, root = value.get("size"), value.get("root")
+    if type(size) is not int or not isinstance(root, str):
+        raise LogDamaged("an anchor on the ledger", f"names no size and root: {_short(dict(value))}")
+    return Anchored(size, root)
 
 
 def _node_key(data_dir: Path) -> str:

@@ -12,6 +12,7 @@ from neurons.base.anchor import Anchor
 from neurons.base.audit_log import Anchored, AuditLog
 from neurons.base.audit_sinks import FILE_NAME, LocalSink
 from neurons.base.audit_spool import Event
+from neurons.base.ledger_post import post
 from neurons.base.log_certificates import FILE_NAME as CERTIFICATES
 from neurons.base.log_certificates import keep_certificate
 from neurons.base.outbox import Outbox
@@ -228,6 +229,17 @@ def test_command_prints_what_is_asked_for_and_says_that_it_holds(
     assert capsys.readouterr().out == ""
 
 
+def test_what_a_line_says_reaches_no_terminal_as_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever has the log key writes what it likes; the owner who reads it sees words, in one line for each line."""
+    clear, forged = "\x1b[2J", "OK\n     9  all is well"
+    payload: Event = {"action": clear, "actor": forged, "role": clear, "outcome": forged, "object": clear}
+    with LocalSink(tmp_path, NODE, "validator", SystemClock()) as sink:
+        sink.append([{"kind": "audit.action", "payload": payload}])
+    assert command(tmp_path) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.isprintable()
+
+
 def test_command_ends_with_seven_and_names_the_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path)
     with tampering(tmp_path) as connection:
@@ -287,6 +299,10 @@ def test_ledger_shows_the_cut_over_http(tmp_path: Path, capsys: pytest.CaptureFi
         assert command(root) == 0
         assert command(root, *options) == 7
         assert "they were written anew" in capsys.readouterr().err
+        # Whoever has the ledger's subkey can write nonsense there, too.
+        post(ledger.client(), NODE, SetValue(path=f"/roots/{NODE.public_key}/{AUDIT}", value={"size": "x"}))
+        assert command(root, *options) == 7
+        assert "names no size and root" in capsys.readouterr().err
 
 
 def test_log_that_stands_still_is_anchored_once_the_node_is_registered(tmp_path: Path) -> None:
