@@ -132,10 +132,12 @@ def restore_backup(source: Path, node_dir: Path) -> Restored:
         node_dir: Where to; missing or an empty folder.
 
     Raises:
-        ConfigError: The file is no backup or damaged, or the folder holds something.
+        ConfigError: The file is missing, no backup or damaged, or the folder holds something.
     """
     if node_dir.exists() and (not node_dir.is_dir() or any(node_dir.iterdir())):
         raise ConfigError("the data directory is not empty", origin=str(node_dir), allowed="move it away first")
+    if not source.is_file():
+        raise ConfigError("there is no such file", origin=str(source), allowed="a file that `backup` made")
     node_dir.parent.mkdir(parents=True, exist_ok=True)
     partial = node_dir.with_name(f".{node_dir.name}.restoring")
     shutil.rmtree(partial, ignore_errors=True)

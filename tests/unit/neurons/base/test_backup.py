@@ -168,6 +168,12 @@ DAMAGES: dict[str, Callable[[tarfile.TarInfo, bytes], list[tuple[tarfile.TarInfo
 }
 
 
+def test_a_missing_backup_is_called_missing_and_makes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no such file"):
+        restore_backup(tmp_path / "backup.tar", tmp_path / "below" / "new")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("damage", sorted(DAMAGES))
 def test_a_damaged_backup_restores_nothing(node_dir: Path, tmp_path: Path, damage: str) -> None:
     write_backup(node_dir, tmp_path / "backup.tar", NOW_UNIX_MS)
