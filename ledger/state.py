@@ -26,6 +26,10 @@ from polarise.transaction import SignedTransaction, encode_value
 
 GENESIS_LEAF = -1
 FUTURE_MS_MAX = 60_000
+OLD_KEY = (
+    "a node that runs on an older copy of its keys: stop it, `python main.py key rotate` once more, start it; "
+    "else somebody else signs with the old subkey"
+)
 
 SCHEMA = """
 CREATE TABLE value (path TEXT, leaf INTEGER, value BLOB, read_concern INTEGER, PRIMARY KEY (path, leaf)) WITHOUT ROWID;
@@ -120,7 +124,7 @@ class LedgerState:
         least = max(account.counter, self.generation(body.sender, Purpose.LEDGER))
         if body.certificate.counter < least:
             message = f"the subkey of generation {body.certificate.counter} was replaced by {least}"
-            raise _rejected(ErrorCode.KEY_REFUSED, message, "certificate.counter", 403)
+            raise _rejected(ErrorCode.KEY_REFUSED, message, "certificate.counter", 403, hint=OLD_KEY)
         self._rules.check(self, body.sender, body.op.path, body.op.value)
         return account
 
@@ -196,8 +200,10 @@ def _steps(path: str) -> list[tuple[str, str]]:
     return [("/".join(segments[:depth]), segments[depth]) for depth in range(1, len(segments))]
 
 
-def _rejected(code: ErrorCode, message: str, field: str, status: int) -> RequestRejected:
-    return RequestRejected(code, message, hint="read the account and sign anew", field=field, status=status)
+def _rejected(
+    code: ErrorCode, message: str, field: str, status: int, *, hint: str = "read the account and sign anew"
+) -> RequestRejected:
+    return RequestRejected(code, message, hint=hint, field=field, status=status)
 
 
 def bad_signature(message: str) -> RequestRejected:

@@ -170,7 +170,9 @@ def test_an_older_subkey_is_refused_once_a_newer_one_was_used(ledger: EmbeddedLe
 
     ledger.submit(signed(0, 0).raw)
     ledger.submit(signed(1, 2).raw)
-    assert refused(ledger, signed(2, 1)).code is ErrorCode.KEY_REFUSED
+    refusal = refused(ledger, signed(2, 1))
+    assert refusal.code is ErrorCode.KEY_REFUSED
+    assert "key rotate" in refusal.hint
     ledger.submit(signed(2, 2).raw)
 
 
