@@ -26,6 +26,10 @@ logger = logging.getLogger(__name__)
 # Between what container managers take for user namespaces and what the file formats of disk images reserve (systemd, UIDS-GIDS).
 USERS = range(0x7000_0000, 0x7FFE_0000)
 TRY_SECONDS = 30.0
+READABLE = (
+    "have Python and this program where every user may read them, not in root's home (remove .venv, then PYTHON=/usr/bin/python3 make setup); "
+    "the miner works all the same"
+)
 _TRIAL = "import importlib.util, numpy, neurons.miner.solver; importlib.util.find_spec('torch')"
 
 
@@ -40,7 +44,9 @@ def solver_user(
     *,
     is_wanted: bool,
     compiled_pow: bool,
-    on_missing: Callable[[str], None] = lambda cause: logger.warning("solvers run as root", extra={"cause": cause}),
+    on_missing: Callable[[str], None] = lambda cause: logger.warning(
+        "solvers run as root", extra={"cause": cause, "hint": READABLE}
+    ),
 ) -> int | None:
     """Return the user for a node's solvers; None where they keep the miner's own.
 
@@ -77,6 +83,9 @@ def _why_not(user: int) -> str | None:
             timeout=TRY_SECONDS,
             check=False,
         )
+    except PermissionError:
+        # The name in the environment is often a link: what that user may not reach is where it leads.
+        return f"user {user} may not run {os.path.realpath(sys.executable)}"
     except (OSError, ValueError, OverflowError, subprocess.SubprocessError) as err:
         return f"no process can be started as user {user}: {err}"[:200]
     if tried.returncode == 0:

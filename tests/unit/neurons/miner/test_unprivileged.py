@@ -109,7 +109,18 @@ def test_a_program_that_user_cannot_read_is_named(tmp_path: Path, monkeypatch: p
     causes: list[str] = []
     tmp_path.chmod(0o700)
     hidden = tmp_path / "python"
-    hidden.symlink_to(sys.executable)
+    (tmp_path / "real").write_text("#!/bin/sh\n")
+    (tmp_path / "real").chmod(0o700)
+    hidden.symlink_to(tmp_path / "real")
     monkeypatch.setattr(unprivileged.sys, "executable", str(hidden))  # type: ignore[attr-defined]
     assert user(on_missing=causes.append) is None
-    assert "no process can be started" in causes[0]
+    assert causes == [f"user {user_of(NODE)} may not run {tmp_path / 'real'}"]
+
+
+def test_the_warning_says_what_to_do(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    if os.geteuid() != 0:
+        return
+    monkeypatch.setattr(unprivileged, "_why_not", lambda _user: "no reason")
+    assert solver_user(NODE, (CPU,), is_wanted=True, compiled_pow=False) is None
+    (record,) = caplog.records
+    assert "not in root's home" in record.__dict__["hint"]
