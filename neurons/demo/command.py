@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,4 +34,14 @@ def run_demo(args: argparse.Namespace) -> int:
     """Run the demo."""
     from neurons.demo.story import run
 
+    keep_logs_out()
+
     return run(once=args.once, json_file=args.json, keep=args.keep, cheat=args.cheat)
+
+
+def keep_logs_out() -> None:
+    """Let no log line of this process, which measures the hardware, stand between the story's lines.
+
+    Without any handler Python prints warnings bare, without time, fields or fix. The daemons log to files of their own.
+    """
+    logging.getLogger().addHandler(logging.NullHandler())
