@@ -132,8 +132,11 @@ def restore_backup(source: Path, node_dir: Path) -> Restored:
         node_dir: Where to; missing or an empty folder.
 
     Raises:
-        ConfigError: The file is missing, no backup or damaged, or the folder holds something.
+        ConfigError: The file is missing, no backup or damaged, the folder holds something, or the machine has no room or
+            right for it.
     """
+    # A data directory is often a link to a larger disk: what is swapped in is the folder behind it.
+    node_dir = node_dir.resolve()
     if node_dir.exists() and (not node_dir.is_dir() or any(node_dir.iterdir())):
         raise ConfigError("the data directory is not empty", origin=str(node_dir), allowed="move it away first")
     if not source.is_file():
@@ -156,8 +159,14 @@ def restore_backup(source: Path, node_dir: Path) -> Restored:
                 os.chown(path, owner.st_uid, owner.st_gid)
             node_dir.rmdir()
         (partial / DATA).rename(node_dir)
+    except OSError as err:
+        raise ConfigError(
+            f"the backup cannot be put back: {err}",
+            origin=str(node_dir),
+            allowed="a folder with room that this user may replace; no mount point",
+        ) from err
     # Python's reader lets ValueError (sizes that are no numbers) and RecursionError (names behind names) through.
-    except (tarfile.TarError, EOFError, OSError, ValueError, RecursionError, RequestRejected) as err:
+    except (tarfile.TarError, EOFError, ValueError, RecursionError, RequestRejected) as err:
         raise ConfigError(
             f"this is no whole backup: {err}", origin=str(source), allowed="a file that `backup` made"
         ) from err

@@ -184,6 +184,20 @@ def test_a_damaged_backup_restores_nothing(node_dir: Path, tmp_path: Path, damag
     assert not (tmp_path / "outside").exists()
 
 
+def test_a_backup_comes_back_behind_a_link_and_a_good_one_is_never_called_damaged(
+    node_dir: Path, tmp_path: Path
+) -> None:
+    file, place = tmp_path / "backup.tar", tmp_path / "place"
+    write_backup(node_dir, file, NOW_UNIX_MS)
+    (tmp_path / "large disk" / "node").mkdir(parents=True)
+    place.symlink_to(tmp_path / "large disk" / "node")
+    assert restore_backup(file, place).manifest.files
+    assert place.is_symlink()
+    assert (tmp_path / "large disk" / "node" / "keys" / "node.key").read_bytes() == b"encrypted"
+    with pytest.raises(ConfigError, match="cannot be put back"):
+        restore_backup(file, Path("/proc/new"))
+
+
 def test_names_behind_names_restore_nothing(tmp_path: Path) -> None:
     """Each says that the next entry has a long name, deeper than Python calls itself."""
     entry = tarfile.TarInfo("././@LongLink")
