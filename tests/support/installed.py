@@ -32,6 +32,7 @@ PROGRAMS = ("systemd-analyze", "systemd-sysusers", "systemd-tmpfiles", "setpriv"
 ACCOUNTS = ("passwd", "group", "shadow", "gshadow")
 _OVERLAY = """
 set -eu
+umask 022
 root=$1
 for place in opt etc var/lib; do
     mkdir -p "$root/$place" "$root/.work/$place"
@@ -110,6 +111,7 @@ class Machine:
 
     def __enter__(self) -> Machine:
         (self.root / "etc").mkdir(parents=True)
+        (self.root / "etc").chmod(0o755)
         for name in ACCOUNTS:
             shutil.copy2(Path("/etc") / name, self.root / "etc" / name)
         return self
@@ -151,6 +153,7 @@ class Machine:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            umask=0o022,
             timeout=SECONDS,
             check=False,
         )
@@ -223,12 +226,13 @@ class Machine:
 
 
 def script(name: str, *options: str, expect: int = 0) -> str:
-    """Run a script of `deploy/` and return what it prints."""
+    """Run a script of `deploy/`, from a shell that keeps everything to itself, and return what it prints."""
     done = subprocess.run(
         [str(CHECKOUT / "deploy" / name), *options],
         env={**clean_environ(), "PYTHON": sys.executable},
         capture_output=True,
         text=True,
+        umask=0o077,
         timeout=SECONDS,
         check=False,
     )

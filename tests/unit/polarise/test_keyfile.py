@@ -162,7 +162,8 @@ def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
 
 def test_every_folder_that_is_made_for_a_key_is_its_owners_only(tmp_path: Path) -> None:
     """Also those above the last one; what was there before stays as it was."""
-    (tmp_path / "there").mkdir(mode=0o755)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there").chmod(0o755)
     create_key_file(tmp_path / "there" / "data" / "keys" / "node.key", KeyKind.RENTER, b"secret")
     modes = [(tmp_path / "there" / name).stat().st_mode & 0o777 for name in ("", "data", "data/keys")]
     assert modes == [0o755, 0o700, 0o700]

@@ -19,6 +19,7 @@ from flask import Response
 from config.schema import Config
 from neurons.base.access import Caller
 from neurons.base.ledger_post import post
+from neurons.base.outbox import Outbox
 from neurons.base.service import Supervisor
 from neurons.validator.epoch import EpochService, seconds_to_next
 from neurons.validator.metrics import FILE_NAME, MetricsHandler
@@ -94,8 +95,9 @@ def _config(ledger: SmallLedger, **settings: object) -> Config:
 def _epochs(node: ValidatorNode) -> Iterator[EpochService]:
     """The node's loop, to be turned by hand, with its outbox at work."""
     with node.data_dir, node._resources:
-        _, outbox, _, epochs = node.build_services()
-        assert isinstance(epochs, EpochService)
+        services = node.build_services()
+        (epochs,) = [service for service in services if isinstance(service, EpochService)]
+        (outbox,) = [service for service in services if isinstance(service, Outbox)]
         supervisor = Supervisor(outbox)
         supervisor.start()
         try:
