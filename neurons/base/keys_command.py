@@ -102,13 +102,21 @@ def _path(args: argparse.Namespace) -> Path:
 
 def _load_owner(args: argparse.Namespace) -> Identity:
     from neurons.base.keys import load_identity
+    from polarise.errors import ConfigError
     from polarise.keyfile import KeyKind
     from utils.crypto import read_passphrase
 
     if args.owner_passphrase_file is None and args.passphrase_file is None and sys.stdin.isatty():
         sys.stderr.write(f"first the passphrase of the owner key {args.owner_key}\n")
     passphrase = read_passphrase(args.owner_passphrase_file or args.passphrase_file, os.environ)
-    return load_identity(args.owner_key, passphrase, kind=KeyKind.OWNER)
+    try:
+        return load_identity(args.owner_key, passphrase, kind=KeyKind.OWNER)
+    except ConfigError as err:
+        if args.owner_passphrase_file is not None:
+            raise
+        # The node's passphrase was tried, which is another one wherever the node is a service.
+        own = "; where the owner key has a passphrase of its own: --owner-passphrase-file FILE"
+        raise ConfigError(err.message, origin=err.origin, key_path=err.key_path, allowed=err.allowed + own) from err
 
 
 def _public(path: Path, header: KeyHeader, identity: Identity | None) -> dict[str, object]:

@@ -43,6 +43,12 @@ def test_owner_certifies_node(tmp_path: Path, secret: Path, capsys: pytest.Captu
     node = ["--owner-key", owner, "--owner-passphrase-file", other, "--passphrase-file", secret]
     assert key("new", "--kind", "node", "--data-dir", tmp_path / "data", *node) == 0
     assert owner_key in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="--owner-passphrase-file"):
+        key("new", "--kind", "node", "--data-dir", tmp_path / "more", "--owner-key", owner, "--passphrase-file", secret)
+    with pytest.raises(ConfigError) as wrong:
+        key("new", "--kind", "node", "--data-dir", tmp_path / "more", *node[:3], secret, *node[4:])
+    assert "--owner-passphrase-file" not in wrong.value.allowed
+    assert not (tmp_path / "more").exists()
 
     identity = load_node_identity(tmp_path / "data", b"secret")
     assert identity.owner_certificate is not None
