@@ -1,7 +1,7 @@
 """A log that begins anew: after a restore a node's own stream lacks lines it signed, so a further one begins beside it.
 
 Rules:
-- Only the node key opens a log epoch: it signs which stream went before, and the last checkpoint that is left of it.
+- Only the node opens a log epoch, by a statement: it signs which stream went before, and the last checkpoint that is left of it.
 - That checkpoint is the old stream's own: whoever kept its lines can say whether they lead there. Where they do not, it is a fork.
 - Nothing that was signed, cosigned or anchored before is undone: the old stream's notes are as good as ever.
 - Log epochs are numbered upwards. A node that lost its disk names no checkpoint, and a number no one has seen.

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from neurons.base.keys import load_node_identity, node_key_path
+from neurons.base.log_epochs import renew_log_epochs
 from neurons.base.outbox import EntryState, Outbox, OutboxEntry
 from polarise.errors import ConfigError, ErrorCode, Unavailable
 from polarise.generations import generation_path, is_revocable, publications
@@ -109,6 +110,7 @@ def rotate(
     with outbox_of(identity) as outbox:
         publish(outbox, identity)
         reach("queued")
+        renew_log_epochs(data_dir, identity)
         _drain(outbox, identity, wait_seconds)
         reach("sent")
         entries = {name: outbox.entry(name) for name in publications(identity)}

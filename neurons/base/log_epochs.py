@@ -1,7 +1,8 @@
 """Which log epochs a node's own stream has had, and whether its data was restored without one.
 
 Rules:
-- The file is the node's own signed word, oldest first; the agent reads it at its start and never writes it.
+- The file is the node's own signed word, oldest first; the agent reads it at its start and never writes it. Where the subkey
+  that signed it was replaced it is signed anew, for nobody takes that subkey's word any more.
 - Restored data is used by no daemon before the operator has begun a new log epoch: what is signed behind an older state of
   the log is a fork, and nobody forgives that.
 """
@@ -14,8 +15,9 @@ from pathlib import Path
 from polarise.canonical import canonical_bytes
 from polarise.decode import decode_model
 from polarise.errors import ConfigError, ProofRejected, RequestRejected
-from polarise.log_epoch import LogEpoch, LogEpochsAnswer, open_log_epoch
-from polarise.statement import SignedStatement
+from polarise.log_epoch import STATEMENT_KIND, LogEpoch, LogEpochsAnswer, open_log_epoch
+from polarise.signing import Identity, Purpose
+from polarise.statement import SignedStatement, sign_statement
 
 EPOCHS_FILE = "log-epochs.json"
 RESTORED_FILE = "restored"
@@ -51,6 +53,17 @@ def write_log_epochs(node_dir: Path, statements: tuple[SignedStatement, ...]) ->
         stream.flush()
         os.fsync(stream.fileno())
     partial.replace(path)
+
+
+def renew_log_epochs(node_dir: Path, identity: Identity) -> None:
+    """Sign anew what a subkey signed that was replaced since; what it says stays.
+
+    Raises:
+        ConfigError: The file is damaged.
+    """
+    kept, counter = read_log_epochs(node_dir, identity.public_key), identity.generations.get(Purpose.STATEMENT, 0)
+    if any(statement.certificate.counter < counter for statement, _ in kept):
+        write_log_epochs(node_dir, tuple(sign_statement(identity, STATEMENT_KIND, begun) for _, begun in kept))
 
 
 def mark_restored(node_dir: Path) -> None:

@@ -19,6 +19,7 @@ from neurons.base.http_server import HttpService
 from neurons.base.key_rotation import publish
 from neurons.base.key_watch import GENERATIONS_FILE, KeyWatch
 from neurons.base.ledger_access import ledger_client
+from neurons.base.log_epochs import renew_log_epochs
 from neurons.base.metrics import MetricsTracker
 from neurons.base.node import BaseNode
 from neurons.base.nonces import NonceStore
@@ -273,6 +274,7 @@ class MinerNode(BaseNode):
         client, stake_min = ledger_client(self.config, self.data_dir.root), self.config.access.min_validator_stake
         outbox = self.closing(Outbox(self.data_dir.root / OUTBOX_FILE, self.identity, client, self.clock))
         publish(outbox, self.identity)
+        renew_log_epochs(self.data_dir.root, self.identity)
         staked = None if stake_min is None else StakedValidators(client, stake_min)
 
         def latest(stream_id: str) -> bytes | None:

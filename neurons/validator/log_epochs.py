@@ -5,6 +5,7 @@ Rules:
 - The checkpoint it names must be one that our own lines lead to. Where they do not, the log signed two histories: a fork.
 - A fork that was proven before stays one, whatever begins anew.
 - Lines that we hold and the miner lost are a gap in its log: it costs the telemetry part of that epoch, each time.
+- A statement by a replaced subkey is none: a miner signs its log epochs anew when it rotates.
 - What was read, cosigned and put on the ledger before stays as it is.
 """
 
@@ -15,8 +16,9 @@ import logging
 
 from neurons.validator.cosigning import root_of_lines
 from polarise.errors import LogFork, ProofRejected, RejectReason, RequestRejected
+from polarise.generations import Generations
 from polarise.log_epoch import LogEpoch, open_log_epoch
-from polarise.signing import Certificate
+from polarise.signing import Certificate, Purpose
 from polarise.statement import SignedStatement
 from polarise.stream import origin_of, system_stream
 from polarise.telemetry_client import TelemetryClient
@@ -27,13 +29,16 @@ logger = logging.getLogger(__name__)
 DEADLINE_SECONDS = 3.0
 
 
-def follow_log_epoch(client: TelemetryClient, archive: Archive, certificates: dict[str, Certificate]) -> bool:
+def follow_log_epoch(
+    client: TelemetryClient, archive: Archive, certificates: dict[str, Certificate], generations: Generations
+) -> bool:
     """Go over to a miner's newest log epoch, if it signed one; returns whether there is one.
 
     Args:
         client: The miner's event routes.
         archive: What was read of its streams.
         certificates: Stream id -> the node's word for its key; gets those that the notes of a fork are checked with.
+        generations: Which subkeys were replaced: what they sign begins nothing.
 
     Raises:
         ProofRejected: LOG_GAP, it began anew without lines that we hold; from the next pull on the new one is read.
@@ -43,7 +48,7 @@ def follow_log_epoch(client: TelemetryClient, archive: Archive, certificates: di
         Unavailable: It cannot answer now.
     """
     known = archive.log_epoch(client.node_key)
-    newest = _newest(client)
+    newest = _newest(client, generations)
     if newest is None or newest[1].log_epoch <= known:
         return False
     statement, begun = newest
@@ -63,14 +68,19 @@ def follow_log_epoch(client: TelemetryClient, archive: Archive, certificates: di
     return True
 
 
-def _newest(client: TelemetryClient) -> tuple[SignedStatement, LogEpoch] | None:
+def _newest(client: TelemetryClient, generations: Generations) -> tuple[SignedStatement, LogEpoch] | None:
     try:
         statements = client.log_epochs(timeout_seconds=DEADLINE_SECONDS)
     except RequestRejected as err:
         if err.status == 404:
             return None  # a version before there were log epochs
         raise
-    opened = [(statement, open_log_epoch(statement, client.node_key)) for statement in statements]
+    least = generations.least(client.node_key, Purpose.STATEMENT)
+    opened = [
+        (statement, open_log_epoch(statement, client.node_key))
+        for statement in statements
+        if statement.certificate.counter >= least
+    ]
     return max(opened, key=lambda pair: pair[1].log_epoch, default=None)
 
 

@@ -123,7 +123,7 @@ class ValidatorNode(BaseNode):
             self.identity,
             generator,
             inspector if settings.inspect else None,
-            self.telemetry_reader(cosigner) if settings.read_telemetry else None,
+            self.telemetry_reader(cosigner, generations) if settings.read_telemetry else None,
             ScoringSystem(),
             metrics,
             files.evidence,
@@ -251,7 +251,7 @@ class ValidatorNode(BaseNode):
             tls=server_tls(config.network, self.identity, clock),
         )
 
-    def telemetry_reader(self, cosigner: Cosigner) -> TelemetryReader:
+    def telemetry_reader(self, cosigner: Cosigner, generations: Generations) -> TelemetryReader:
         """Return what reads the miners' logs."""
         allow_private = self.config.validator.allow_private_endpoints
 
@@ -266,7 +266,9 @@ class ValidatorNode(BaseNode):
 
         archive = self.closing(Archive(self.data_dir.root / ARCHIVE_FILE))
         is_pace_judged = self.config.validator.epoch_seconds >= PACE_SECONDS
-        return TelemetryReader(archive, clients, is_pace_judged=is_pace_judged, cosigner=cosigner)
+        return TelemetryReader(
+            archive, clients, is_pace_judged=is_pace_judged, cosigner=cosigner, generations=generations
+        )
 
     def public_url(self) -> str:
         """Return where others reach this API; known once the port is bound."""

@@ -19,6 +19,7 @@ from polarise.answers import printable
 from polarise.checkpoint import parse_checkpoint
 from polarise.errors import ErrorCode, LogFork, ProofRejected, RejectReason, RequestRejected, Unavailable
 from polarise.evidence import TelemetryEvidence, VerdictRecord
+from polarise.generations import Generations
 from polarise.notes import parse_note
 from polarise.registry import RegistryEntry
 from polarise.signing import Certificate
@@ -45,15 +46,23 @@ class TelemetryReader:
         clients: Registry entry -> client.
         is_pace_judged: Whether a log without a new line since the last look counts as standing still.
         cosigner: Cosigns what was read; None to leave that out.
+        generations: Which subkeys of miners were replaced.
     """
 
     def __init__(
-        self, archive: Archive, clients: ClientFactory, *, is_pace_judged: bool, cosigner: Cosigner | None = None
+        self,
+        archive: Archive,
+        clients: ClientFactory,
+        *,
+        is_pace_judged: bool,
+        cosigner: Cosigner | None = None,
+        generations: Generations | None = None,
     ) -> None:
         self._archive = archive
         self._clients = clients
         self._is_pace_judged = is_pace_judged
         self._cosigner = cosigner
+        self._generations = generations or Generations()
 
     def read(self, entry: RegistryEntry) -> TelemetryEvidence:
         """Pull what is new and say what the log is worth."""
@@ -90,15 +99,18 @@ class TelemetryReader:
         """Read what is new of a miner's own stream, or of the one that began anew behind it; return which, and how much."""
         try:
             new_lines = self._pull_one(puller, stream_id)
-            if new_lines or not follow_log_epoch(client, self._archive, puller.certificates):
+            if new_lines or not self._follow(client, puller):
                 return stream_id, new_lines
         except RequestRejected as err:
             # It is shorter than what we hold, or not there at all.
             lacks_lines = err.code in {ErrorCode.INVALID_FIELD, ErrorCode.NOT_FOUND}
-            if not lacks_lines or not follow_log_epoch(client, self._archive, puller.certificates):
+            if not lacks_lines or not self._follow(client, puller):
                 raise
         stream_id = system_stream(self._archive.log_epoch(client.node_key))
         return stream_id, self._pull_one(puller, stream_id)
+
+    def _follow(self, client: TelemetryClient, puller: Puller) -> bool:
+        return follow_log_epoch(client, self._archive, puller.certificates, self._generations)
 
     @staticmethod
     def _pull_one(puller: Puller, stream_id: str) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from flask import Flask
@@ -21,6 +21,7 @@ from neurons.validator.cosigning import Cosigner
 from neurons.validator.telemetry import TelemetryReader
 from polarise.cosignature import witness_name
 from polarise.evidence import TelemetryEvidence
+from polarise.generations import Generations
 from polarise.registry import STATEMENT_KIND, RegistryEntry
 from polarise.signing import Identity, Purpose, SigningKey
 from polarise.telemetry_client import TelemetryClient
@@ -89,6 +90,7 @@ class ReadingValidator:
     witness: Witness
     archive: Archive
     url: str
+    generations: Generations = field(default_factory=Generations)
 
     @property
     def vkey(self) -> str:
@@ -102,6 +104,7 @@ class ReadingValidator:
             lambda _entry: TelemetryClient(self.url, NODE_KEY, self.identity),
             is_pace_judged=False,
             cosigner=cosigner,
+            generations=self.generations,
         ).read(entry)
 
 

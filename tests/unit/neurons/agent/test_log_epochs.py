@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from neurons.agent.new_epoch import Anchored, begin_log_epoch, read_anchors
 from neurons.base.event_log import EventLog
 from neurons.base.keys import load_node_identity
-from neurons.base.log_epochs import mark_restored, read_log_epochs, refuse_restored
+from neurons.base.log_epochs import mark_restored, read_log_epochs, refuse_restored, renew_log_epochs
 from neurons.base.outbox import Outbox
 from neurons.cli import main
 from neurons.validator.replay import _telemetry
@@ -248,6 +249,29 @@ def test_only_the_node_begins_a_log_epoch() -> None:
         with pytest.raises(ProofRejected) as caught:
             open_log_epoch(refused, node_key)
         assert caught.value.reason is RejectReason.BAD_SIGNATURE
+
+
+def test_a_replaced_subkey_begins_nothing_and_a_rotated_node_signs_its_log_epochs_anew(
+    market: Market, validator: ReadingValidator, tmp_path: Path
+) -> None:
+    """Who stole the statement subkey before the rotation could else send validators to a log that is not there, for good."""
+    rolled_back(market, validator, tmp_path)
+    begin_log_epoch(market.agent.node_dir, IDENTITY, NOTHING_ANCHORED, NOW_UNIX_MS)
+    market.agent.start()
+    validator.generations.learn({(NODE_KEY, Purpose.STATEMENT): 1})
+    assert validator.read().verdict.reason is RejectReason.MISSING
+    assert validator.archive.log_epoch(NODE_KEY) == 0
+    # The same word by the subkey that counts; a second time there is nothing to do.
+    market.agent.stop()
+    rotated = replace(IDENTITY, generations={Purpose.STATEMENT: 1})
+    ((_, begun),) = read_log_epochs(market.agent.node_dir, NODE_KEY)
+    for _ in range(2):
+        renew_log_epochs(market.agent.node_dir, rotated)
+        ((statement, kept),) = read_log_epochs(market.agent.node_dir, NODE_KEY)
+        assert (statement.certificate.counter, kept) == (1, begun)
+    market.agent.start()
+    assert validator.read().verdict.reason is RejectReason.LOG_GAP
+    assert validator.archive.log_epoch(NODE_KEY) == 1
 
 
 def test_the_command_asks_the_ledger_and_begins_above_what_is_anchored(

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from neurons.agent.new_epoch import Anchored, begin_log_epoch
 from neurons.base.data_dir import DataDir
 from neurons.base.key_rotation import Rotated, publish, rotate
 from neurons.base.key_watch import KeyWatch
 from neurons.base.keys import load_node_identity, node_key_path
 from neurons.base.ledger_post import post
+from neurons.base.log_epochs import read_log_epochs
 from neurons.base.outbox import EntryState, Outbox
 from neurons.base.tls import tls_public_key
 from neurons.cli import main
@@ -95,7 +97,10 @@ def is_taken(node: Node, identity: Identity) -> bool:
 def test_after_a_rotation_the_old_subkeys_sign_nothing_more(node: Node) -> None:
     old = node.identity()
     node.known().check(old.public_key, Purpose.STATEMENT, 0)
+    begin_log_epoch(node.folder, old, Anchored(0, {}), 1)
     rotated = node.rotate()
+    ((statement, _),) = read_log_epochs(node.folder, old.public_key)
+    assert statement.certificate.counter == 1
     assert (rotated.waiting, rotated.refused, rotated.was_begun) == ((), {}, False)
     new = node.identity()
     assert new.generations == dict.fromkeys(PURPOSES, 1)
