@@ -7,7 +7,7 @@ ARGS   ?=
 .PHONY: help setup setup-dev demo test test-crash test-deploy test-unit test-api test-kernels test-gpu test-security test-setup fuzz lint lock audit-packages format bench bench-gpu clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## build what a node needs: .venv, Docker engine, base image, one login as proof (root or sudo)
 	$(PYTHON) main.py setup $(ARGS)

@@ -197,7 +197,7 @@ def _read(path: Path) -> KeyFile:
         raise ConfigError(
             f"cannot read the key file: {err.strerror}",
             origin=str(path),
-            allowed="make one: python main.py key new --kind owner|node|renter (README, Run the roles by hand)",
+            allowed="make one: python main.py key new --kind owner|node|renter (docs/quickstart.md, Keys)",
         ) from err
     if os.name == "posix" and mode & 0o077:
         raise ConfigError(

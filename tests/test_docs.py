@@ -91,6 +91,18 @@ def test_a_file_that_only_another_folder_has_is_missed_in_architecture() -> None
     assert not _is_in_architecture(ROOT / "ledger" / "store.py", text)
 
 
+def test_every_page_that_a_message_sends_to_has_that_heading() -> None:
+    """Hints such as "(docs/quickstart.md, With curl)", which nobody looks at when a page is rewritten."""
+    wrong = []
+    for path in FILES:
+        for page, heading in re.findall(r"\((README|[\w./-]+\.md), ([A-Z][\w ]+)\)", path.read_text(encoding="utf-8")):
+            file = ROOT / ("README.md" if page == "README" else page)
+            text = file.read_text(encoding="utf-8") if file.exists() else ""
+            if not re.search(rf"^#+ (?:\d+\. )?{heading}$", text, re.MULTILINE):
+                wrong.append(f"{path.relative_to(ROOT)}: {page}, {heading}")
+    assert wrong == []
+
+
 def test_every_test_that_a_document_names_exists() -> None:
     named = {
         (path.name, found)

@@ -139,7 +139,7 @@ def not_found(prefix: str) -> RequestRejected:
         ErrorCode.NOT_FOUND,
         f"no lease {prefix[:80]!r} is kept on this machine",
         hint="`python main.py renter ps` lists what a miner has of yours; a lease made with curl, or on another machine, is "
-        "logged into from there (README, With curl); --state-dir says where leases are kept",
+        "logged into from there (docs/quickstart.md, With curl); --state-dir says where leases are kept",
         field="id",
         status=404,
     )
