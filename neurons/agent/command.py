@@ -45,6 +45,7 @@ def run_new_epoch(args: argparse.Namespace) -> int:
     """Begin the node's own stream anew."""
     from config.schema import RoleName
     from neurons.agent.new_epoch import begin_log_epoch, read_anchors
+    from neurons.base.audit_spool import note_command
     from neurons.base.ledger_access import ledger_client
     from neurons.base.startup import load
     from polarise.block_follower import ShortMemory
@@ -60,6 +61,7 @@ def run_new_epoch(args: argparse.Namespace) -> int:
             print(f"the ledger could not be asked: {err.message}")
     now_unix_ms = SystemClock().wall_unix_ms()
     begun = begin_log_epoch(started.data_dir, started.identity, anchored, now_unix_ms, number=args.epoch)
+    note_command(started.data_dir, "log.new-epoch", {"object": system_stream(begun.log_epoch)})
     last = begun.last_checkpoint()
     print(f"log epoch {begun.log_epoch}: events go into {system_stream(begun.log_epoch)} from the next start on")
     print(f"before it: {begun.previous}, of which {0 if last is None else last.checkpoint.size} lines are left here")

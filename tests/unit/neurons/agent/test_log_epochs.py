@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from neurons.agent.new_epoch import Anchored, begin_log_epoch, read_anchors
+from neurons.base.audit_spool import AuditSpool
 from neurons.base.event_log import EventLog
 from neurons.base.keys import load_node_identity
 from neurons.base.log_epochs import mark_restored, read_log_epochs, refuse_restored, renew_log_epochs
@@ -292,6 +293,7 @@ def test_the_command_asks_the_ledger_and_begins_above_what_is_anchored(
         "--set",
         f"ledger.genesis={tmp_path / 'genesis.json'}",
     ]
+    AuditSpool(node_dir).close()
     assert main([*command, *settings]) == 2
     assert "could not be asked" in capsys.readouterr().out
     with running(tmp_path / "ledger", port) as (node, _):
@@ -312,6 +314,9 @@ def test_the_command_asks_the_ledger_and_begins_above_what_is_anchored(
     assert "the ledger knows 9 lines" in said
     ((_, begun),) = read_log_epochs(node_dir, key)
     assert (begun.log_epoch, begun.previous, begun.anchored_size) == (3, "system-2", 9)
+    with AuditSpool(node_dir) as spool:
+        ((_, event),) = spool.oldest()
+    assert event["payload"] == {"action": "log.new-epoch", "object": "system-3", "outcome": "OK"}
 
 
 def test_a_log_that_a_replaced_key_signed_is_not_named(tmp_path: Path) -> None:
