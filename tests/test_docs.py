@@ -91,6 +91,13 @@ def test_a_file_that_only_another_folder_has_is_missed_in_architecture() -> None
     assert not _is_in_architecture(ROOT / "ledger" / "store.py", text)
 
 
+def test_readme_counts_the_cheats_that_are_played() -> None:
+    page = (ROOT / "docs" / "adversaries.md").read_text(encoding="utf-8")
+    table = page.partition("## Cheats that are played")[2].partition("\n## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ") and not line.startswith("| cheat ")]
+    assert f"; {len(rows)} cheats are played" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 def test_every_page_that_a_message_sends_to_has_that_heading() -> None:
     """Hints such as "(docs/quickstart.md, With curl)", which nobody looks at when a page is rewritten."""
     wrong = []
