@@ -262,8 +262,10 @@ def test_the_copy_of_the_passphrase_goes_however_the_command_ends(tmp_path: Path
         copies = tmp_path / "copies"
         copies.mkdir()
         tmp_path.chmod(0o755)
+        # A shell cannot trap what it was told to ignore at its start, as a background job is: not what is tried here.
+        heed = ("env", "--default-signal", f"TMPDIR={copies}")
         process = subprocess.Popen(
-            machine.command("env", f"TMPDIR={copies}", "/opt/polarise/deploy/run-as", "ledger", "audit", "log"),
+            machine.command(*heed, "/opt/polarise/deploy/run-as", "ledger", "audit", "log"),
             env=clean_environ(),
             stdout=subprocess.PIPE,
             start_new_session=True,
