@@ -203,6 +203,21 @@ def test_a_masked_service_is_replaced_and_what_the_link_leads_to_is_left_alone(t
     assert (elsewhere.stat().st_mode & 0o777, elsewhere.read_bytes()) == (0o666, b"")
 
 
+def test_a_passphrase_bound_to_the_machine_is_kept_by_an_upgrade_and_purged_with_the_rest(tmp_path: Path) -> None:
+    """As deploy/README.md says: encrypt it, then delete the plain one."""
+    options = ("--role", "ledger", "--root", str(tmp_path))
+    script("install", *options, "--venv", str(CHECKOUT / ".venv"))
+    plain = tmp_path / "etc" / "polarise" / "secrets" / "ledger"
+    bound = plain.with_suffix(".cred")
+    plain.rename(bound)
+    script("install", *options, "--venv", str(CHECKOUT / ".venv"))
+    assert (plain.exists(), bound.exists()) == (False, True)
+    script("uninstall", *options)
+    assert bound.exists()
+    script("uninstall", *options, "--purge")
+    assert not bound.exists()
+
+
 def test_packages_are_added_below_a_root_with_a_space(tmp_path: Path) -> None:
     root = tmp_path / "a root"
     root.mkdir()
