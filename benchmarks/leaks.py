@@ -107,7 +107,9 @@ def _miner(built: Lab, folder: Path, warm_slots: int) -> Iterator[tuple[MinerPro
     seeds = [key.key.private.private_bytes_raw().hex() for key in (identity, people.owner)]
     with inside(built):
         docker = {"host": built.host, "warm_slots": warm_slots}
-        config = miner_config(people, network={"port": free_port()}, docker=docker)
+        # One renter asks for more leases than one does in a minute.
+        requests = {"costly_per_minute": 60_000}
+        config = miner_config(people, network={"port": free_port()}, docker=docker, requests=requests)
         with miner_process(config, folder / "node", *seeds) as process:
             yield process, MinerClient(process.url, identity.public_key, people.renter, timeout_seconds=60)
             process.terminate()
