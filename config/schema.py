@@ -396,6 +396,12 @@ class LedgerConfig(Section):
     max_block_transactions: int = Field(
         10_000, ge=1, le=1_000_000, description="Transactions the ledger takes between two blocks."
     )
+    max_nodes: int = Field(
+        10_000,
+        ge=1,
+        le=14_000,
+        description="Nodes that may ever write on this ledger, beside its validators; readers take no more at once.",
+    )
 
 
 class LoggingConfig(Section):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Self
 
 from ledger import state
+from ledger.admission import Admission
 from ledger.kept_states import KeptStates
 from ledger.state import LedgerState
 from ledger.views import Depth, LedgerViews
@@ -66,6 +67,7 @@ class EmbeddedLedger:
         log_key: The key that signs blocks; the one the genesis names.
         clock: Wall clock.
         block_transactions_max: Transactions between two blocks.
+        admission: Whom it takes in; None takes the bounds of `Admission`.
 
     Raises:
         ConfigError: The key or the file is another ledger's.
@@ -73,7 +75,14 @@ class EmbeddedLedger:
     """
 
     def __init__(
-        self, path: Path, genesis: Genesis, log_key: SigningKey, clock: Clock, *, block_transactions_max: int = 10_000
+        self,
+        path: Path,
+        genesis: Genesis,
+        log_key: SigningKey,
+        clock: Clock,
+        *,
+        block_transactions_max: int = 10_000,
+        admission: Admission | None = None,
     ) -> None:
         if log_key.public_key != genesis.log_certificate.subject:
             raise ConfigError(
@@ -86,6 +95,7 @@ class EmbeddedLedger:
         self._key = log_key
         self._clock = clock
         self._block_transactions_max = block_transactions_max
+        self._admission = admission or Admission([member.key for member in genesis.validators])
         self._verifier = TransactionVerifier()
         self._making_block = threading.Lock()
         self._new_block = threading.Condition()
@@ -111,8 +121,12 @@ class EmbeddedLedger:
         """The newest block."""
         return self._last
 
-    def submit(self, raw: bytes) -> Submitted:
+    def submit(self, raw: bytes, on_newcomer: Callable[[], None] = lambda: None) -> Submitted:
         """Take a transaction; it is durable when this returns.
+
+        Args:
+            raw: Its exact bytes.
+            on_newcomer: Called, once the signature holds, for a sender that never wrote; what it raises is the answer.
 
         Raises:
             RequestRejected: Why it was refused; nothing changed.
@@ -122,6 +136,8 @@ class EmbeddedLedger:
         index = self.views.leaf_of(transaction.hash)
         if index is None:
             self._verify(transaction)
+            if not self.views.has_written(transaction.body.sender):
+                on_newcomer()
             index, is_new = self._group.submit(transaction)
             if is_new:
                 logger.debug("transaction taken", extra={"transaction": transaction.hash, "leaf": index})
@@ -209,6 +225,7 @@ class EmbeddedLedger:
         if writer.size - self._last.block.size >= self._block_transactions_max:
             raise Unavailable("this block is full", retry_after_seconds=self.genesis.block_seconds)
         account = self._state.check(transaction, now_unix_ms)
+        self._admission.check(writer.connection, transaction)
         index = writer.append(transaction.raw)
         writer.connection.execute("INSERT INTO tx VALUES (?, ?)", (name, index))
         self._state.apply(transaction, index, account)

@@ -124,6 +124,10 @@ class LedgerViews:
         rows = self._store.query("SELECT leaf FROM tx WHERE hash = ?", (bytes.fromhex(transaction_hash),))
         return int(rows[0][0]) if rows else None
 
+    def has_written(self, sender: str) -> bool:
+        """Whether a transaction of a node was ever taken."""
+        return bool(self._store.query("SELECT 1 FROM child WHERE parent = '/accounts' AND name = ?", (sender,)))
+
     def depth(self, leaf: int) -> Depth:
         """Return how far a leaf has come."""
         rows = self._store.query("SELECT id FROM checkpoint WHERE size > ? ORDER BY size, id LIMIT 1", (leaf,))

@@ -221,6 +221,15 @@ class RateLimits:
         for name in _makers(address, key, is_listed=is_listed) if is_costly else ():
             self._costly.take(name)
 
+    def newcomer(self, address: str | None) -> None:
+        """Count, for its address, a node that a ledger never saw before: its place there is for ever.
+
+        Raises:
+            RequestRejected: TOO_MANY_REQUESTS (429).
+        """
+        if address is not None and (wait := self._costly.take(address)) is not None:
+            raise self._refusal("costly", f"new nodes from {address}", self._rates.costly, wait)
+
     def _refusal(self, name: str, what: str, rate: Rate, wait_seconds: int) -> RequestRejected:
         self.refused[name] += 1
         return RequestRejected(

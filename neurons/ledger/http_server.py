@@ -15,8 +15,9 @@ from ledger.state import Stored
 from ledger.views import LIST_MAX, Concern
 from neurons.base.access import Caller
 from neurons.base.health import Health
-from neurons.base.http_app import HttpApp
+from neurons.base.http_app import HttpApp, caller_address
 from neurons.base.metrics import MetricsTracker
+from neurons.base.rate_limits import RateLimits
 from neurons.ledger.feed import BlockFeed
 from neurons.ledger.query import PLACE_MAX, invalid, not_found, query_hash, query_number, query_text
 from polarise.decode import WireModel
@@ -53,13 +54,17 @@ class LedgerRoutes:
         ledger: The ledger.
         health: Readiness checks.
         metrics: Counters.
+        limits: Counts nodes that write for the first time, per address.
     """
 
-    def __init__(self, node_key: str, ledger: EmbeddedLedger, health: Health, metrics: MetricsTracker) -> None:
+    def __init__(
+        self, node_key: str, ledger: EmbeddedLedger, health: Health, metrics: MetricsTracker, limits: RateLimits
+    ) -> None:
         self._node_key = node_key
         self._ledger = ledger
         self._health = health
         self._metrics = metrics
+        self._limits = limits
 
     def register(self, app: HttpApp) -> None:
         """Add every route to the application."""
@@ -85,7 +90,7 @@ class LedgerRoutes:
     def submit(self, _caller: Caller | None, body: bytes) -> WireModel:
         """Take a signed transaction; the body is its exact bytes."""
         try:
-            taken = self._ledger.submit(body)
+            taken = self._ledger.submit(body, lambda: self._limits.newcomer(caller_address()))
         except RequestRejected as err:
             self._metrics.count("polarise_ledger_transactions_refused_total", code=str(err.code))
             raise

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from config.schema import Config
+from ledger.admission import Admission
 from ledger.embedded import EmbeddedLedger
 from neurons.base.access import RoleTable
 from neurons.base.health import Health
@@ -53,13 +54,16 @@ class LedgerNode(BaseNode):
     def build_services(self) -> Sequence[Service]:
         """Build every part; the first block is made before the port opens to anybody."""
         config, clock, files = self.config, self.clock, self.data_dir
+        genesis = self.read_genesis()
+        validators = [member.key for member in genesis.validators]
         self.ledger = self.closing(
             EmbeddedLedger(
                 files.root / LEDGER_FILE,
-                self.read_genesis(),
+                genesis,
                 self.identity.subkey(Purpose.LOG).key,
                 clock,
                 block_transactions_max=config.ledger.max_block_transactions,
+                admission=Admission(validators, senders_max=config.ledger.max_nodes),
             )
         )
         blocks = BlockMaker(self.ledger, clock)
@@ -87,7 +91,8 @@ class LedgerNode(BaseNode):
         metrics = MetricsTracker()
         metrics.gauge("polarise_ledger_leaves", lambda: float(self.ledger.log.size))
         metrics.gauge("polarise_ledger_height", lambda: float(self.ledger.last_block.block.height))
-        LedgerRoutes(self.identity.public_key, self.ledger, Health({"blocks": blocks.check}), metrics).register(app)
+        health = Health({"blocks": blocks.check})
+        LedgerRoutes(self.identity.public_key, self.ledger, health, metrics, limits).register(app)
         StateRoutes(self.ledger).register(app)
         OpenApiRoutes(ledger_document).register(app)
         self.http = HttpService(

@@ -52,6 +52,7 @@ _WRITING: OperationTable = {
             409: (
                 ErrorCode.CLOCK_SKEW,
                 ErrorCode.CONFLICT,
+                ErrorCode.NO_CAPACITY,
                 ErrorCode.NONCE_GAP,
                 ErrorCode.NONCE_REUSED,
                 ErrorCode.WRONG_NET,

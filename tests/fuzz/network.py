@@ -6,6 +6,7 @@ import contextlib
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ from neurons.base.http_app import AccessTable, Gatekeeper, HttpApp, decode_body
 from neurons.base.http_server import HttpService
 from neurons.base.metrics import MetricsTracker
 from neurons.base.nonces import NonceStore
+from neurons.base.rate_limits import RateLimits, Rates
 from neurons.base.tls import ServerTls
 from neurons.base.tokens import TokenIssuer, TokenSecret
 from neurons.ledger.access_table import LEDGER_ACCESS
@@ -158,7 +160,8 @@ def ledger_routes(ledger: EmbeddedLedger) -> Callable[[HttpApp], None]:
     """Return what registers all routes of a ledger."""
 
     def register(app: HttpApp) -> None:
-        LedgerRoutes(NODE.public_key, ledger, Health({}), MetricsTracker()).register(app)
+        limits = RateLimits(Rates(), time.monotonic_ns)
+        LedgerRoutes(NODE.public_key, ledger, Health({}), MetricsTracker(), limits).register(app)
         StateRoutes(ledger).register(app)
 
     return register

@@ -44,6 +44,15 @@ def buckets(clock: ManualClock, rate: Rate | None = None, rows_max: int = 4) -> 
     return TokenBuckets(rate or Rate(2, 3), clock.monotonic_ns, rows_max=rows_max)
 
 
+def test_nodes_that_a_ledger_never_saw_count_for_their_address_and_nobody_elses() -> None:
+    limits = RateLimits(RATES, ManualClock().monotonic_ns)
+    for address in ("203.0.113.7", "203.0.113.7", None, None, None, "203.0.113.8"):
+        limits.newcomer(address)
+    with pytest.raises(RequestRejected, match=r"new nodes from 203\.0\.113\.7") as caught:
+        limits.newcomer("203.0.113.7")
+    assert caught.value.status == 429
+
+
 def test_bucket_gives_its_burst_and_then_its_rate() -> None:
     clock = ManualClock()
     bucket = buckets(clock)
