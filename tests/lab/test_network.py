@@ -187,7 +187,8 @@ try:
     said = peer.recv(5)
 except OSError:
     said = b""
-pathlib.Path("/tmp/said").write_bytes(said or b"nothing")
+pathlib.Path("/tmp/saying").write_bytes(said or b"nothing")
+pathlib.Path("/tmp/saying").rename("/tmp/said")
 """
 
 
