@@ -15,6 +15,7 @@ from polarise.errors import ErrorCode, RequestRejected
 from polarise.messages import AllocateAnswer, AllocateRequest
 from polarise.receipt import Receipt
 from polarise.ssh_keys import generate_key_pair
+from tests.support.disk_leases import give_back
 from tests.support.engine import containers_of, engine
 from tests.support.http import signed
 from tests.support.identities import People
@@ -44,8 +45,7 @@ def rented(miner: RunningMiner, people: People, **wanted: object) -> Iterator[Al
     try:
         yield answer
     finally:
-        if miner.allocator.journal.by_container(answer.container_id) is not None:
-            client.terminate(answer.container_id)
+        give_back(client, answer)
 
 
 @pytest.fixture(name="key_pair")

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from neurons.miner.lease import Lease
+from polarise.clients import MinerClient
+from polarise.errors import ErrorCode, RequestRejected
 from polarise.messages import AllocateAnswer, AllocateRequest
 from polarise.ssh_keys import generate_key_pair
 from tests.support.disks import left_over
@@ -28,9 +30,17 @@ def rented(
     try:
         yield answer, Login.to(answer, folder, private_key=private)
     finally:
-        if miner.allocator.journal.by_container(answer.container_id) is not None:
-            client.terminate(answer.container_id)
+        give_back(client, answer)
     wait_until(lambda: left_over(miner.node_id) == [], 10, "something of the disk is left")
+
+
+def give_back(client: MinerClient, answer: AllocateAnswer) -> None:
+    """End a lease that the miner may have ended, or be ending at this moment."""
+    try:
+        client.terminate(answer.container_id)
+    except RequestRejected as err:
+        if err.code != ErrorCode.NOT_FOUND:
+            raise
 
 
 def lease_of(miner: RunningMiner, answer: AllocateAnswer) -> Lease:
